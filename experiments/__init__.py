@@ -1,0 +1,1 @@
+"""One file a study; run with `python -m experiments.NAME PRESET`."""

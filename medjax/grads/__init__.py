@@ -1,0 +1,1 @@
+"""Computations on gradients: hypergradients through an optimiser step."""

@@ -1,0 +1,1 @@
+"""Training methods, one `Step` factory a file."""

@@ -1,0 +1,1 @@
+"""How good a label map is: overlap with the truth, per class and per case."""

@@ -1,0 +1,1 @@
+"""Networks: Linen modules behind `Model(init, apply)`, and an adapter for NNX."""

@@ -1,0 +1,1 @@
+"""Array maths on ONE example: convolution, displacement fields, warping, blur, random fields."""

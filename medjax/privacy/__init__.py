@@ -1,0 +1,1 @@
+"""Differential privacy: sampling, mechanisms and accounting will share this room."""

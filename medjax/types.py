@@ -1,0 +1,161 @@
+"""The types that every room of medjax shares. Nothing here computes."""
+
+import dataclasses
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import jax
+import numpy as np
+
+PyTree: TypeAlias = Any
+Params: TypeAlias = Any
+Array: TypeAlias = jax.Array
+Key: TypeAlias = jax.Array  # a typed key, as jax.random.key(seed) makes it
+Metrics: TypeAlias = dict[str, jax.Array]
+LossFn: TypeAlias = Callable[[Params, PyTree, Key], Any]
+"""`loss_fn(params, example, key) -> scalar` of ONE example (`has_aux=True`: `(scalar, aux)`)."""
+
+IGNORE = -1
+"""Label of voxels that no loss and no metric may count."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Examples along a leading axis; under `jax.vmap` the same class holds one example.
+
+  Attributes:
+    image: [batch, *space, channel] float32.
+    label: [batch, *space] int32 class ids (`IGNORE` where unlabelled), or [batch] for classification.
+    domain: [batch] int32, which site or scanner.
+    subject: [batch] int32 code of the person; never on both sides of a split.
+    index: [batch] int32, stable id of the example in its source; keys fold it in.
+    weight: [batch] float32; 0 marks padding.
+  """
+
+  # Any: tree transformations put shapes, shardings and specs where arrays stand.
+  image: Any
+  label: Any
+  domain: Any
+  subject: Any
+  index: Any
+  weight: Any
+
+  def replace(self, **changes: Any) -> "Batch":
+    return dataclasses.replace(self, **changes)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """All that an update reads and writes. `extra` is the method's own NamedTuple, () if it has none.
+
+  `model_state` holds what the model keeps beside its parameters (batch statistics), {} if nothing.
+  """
+
+  step: Any
+  params: Params
+  opt_state: PyTree
+  model_state: PyTree
+  extra: PyTree
+
+  def replace(self, **changes: Any) -> "TrainState":
+    return dataclasses.replace(self, **changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+  """A training method.
+
+  Attributes:
+    init: `init(params, key) -> TrainState`.
+    update: `update(state, batch, key) -> (TrainState, metrics)`; pure, jittable, vmappable.
+      `metrics` is a flat dict of finite scalars and holds "loss"; the loop stops on a value that
+      is not finite.
+    manifest: flat dict saved with every checkpoint and compared on resume.
+    hints: metric name -> what to do when that metric is not finite; shown by the loop.
+  """
+
+  init: Callable[[Params, Key], TrainState]
+  update: Callable[[TrainState, PyTree, Key], tuple[TrainState, Metrics]]
+  manifest: Mapping[str, Any] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
+  hints: Mapping[str, str] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
+
+
+class Model(NamedTuple):
+  """A network as two pure functions, whatever library it was written in.
+
+  Attributes:
+    init: `init(key, image) -> (params, model_state)`; `image` is one example [*space, channel].
+    apply: `apply(params, image, *, model_state={}, key=None, train=False) -> (logits, model_state)`
+      for one example; `key` feeds dropout, `model_state` batch statistics.
+  """
+
+  init: Callable[..., tuple[Params, PyTree]]
+  apply: Callable[..., tuple[jax.Array, PyTree]]
+
+
+@runtime_checkable
+class Stream(Protocol):
+  """Data as a function of the step: the same step gives the same batch, also after a restart."""
+
+  def __call__(self, step: int) -> PyTree: ...
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+  """Measures a state; returns finite or NaN floats by name (NaN: nothing to measure)."""
+
+  def __call__(self, state: TrainState) -> Mapping[str, float]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """One case on the host, as a source hands it out.
+
+  Attributes:
+    name: case name, the file stem without channel suffix.
+    subject: the person; splits are drawn over subjects.
+    index: position in the source, stable across runs.
+    image: [*space, channel] float32, or None (label maps for synthesis have none).
+    label: [*space] int32 class ids, `IGNORE` where unlabelled; a scalar for classification; or None.
+    spacing: voxel size in mm, one per spatial axis (1.0 where the format has none).
+    affine: [4, 4] voxel -> RAS millimetres, or None for formats without geometry.
+    domain: site or scanner name, "" if there is one.
+  """
+
+  name: str
+  subject: str
+  index: int
+  image: np.ndarray | None
+  label: np.ndarray | None
+  spacing: tuple[float, ...]
+  affine: np.ndarray | None = None
+  domain: str = ""
+
+  def replace(self, **changes: Any) -> "Example":
+    return dataclasses.replace(self, **changes)
+
+
+@runtime_checkable
+class Source(Protocol):
+  """Cases that can be counted and fetched by position.
+
+  Attributes:
+    class_names: names of class ids 0..K-1; () where there are no labels.
+    channel_names: names of the image channels; () where there are no images.
+    subjects: subject of each case, in order, known without reading voxels.
+  """
+
+  class_names: tuple[str, ...]
+  channel_names: tuple[str, ...]
+  subjects: tuple[str, ...]
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> Example: ...
+
+  def manifest(self) -> dict[str, Any]:
+    """What the run directory records: kind, root, file hashes, subjects, class names."""
+    ...
