@@ -1,1 +1,6 @@
 """Training methods, one `Step` factory a file."""
+
+from medjax.methods.learn2synth import learn2synth
+from medjax.methods.supervised import supervised
+
+__all__ = ["learn2synth", "supervised"]

@@ -1,0 +1,35 @@
+"""From the loss of one example to the loss of a batch."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from medjax import rng
+from medjax.types import Key, PyTree
+
+
+def batch_mean(
+  loss: Callable[[PyTree, Key], jax.Array], batch: PyTree, key: Key
+) -> jax.Array:
+  """Mean of `loss(example, key)` over a batch, weighted by `batch.weight` where it has one.
+
+  Example keys are `fold_in(key, batch.index)`, by position where there is no index: order, chunking
+  and devices change nothing. The vmapped axis is named "batch" for losses that couple examples.
+  """
+  num_examples = jax.tree.leaves(batch)[0].shape[0]
+  index, weight = _entry(batch, "index"), _entry(batch, "weight")
+  keys = rng.per_example(key, jnp.arange(num_examples) if index is None else index)
+  values = jax.vmap(loss, axis_name="batch")(batch, keys)
+  if weight is None:
+    return values.mean()
+  total = weight.sum()
+  return jnp.where(weight > 0, weight * values, 0.0).sum() / jnp.where(total > 0, total, 1.0)
+
+
+def _entry(batch: PyTree, name: str) -> jax.Array | None:
+  """`batch.name` or `batch[name]` where there is one; tuples have a method called index."""
+  if isinstance(batch, Mapping):
+    return batch.get(name)
+  value = getattr(batch, name, None)
+  return None if callable(value) else value

@@ -1,0 +1,110 @@
+"""Segmentation losses of ONE example: logits [*space, class] and label map in, scalar out.
+
+Soft Dice (Milletari et al. 2016):
+  loss = 1 - mean_k (2 sum_x p_k r_k + s) / (sum_x D(p_k) + sum_x D(r_k) + s)
+with p the softmax, r the one-hot label, s the smooth term and D(a) = a ("sum") or a^2 ("squares").
+Voxels labelled `types.IGNORE` count in no sum.
+"""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from medjax import check
+from medjax.tree import at_least_float32
+from medjax.types import IGNORE
+
+SegmentationLoss: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
+BATCH_AXIS = "batch"
+"""Name of the vmapped axis that a batch-coupled loss reduces over."""
+
+
+def soft_dice(
+  logits: Float[Array, "*space classes"],
+  label: Int[Array, "*space"],
+  *,
+  smooth: float = 1.0,
+  denominator: Literal["sum", "squares"] = "sum",
+  include_background: bool = True,
+  couple_batch: bool = False,
+) -> Float[Array, ""]:
+  """Soft Dice loss in [0, 1], mean over classes; a class absent from label and prediction costs 0.
+
+  Args:
+    logits: [*space, class], softmaxed over the last axis here, in float32.
+    label: [*space] class ids, `IGNORE` where nothing is known.
+    smooth: s above, in voxels; added to numerator and denominator. Learn2Synth uses
+      voxels / classes, which makes small structures nearly gradient-free.
+    denominator: "sum" (nnU-Net) or "squares" (V-Net, SynthSeg, Learn2Synth).
+    include_background: whether class 0 takes part in the mean.
+    couple_batch: sum numerator and denominator over the batch before dividing (nnU-Net's batch
+      Dice). Examples then share one loss: it must run under
+      `jax.vmap(..., axis_name=losses.BATCH_AXIS)` and per-sample methods refuse it.
+  Raises:
+    InputError: fewer than 2 classes, negative smooth, or `couple_batch` outside such a vmap.
+  """
+  num_classes = logits.shape[-1]
+  check.require(num_classes >= 2, "at least 2 classes", f"{num_classes}", "give one per class")
+  check.non_negative("smooth", smooth)
+  check.one_of("denominator", denominator, ("sum", "squares"))
+  axes = tuple(range(label.ndim))
+  known = (label != IGNORE)[..., None]
+  probability = jax.nn.softmax(at_least_float32(logits)) * known
+  reference = jax.nn.one_hot(label, num_classes, dtype=probability.dtype)  # IGNORE gives a row of zeros
+  overlap = (probability * reference).sum(axes)
+  if denominator == "squares":
+    total = (probability**2).sum(axes) + reference.sum(axes)
+  else:
+    total = probability.sum(axes) + reference.sum(axes)
+  if couple_batch:
+    overlap, total = _sum_over_batch((overlap, total))
+  first = 0 if include_background else 1
+  numerator, total = 2 * overlap[first:] + smooth, total[first:] + smooth
+  score = jnp.where(total > 0, numerator / jnp.where(total > 0, total, 1.0), 1.0)
+  return 1 - score.mean()
+
+
+def cross_entropy(
+  logits: Float[Array, "*space classes"], label: Int[Array, "*space"]
+) -> Float[Array, ""]:
+  """Mean of -log p(label) over the known voxels, in nats; 0 where every voxel is ignored.
+
+  Scalars label one classified image: logits [class], label [].
+  """
+  log_probability = jax.nn.log_softmax(at_least_float32(logits))
+  known = label != IGNORE
+  chosen = jnp.take_along_axis(log_probability, jnp.where(known, label, 0)[..., None], axis=-1)
+  count = known.sum()
+  return -jnp.where(known, chosen[..., 0], 0.0).sum() / jnp.maximum(count, 1)
+
+
+def weighted_sum(*terms: tuple[float, SegmentationLoss]) -> SegmentationLoss:
+  """One loss from (weight, loss) pairs.
+
+  >>> import functools
+  >>> dice_and_ce = weighted_sum((1.0, soft_dice), (1.0, cross_entropy))
+  >>> squared = weighted_sum((1.0, functools.partial(soft_dice, denominator="squares")))
+  """
+  check.require(terms, "at least one (weight, loss) pair", "none", "pass (1.0, soft_dice)")
+
+  def loss(logits: jax.Array, label: jax.Array) -> jax.Array:
+    total = jnp.zeros(())
+    for weight, term in terms:
+      total = total + weight * term(logits, label)
+    return total
+
+  return loss
+
+
+def _sum_over_batch(values):
+  try:
+    return jax.lax.psum(values, BATCH_AXIS)
+  except NameError as error:
+    raise check.InputError(
+      f"a vmapped axis named {BATCH_AXIS!r} for couple_batch=True",
+      "a loss of one example",
+      f"use jax.vmap(..., axis_name={BATCH_AXIS!r}) or couple_batch=False",
+    ) from error

@@ -1,0 +1,88 @@
+"""Learn2Synth: tune a synthesiser so that a network trained on its images does well on real ones.
+
+Hu et al., "Learn2Synth: Learning Optimal Data Synthesis Using Hypergradients for Brain Image
+Segmentation", ICCV 2025, arXiv:2411.16719.
+
+  synthetic pass   phi*   = phi + U(grad_phi L_synth(phi, theta), s, phi)      theta frozen
+  real pass        theta <- theta + U'(d L_real(phi*) / d theta, s', theta)    phi* frozen
+
+The segmentation network phi sees real images through theta alone: no term of its update contains a
+gradient on real data. Both passes are one call of `grads.hypergradient`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medjax import grads
+from medjax.grads import hyper
+from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
+
+
+class SynthState(NamedTuple):
+  """What Learn2Synth keeps beside the network: the synthesiser and its optimiser's state."""
+
+  theta: PyTree
+  theta_opt_state: PyTree
+
+
+def learn2synth(
+  inner_loss: hyper.InnerLoss,
+  outer_loss: hyper.OuterLoss,
+  tx: optax.GradientTransformation,
+  theta: PyTree,
+  theta_tx: optax.GradientTransformation,
+) -> Step:
+  """Step that alternates the synthetic and the real pass, one of each an update.
+
+  Args:
+    inner_loss: `inner_loss(params, theta, example, key)`; synthesises from the example's label map
+      under `key`, augments with theta, and compares the network's output with the label.
+    outer_loss: `outer_loss(params, example, key)` on one real, labelled example.
+    tx: optimiser of the network. The released code differentiates through Adam's current moments,
+      as happens here; Adam needs `eps_root` where a gradient can be exactly zero.
+    theta: initial parameters of the augmentation, unconstrained.
+    theta_tx: optimiser of theta. DEVIATION: the released code shares the network's optimiser and
+      rate; theta has another scale and gets its own.
+  Returns:
+    Step over batches `{"inner": batch, "outer": batch}`; theta lives in `state.extra.theta`.
+    Metrics: "loss" (synthetic), "outer_loss" (real, after the step), "grad_norm", "hyper_norm",
+    "alignment" (cosine of the real and the synthetic gradient), "zero_second_moment".
+  """
+  compute = grads.hypergradient(inner_loss, outer_loss, tx)
+
+  def init(params: Params, key: Key) -> TrainState:
+    del key
+    # Adam's first update is rate * sign(gradient), whose derivative is zero: theta first moves at
+    # the second step, which costs one step and no accuracy.
+    extra = SynthState(theta, theta_tx.init(theta))
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, extra)
+
+  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    theta, theta_opt_state = state.extra
+    out = compute(
+      theta,
+      state.params,
+      state.opt_state,
+      jax.tree.map(lambda x: x[None], batch["inner"]),
+      batch["outer"],
+      key,
+    )
+    updates, theta_opt_state = theta_tx.update(out.grad, theta_opt_state, theta)
+    extra = SynthState(optax.apply_updates(theta, updates), theta_opt_state)
+    metrics = {
+      "loss": out.aux.inner_loss,
+      "outer_loss": out.aux.outer_loss,
+      "grad_norm": out.aux.inner_norm,
+      "hyper_norm": optax.tree.norm(out.grad),
+      "alignment": out.aux.alignment,
+      "zero_second_moment": out.aux.zero_second_moment.astype(jnp.float32),
+    }
+    new_state = state.replace(
+      step=state.step + 1, params=out.params, opt_state=out.opt_state, extra=extra
+    )
+    return new_state, metrics
+
+  return Step(init, update, hints={"hyper_norm": hyper.ZERO_SECOND_MOMENT})

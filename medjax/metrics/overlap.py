@@ -1,0 +1,67 @@
+"""Overlap of two label maps, per class.
+
+  Dice = 2 |P & T| / (|P| + |T|),   Jaccard = |P & T| / |P | T|
+
+A class found in neither map has no overlap to measure: NaN, so that means count it apart. A class in
+only one of them scores 0. Voxels whose target is `types.IGNORE` count in neither map.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from medjax.types import IGNORE
+
+
+def dice(
+  prediction: Int[Array, "*space"],
+  target: Int[Array, "*space"],
+  *,
+  num_classes: int,
+  spacing: Any = None,
+  include_background: bool = False,
+) -> Float[Array, " classes"]:
+  """Dice score in [0, 1] of each class, [num_classes - 1] (background first if included).
+
+  Args:
+    prediction, target: class ids on one grid.
+    num_classes: K, background included.
+    spacing: accepted so that all metrics are called alike; overlap does not depend on it.
+    include_background: also score class 0.
+  """
+  del spacing
+  both, first, second = _counts(prediction, target, num_classes, include_background)
+  return _ratio(2 * both, first + second)
+
+
+def jaccard(
+  prediction: Int[Array, "*space"],
+  target: Int[Array, "*space"],
+  *,
+  num_classes: int,
+  spacing: Any = None,
+  include_background: bool = False,
+) -> Float[Array, " classes"]:
+  """Jaccard index (intersection over union) in [0, 1] of each class; arguments as `dice`."""
+  del spacing
+  both, first, second = _counts(prediction, target, num_classes, include_background)
+  return _ratio(both, first + second - both)
+
+
+def _counts(prediction, target, num_classes, include_background):
+  classes = jnp.arange(0 if include_background else 1, num_classes)
+  known = target != IGNORE
+
+  def count(k):
+    in_prediction, in_target = (prediction == k) & known, target == k
+    # int32 counts are exact up to 2^31 voxels; float32 sums stop at 2^24.
+    return (in_prediction & in_target).sum(), in_prediction.sum(), in_target.sum()
+
+  return jax.vmap(count)(classes)
+
+
+def _ratio(numerator, denominator):
+  value = numerator / jnp.maximum(denominator, 1)
+  return jnp.where(denominator > 0, value, jnp.nan).astype(jnp.float32)

@@ -1,0 +1,112 @@
+"""The convolution that every network of medjax calls, chosen per backend.
+
+XLA:CPU runs 3D convolutions through a generic path at a quarter of the speed of its 2D one. A 3D
+convolution is a sum over the kernel's depth of 2D convolutions whose batch is batch x depth:
+
+  y[b, d] = sum_k  conv2d(x[b, stride * d + dilation * k - pad], w[k])
+
+which is the same arithmetic (and the same count of multiplications) on the fast path: 3-4 times
+faster forward and backward at 16 channels. Accelerators have native 3D convolutions and keep them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Implementation = Literal["auto", "native", "slices"]
+
+
+def conv_general_dilated(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  window_strides: Sequence[int],
+  padding: str | Sequence[tuple[int, int]],
+  lhs_dilation: Sequence[int] | None = None,
+  rhs_dilation: Sequence[int] | None = None,
+  dimension_numbers: Any = None,
+  feature_group_count: int = 1,
+  precision: Any = None,
+  preferred_element_type: Any = None,
+  *,
+  implementation: Implementation = "auto",
+) -> jax.Array:
+  """`lax.conv_general_dilated` in 1D, 2D and 3D; pass it to Linen's `Conv(conv_general_dilated=...)`.
+
+  Args:
+    lhs, rhs, ...: as in `lax.conv_general_dilated`; channels-last layouts are accelerated.
+    implementation: "native" (XLA's own), "slices" (sum of 2D convolutions, 3D channels-last only)
+      or "auto": slices for 3D on CPU, native elsewhere.
+  Returns:
+    The convolution; both implementations agree to float32 rounding.
+  """
+  numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
+  can_slice = (
+    lhs.ndim == 5
+    and numbers.lhs_spec == (0, 4, 1, 2, 3)
+    and numbers.rhs_spec == (4, 3, 0, 1, 2)
+    and numbers.out_spec == (0, 4, 1, 2, 3)
+    and (lhs_dilation is None or all(d == 1 for d in lhs_dilation))
+  )
+  if implementation == "slices" and not can_slice:
+    raise ValueError(
+      f"implementation='slices' needs [batch, d, h, w, channel] and no lhs_dilation, got lhs"
+      f" {lhs.shape} with {dimension_numbers}; use implementation='native'"
+    )
+  if implementation == "slices" or (
+    implementation == "auto" and can_slice and jax.default_backend() == "cpu"
+  ):
+    return _sum_of_slices(
+      lhs,
+      rhs,
+      tuple(window_strides),
+      padding,
+      tuple(rhs_dilation or (1, 1, 1)),
+      feature_group_count,
+      precision,
+      preferred_element_type,
+    )
+  return lax.conv_general_dilated(
+    lhs,
+    rhs,
+    window_strides,
+    padding,
+    lhs_dilation,
+    rhs_dilation,
+    dimension_numbers,
+    feature_group_count,
+    precision=precision,
+    preferred_element_type=preferred_element_type,
+  )
+
+
+def _sum_of_slices(lhs, rhs, strides, padding, dilation, groups, precision, element_type):
+  batch, depth = lhs.shape[:2]
+  if isinstance(padding, str):
+    window = [(k - 1) * d + 1 for k, d in zip(rhs.shape[:3], dilation, strict=True)]
+    padding = lax.padtype_to_pads(lhs.shape[1:4], window, strides, padding)
+  before, after = padding[0]
+  padded = jnp.pad(lhs, ((0, 0), (before, after), (0, 0), (0, 0), (0, 0)))
+  out_depth = (depth + before + after - (rhs.shape[0] - 1) * dilation[0] - 1) // strides[0] + 1
+
+  total = None
+  for k in range(rhs.shape[0]):
+    start = k * dilation[0]
+    planes = padded[:, start : start + (out_depth - 1) * strides[0] + 1 : strides[0]]
+    plane_batch = planes.reshape(batch * out_depth, *lhs.shape[2:])
+    part = lax.conv_general_dilated(
+      plane_batch,
+      rhs[k],
+      strides[1:],
+      padding[1:],
+      rhs_dilation=dilation[1:],
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=groups,
+      precision=precision,
+      preferred_element_type=element_type,
+    )
+    total = part if total is None else total + part
+  assert total is not None
+  return total.reshape(batch, out_depth, *total.shape[1:])

@@ -1,0 +1,86 @@
+"""U-Nets: shapes, symmetries, and what their norms couple."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from medjax import nets, tree
+
+
+@pytest.mark.parametrize("space", [(12, 10), (6, 5, 7)])
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {},
+    {"norm": "none", "residual": True, "downsample": "mean", "upsample": "nearest"},
+    {"norm": "group", "downsample": "conv", "upsample": "transpose", "num_convs": 1},
+  ],
+)
+def test_logits_are_on_the_grid_of_any_input(space, fields):
+  model = nets.from_linen(nets.UNet(num_outputs=3, widths=(4, 6, 8), **fields))
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(*space, 2)), jnp.float32)
+  params, state = model.init(jax.random.key(0), image)
+  logits = jax.jit(lambda p, x: model.apply(p, x)[0])(params, image)
+  assert state == {}
+  assert logits.shape == (*space, 3)
+  assert bool(jnp.isfinite(logits).all())
+
+
+def test_number_of_parameters_is_the_count_by_hand():
+  model = nets.from_linen(nets.UNet(num_outputs=2, widths=(4, 8), norm="none"))
+  params, _ = model.init(jax.random.key(0), jnp.zeros((8, 8, 1)))
+
+  def conv(i, o):
+    return 9 * i * o + o
+
+  want = conv(1, 4) + conv(4, 4) + conv(4, 8) + conv(8, 8) + conv(12, 4) + conv(4, 4) + 4 * 2 + 2
+  assert tree.size(params) == want
+
+
+def test_instance_norm_makes_logits_blind_to_scale():
+  # Without bias before the first norm, doubling the input changes nothing (up to the norm's epsilon).
+  model = nets.from_linen(nets.UNet(num_outputs=2, widths=(4, 8), norm="instance"))
+  image = 50 * jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 1)), jnp.float32)
+  params, _ = model.init(jax.random.key(0), image)
+  f = jax.jit(lambda x: model.apply(params, x)[0])
+  np.testing.assert_allclose(f(image), f(2 * image), atol=1e-4)
+
+
+def test_examples_of_a_batch_do_not_couple():
+  model = nets.from_linen(nets.UNet(num_outputs=2, widths=(4, 8)))
+  images = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 1)), jnp.float32)
+  params, _ = model.init(jax.random.key(0), images[0])
+  f = jax.jit(jax.vmap(lambda x: model.apply(params, x)[0]))
+  changed = f(images.at[1].set(7.0))
+  np.testing.assert_allclose(changed[0], f(images)[0], atol=1e-6)
+
+
+def test_nnx_module_and_its_model_agree():
+  class Net(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs):
+      self.dense = nnx.Linear(2, 3, rngs=rngs)
+      self.norm = nnx.BatchNorm(3, rngs=rngs)
+
+    def __call__(self, x):
+      return self.norm(self.dense(x))
+
+  model = nets.from_nnx(Net)
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4, 2)), jnp.float32)
+  params, state = model.init(jax.random.key(3), image)
+  module = Net(nnx.Rngs(jax.random.key(3)))
+  module.eval()
+  logits, same = jax.jit(lambda p, s, x: model.apply(p, x, model_state=s))(params, state, image)
+  np.testing.assert_allclose(logits, module(image), atol=1e-6)
+  jax.tree.map(np.testing.assert_array_equal, same, state)
+  _, updated = model.apply(params, image, model_state=state, train=True)
+  assert not np.array_equal(updated["norm"]["mean"], state["norm"]["mean"])
+
+
+def test_gradient_flows_to_every_parameter():
+  model = nets.from_linen(nets.UNet(num_outputs=3, widths=(4, 8), activation="silu"))
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 1)), jnp.float32)
+  params, _ = model.init(jax.random.key(0), image)
+  gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(model.apply(p, image)[0]))))(params)
+  assert all(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(gradient))
