@@ -18,25 +18,25 @@ def require(condition: Any, expected: str, got: str, remedy: str) -> None:
     raise InputError(expected, got, remedy)
 
 
-def positive(name: str, value: float, remedy: str = "pass a value above 0") -> None:
+def positive(name: str, value: float | int, remedy: str = "pass a value above 0") -> None:
   if not value > 0 or math.isnan(value):
     raise InputError(f"{name} > 0", f"{name}={value!r}", remedy)
 
 
-def non_negative(name: str, value: float, remedy: str = "pass 0 or more") -> None:
+def non_negative(name: str, value: float | int, remedy: str = "pass 0 or more") -> None:
   if not value >= 0:
     raise InputError(f"{name} >= 0", f"{name}={value!r}", remedy)
 
 
 def in_interval(
-  name: str, value: float, low: float, high: float, remedy: str = "pass a value inside"
+  name: str, value: float | int, low: float | int, high: float | int, remedy: str = "pass a value inside"
 ) -> None:
   """Closed interval [low, high]."""
   if not low <= value <= high:
     raise InputError(f"{name} in [{low}, {high}]", f"{name}={value!r}", remedy)
 
 
-def ordered(name: str, pair: tuple[float, float]) -> None:
+def ordered(name: str, pair: tuple[float | int, float | int]) -> None:
   """A (low, high) range."""
   low, high = pair
   if not low <= high:

@@ -146,11 +146,13 @@ class Source(Protocol):
     class_names: names of class ids 0..K-1; () where there are no labels.
     channel_names: names of the image channels; () where there are no images.
     subjects: subject of each case, in order, known without reading voxels.
+    domains: site or scanner of each case, in order.
   """
 
   class_names: tuple[str, ...]
   channel_names: tuple[str, ...]
   subjects: tuple[str, ...]
+  domains: tuple[str, ...]
 
   def __len__(self) -> int: ...
 

@@ -1,0 +1,201 @@
+"""NIfTI files in and out, with orientation and voxel size; the only file that imports nibabel.
+
+Arrays keep nibabel's axis order. After `to_ras` the first axis runs from left to Right, the second
+from posterior to Anterior and the third from inferior to Superior, so `array[i, j, k]` is the voxel
+at `affine @ (i, j, k, 1)` millimetres in RAS.
+"""
+
+import gzip
+import os
+import pathlib
+import zlib
+from typing import Any
+
+import numpy as np
+
+from medjax.check import InputError, require
+from medjax.data.volume import Volume
+
+SUFFIXES = (".nii.gz", ".nii")
+_SPACING_TOLERANCE = 0.01  # relative difference of header and affine that rounding explains
+
+
+def read_nifti(path: str | os.PathLike) -> Volume:
+  """Reads a volume in the orientation of the file.
+
+  Args:
+    path: file ending in .nii or .nii.gz; the checksum of a .gz file is verified.
+  Returns:
+    Volume with array [x, y, z] (a 2D file gets a last axis of length 1) or [x, y, z, channel] for a
+    4D file, in the type of the file (float64 where the header scales the values), and its spacing
+    in mm.
+  Raises:
+    InputError: naming the file, when it is missing, has another suffix, is truncated or corrupt,
+      has a spacing that is not positive or disagrees with its affine, or holds NaN or infinity.
+  """
+  path = pathlib.Path(path)
+  data = _read_bytes(path)
+  image = _parse(path, data)
+  shape = tuple(int(n) for n in image.shape)
+  require(
+    2 <= len(shape) <= 4 and all(shape),
+    f"a non-empty volume of 2 to 4 axes in {path}",
+    f"shape {shape}",
+    "store one volume or one [x, y, z, channel] array a file",
+  )
+  spacing, affine = _geometry(path, image, len(shape))
+  try:
+    array = np.asanyarray(image.dataobj)
+  except (OSError, EOFError, ValueError) as error:
+    raise _corrupt(path, error) from error
+  require(
+    array.dtype.kind in "biuf",
+    f"real voxel values in {path}",
+    f"type {array.dtype}",
+    "convert colour or complex data to scalar channels",
+  )
+  if array.dtype.kind == "f":
+    num_bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+    require(
+      num_bad == 0,
+      f"finite voxels in {path}",
+      f"{num_bad} NaN or infinite of {array.size}",
+      "replace them, for example by 0",
+    )
+  if array.ndim == 2:
+    array = array[..., None]
+  return Volume(array, affine, spacing)
+
+
+def read_shape(path: str | os.PathLike) -> tuple[int, ...]:
+  """Shape in the header of a NIfTI file, without decoding the voxels."""
+  path = pathlib.Path(path)
+  return tuple(int(n) for n in _parse(path, _read_bytes(path)).shape)
+
+
+def to_ras(volume: Volume) -> Volume:
+  """Flips and swaps axes until they point closest to right, anterior and superior.
+
+  No value is interpolated: the oblique part of the affine stays, and every voxel keeps its world
+  coordinates.
+  """
+  from nibabel import orientations
+
+  affine = volume.affine
+  if affine is None:
+    return volume
+  orientation = orientations.io_orientation(affine)
+  space = volume.space
+  array = np.ascontiguousarray(orientations.apply_orientation(volume.array, orientation))
+  affine = affine @ orientations.inv_ornt_aff(orientation, space)
+  spacing = [0.0] * 3
+  for source, (target, _) in enumerate(orientation):
+    spacing[int(target)] = volume.spacing[source]
+  return Volume(array, affine, tuple(spacing))
+
+
+def write_nifti(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray) -> None:
+  """Writes [x, y, z] or [x, y, z, channel] with its affine; the file appears whole or not at all.
+
+  Integers are stored in the smallest of uint8, int16, int32 that holds them, floats as float32.
+  """
+  import nibabel
+
+  path = pathlib.Path(path)
+  suffix = _suffix(path)
+  stored = array.astype(_storage_type(array), copy=False)
+  image = nibabel.Nifti1Image(stored, np.asarray(affine, np.float64))
+  partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
+  try:
+    nibabel.save(image, partial)
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def _storage_type(array: np.ndarray) -> type[np.generic]:
+  if array.dtype.kind == "f":
+    return np.float32
+  low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+  for dtype in (np.uint8, np.int16, np.int32):
+    if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+      return dtype
+  return np.float32
+
+
+def _suffix(path: pathlib.Path) -> str:
+  for suffix in SUFFIXES:
+    if path.name.endswith(suffix):
+      return suffix
+  raise InputError(
+    f"a file ending in {' or '.join(SUFFIXES)}", str(path), "convert or rename the file"
+  )
+
+
+def _corrupt(path: pathlib.Path, error: Exception) -> InputError:
+  reason = " ".join(str(error).split())[:120] or type(error).__name__
+  return InputError(f"a readable NIfTI file {path}", f"a damaged one ({reason})", "copy it again")
+
+
+def _read_bytes(path: pathlib.Path) -> bytes:
+  suffix = _suffix(path)
+  require(path.is_file(), f"a file {path}", "nothing there", "check the path")
+  try:
+    data = path.read_bytes()
+    return gzip.decompress(data) if suffix == ".nii.gz" else data
+  except (OSError, EOFError, zlib.error) as error:
+    raise _corrupt(path, error) from error
+
+
+def _parse(path: pathlib.Path, data: bytes) -> Any:
+  """The nibabel image, refused before nibabel repairs a spacing that is not positive."""
+  import nibabel
+  from nibabel.filebasedimages import ImageFileError
+  from nibabel.spatialimages import HeaderDataError
+  from nibabel.wrapstruct import WrapStructError
+
+  is_second = data[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")  # 540: a NIfTI-2 header
+  image_class = nibabel.Nifti2Image if is_second else nibabel.Nifti1Image
+  header_class = image_class.header_class
+  try:
+    header = header_class(data[: header_class.sizeof_hdr], check=False)
+    num_axes = int(header["dim"][0])
+    pixdim = [float(size) for size in header["pixdim"][1 : 1 + min(num_axes, 3)]]
+    if not 1 <= num_axes <= 7:
+      raise HeaderDataError(f"header names {num_axes} axes")
+  except (ImageFileError, HeaderDataError, WrapStructError, ValueError) as error:
+    raise _corrupt(path, error) from error
+  require(
+    all(np.isfinite(size) and size > 0 for size in pixdim),
+    f"positive voxel spacing in {path}",
+    f"pixdim {tuple(pixdim)}",
+    "correct the header",
+  )
+  try:
+    return image_class.from_bytes(data)
+  except (ImageFileError, HeaderDataError, ValueError, OSError, EOFError) as error:
+    raise _corrupt(path, error) from error
+
+
+def _geometry(
+  path: pathlib.Path, image: Any, num_axes: int
+) -> tuple[tuple[float, ...], np.ndarray]:
+  """Spacing in mm and affine, checked against each other."""
+  affine = np.asarray(image.affine, np.float64)
+  lengths = np.linalg.norm(affine[:3, :3], axis=0)
+  require(
+    np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-6 * lengths.prod() > 0,
+    f"an invertible affine in {path}",
+    str(affine[:3].round(4).tolist()),
+    "correct the sform or qform of the header",
+  )
+  zooms = [float(size) for size in image.header.get_zooms()[:3]]
+  zooms += [float(size) for size in lengths[len(zooms) :]]
+  checked = slice(0, min(num_axes, 3))
+  require(
+    np.allclose(zooms[checked], lengths[checked], rtol=_SPACING_TOLERANCE),
+    f"header spacing and affine to agree in {path}",
+    f"{tuple(round(z, 4) for z in zooms)} and {tuple(lengths.round(4).tolist())} mm",
+    "correct the header",
+  )
+  return tuple(zooms), affine

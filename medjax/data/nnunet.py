@@ -1,0 +1,247 @@
+"""Folders in nnU-Net v2 layout: imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz, dataset.json."""
+
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from medjax.check import InputError, one_of, require, same_shape
+from medjax.data import labels, manifest, nifti, png
+from medjax.data.dataset_json import read_dataset_json
+from medjax.data.normalise import NORMALISERS, Normaliser, normalise
+from medjax.data.resample import resample
+from medjax.data.subjects import subjects_of
+from medjax.data.volume import Volume
+from medjax.types import Example
+
+_AFFINE_TOLERANCE_MM = 1e-2
+
+
+class NnUNetFolder:
+  """A Source over an nnU-Net v2 folder; the constructor lists files and reads no voxels.
+
+  Images are [*space, channel] float32, labels [*space] int32 class ids: raw values become ids
+  0..K-1 in increasing order (`label_values[id]` is the raw value), "ignore" becomes `types.IGNORE`.
+  A file may hold all channels itself (an RGB PNG, a 4D NIfTI).
+
+  Attributes:
+    names: case names, sorted; examples stand in this order.
+    label_values: raw label value of each class id.
+    spec: the whole dataset.json as read.
+  """
+
+  def __init__(
+    self,
+    root: str | os.PathLike,
+    *,
+    split: str = "Tr",
+    spacing: Sequence[float | int] | None = None,
+    normalise: str | Normaliser = "zscore",
+    subject_pattern: str | None = None,
+    reorient: bool = True,
+    cache: bool = False,
+    domain: str = "",
+  ):
+    """Lists the cases.
+
+    Args:
+      root: folder that holds dataset.json.
+      split: "Tr", or "Ts" for the images without labels in imagesTs.
+      spacing: voxel size in mm to resample to (images linearly, labels to the nearest), after
+        reorientation; None keeps the grid of the file.
+      normalise: a name of `normalise.NORMALISERS` or a function of one channel, applied on the
+        grid of the file.
+      subject_pattern: regular expression with one group that finds the person in the case name;
+        None takes the whole name.
+      reorient: bring NIfTI axes to right, anterior, superior.
+      cache: keep the examples in memory once read.
+      domain: site or scanner name of all cases.
+    Raises:
+      InputError: missing or wrong dataset.json, no images, a missing channel or label, a name
+        without subject. Reading an example raises it for NaN voxels, for shapes or affines that
+        differ between files of a case, and for label values outside dataset.json.
+    """
+    one_of("split", split, ("Tr", "Ts"))
+    if isinstance(normalise, str):
+      one_of("normalise", normalise, NORMALISERS)
+    self.root = pathlib.Path(root)
+    self.spec = read_dataset_json(self.root)
+    self._is_png = self.spec.file_ending == ".png"
+    require(
+      spacing is None or not self._is_png,
+      "spacing=None for PNG files",
+      f"spacing={spacing}",
+      "PNG has no voxel size",
+    )
+    self._images = self._list_images(split)
+    self.names = tuple(self._images)
+    self._labels = self._list_labels() if split == "Tr" else {}
+    self.class_names = self.spec.class_names if split == "Tr" else ()
+    self.channel_names = self.spec.channel_names
+    self.label_values = self.spec.label_values
+    self.subjects = subjects_of(self.names, subject_pattern)
+    self.domains = (domain,) * len(self.names)
+    self._split, self._spacing, self._normalise = split, spacing, normalise
+    self._reorient = reorient
+    self._options = {
+      "split": split,
+      "spacing": spacing,
+      "normalise": normalise,
+      "subject_pattern": subject_pattern,
+      "reorient": reorient,
+      "domain": domain,
+    }
+    self._cache: dict[int, Example] | None = {} if cache else None
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  def __getitem__(self, index: int) -> Example:
+    index = range(len(self))[index]
+    if self._cache is None:
+      return self._read(index)
+    if index not in self._cache:
+      self._cache[index] = self._read(index)
+    return self._cache[index]
+
+  def manifest(self) -> dict[str, Any]:
+    paths = [path for files in self._images.values() for path in files]
+    paths += [*self._labels.values(), self.root / "dataset.json"]
+    return manifest.describe(
+      "nnunet",
+      root=self.root,
+      files=manifest.file_digests(self.root, paths),
+      class_names=self.class_names,
+      channel_names=self.channel_names,
+      subjects=self.subjects,
+      options=self._options,
+    )
+
+  def _list_images(self, split: str) -> dict[str, list[pathlib.Path]]:
+    """Channel files of each case, complete and in order."""
+    folder = self.root / f"images{split}"
+    ending = self.spec.file_ending
+    require(folder.is_dir(), f"a folder {folder}", "nothing there", "pass the dataset folder")
+    found: dict[str, dict[int, pathlib.Path]] = {}
+    for path in sorted(folder.iterdir()):
+      if path.name.startswith(".") or not path.name.endswith(ending):
+        continue
+      match = re.fullmatch(r"(.+)_(\d{4})", path.name[: -len(ending)])
+      if match is None:
+        raise InputError(f"image names NAME_0000{ending}", str(path), "append the channel number")
+      found.setdefault(match.group(1), {})[int(match.group(2))] = path
+    require(found, f"images NAME_0000{ending} in {folder}", "none", "check file_ending")
+    num_channels = len(self.spec.channel_names)
+    for name, files in found.items():
+      if set(files) == {0} and num_channels > 1:
+        if self._held_channels(files[0]) == num_channels:
+          continue
+      missing = [c for c in range(num_channels) if c not in files]
+      require(
+        not missing,
+        f"{num_channels} channels of case {name} in {folder}",
+        f"no {', '.join(f'{name}_{c:04d}{ending}' for c in missing)}",
+        "add the files or shorten channel_names",
+      )
+      extra = [c for c in files if c >= num_channels]
+      require(
+        not extra,
+        f"{num_channels} channels of case {name} in {folder}",
+        f"also {', '.join(f'{name}_{c:04d}{ending}' for c in extra)}",
+        "name all channels in dataset.json",
+      )
+    return {name: [files[c] for c in sorted(files)] for name, files in sorted(found.items())}
+
+  def _held_channels(self, path: pathlib.Path) -> int:
+    """Channels that one file holds, from its header."""
+    if self._is_png:
+      return png.read_num_channels(path)
+    shape = nifti.read_shape(path)
+    return shape[3] if len(shape) == 4 else 1
+
+  def _list_labels(self) -> dict[str, pathlib.Path]:
+    folder = self.root / "labelsTr"
+    found = {name: folder / f"{name}{self.spec.file_ending}" for name in self.names}
+    missing = [str(path) for path in found.values() if not path.is_file()]
+    shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    require(
+      not missing,
+      "a label file for each case",
+      f"{len(missing)} missing: {shown}",
+      "add it, or move the images to imagesTs",
+    )
+    return found
+
+  def _read(self, index: int) -> Example:
+    name = self.names[index]
+    files = self._images[name]
+    volumes = [self._load(path) for path in files]
+    for path, volume in zip(files[1:], volumes[1:], strict=True):
+      _same_grid(files[0], volumes[0], path, volume)
+    first = volumes[0]
+    image = np.concatenate([_with_channels(v) for v in volumes], axis=-1)
+    require(
+      image.shape[-1] == len(self.channel_names),
+      f"{len(self.channel_names)} channels in {files[0]}",
+      f"{image.shape[-1]}",
+      "correct channel_names in dataset.json",
+    )
+    label = None
+    if self._labels:
+      label = self._read_label(self._labels[name], files[0], first)
+    image = first._replace(array=normalise(image, self._normalise))
+    image = self._place(image, order=1)
+    example = Example(
+      name=name,
+      subject=self.subjects[index],
+      index=index,
+      image=image.array.astype(np.float32, copy=False),
+      label=None if label is None else self._place(label, order=0).array,
+      spacing=image.spacing,
+      affine=image.affine,
+      domain=self.domains[index],
+    )
+    return example
+
+  def _load(self, path: pathlib.Path) -> Volume:
+    return png.read_png(path) if self._is_png else nifti.read_nifti(path)
+
+  def _read_label(self, path: pathlib.Path, image_path: pathlib.Path, image: Volume) -> Volume:
+    volume = self._load(path)
+    if volume.array.ndim == len(volume.spacing) + 1 and volume.array.shape[-1] == 1:
+      volume = volume._replace(array=volume.array[..., 0])
+    require(
+      volume.array.ndim == len(volume.spacing),
+      f"one label per voxel in {path}",
+      f"shape {volume.array.shape}",
+      "store class values, no colours or channels",
+    )
+    _same_grid(image_path, image, path, volume)
+    raw = labels.whole_numbers(volume.array, str(path))
+    ids = labels.class_ids(raw, self.spec.label_values, str(path), ignore=self.spec.ignore_value)
+    return volume._replace(array=ids)
+
+  def _place(self, volume: Volume, *, order: int) -> Volume:
+    if self._reorient:
+      volume = nifti.to_ras(volume)
+    return volume if self._spacing is None else resample(volume, self._spacing, order=order)
+
+
+def _with_channels(volume: Volume) -> np.ndarray:
+  is_scalar = volume.array.ndim == len(volume.spacing)
+  return volume.array[..., None] if is_scalar else volume.array
+
+
+def _same_grid(path: pathlib.Path, volume: Volume, other: pathlib.Path, second: Volume) -> None:
+  same_shape(str(path), volume.space, str(other), second.space)
+  if volume.affine is None or second.affine is None:
+    return
+  require(
+    np.allclose(volume.affine, second.affine, rtol=0, atol=_AFFINE_TOLERANCE_MM),
+    f"{path} and {other} of one affine",
+    f"{volume.affine[:3].round(3).tolist()} and {second.affine[:3].round(3).tolist()}",
+    "resample one onto the other's grid",
+  )
