@@ -10,6 +10,7 @@ The segmentation network phi sees real images through theta alone: no term of it
 gradient on real data. Both passes are one call of `grads.hypergradient`.
 """
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -34,6 +35,8 @@ def learn2synth(
   tx: optax.GradientTransformation,
   theta: PyTree,
   theta_tx: optax.GradientTransformation,
+  *,
+  describe: Callable[[PyTree], Mapping[str, jax.Array]] | None = None,
 ) -> Step:
   """Step that alternates the synthetic and the real pass, one of each an update.
 
@@ -46,6 +49,7 @@ def learn2synth(
     theta: initial parameters of the augmentation, unconstrained.
     theta_tx: optimiser of theta. DEVIATION: the released code shares the network's optimiser and
       rate; theta has another scale and gets its own.
+    describe: theta -> natural parameters by name, logged as "theta/<name>" before each update.
   Returns:
     Step over batches `{"inner": batch, "outer": batch}`; theta lives in `state.extra.theta`.
     Metrics: "loss" (synthetic), "outer_loss" (real, after the step), "grad_norm", "hyper_norm",
@@ -80,6 +84,8 @@ def learn2synth(
       "alignment": out.aux.alignment,
       "zero_second_moment": out.aux.zero_second_moment.astype(jnp.float32),
     }
+    if describe is not None:
+      metrics |= {f"theta/{name}": value for name, value in describe(theta).items()}
     new_state = state.replace(
       step=state.step + 1, params=out.params, opt_state=out.opt_state, extra=extra
     )

@@ -1,1 +1,37 @@
 """Label map to image: `draw(key)` then `apply(parameters, label)`, on the device, 2D and 3D."""
+
+from medjax.synth.augment import Augmentation, ParametricAugmentation
+from medjax.synth.background import split_background, strip_background, with_clusters
+from medjax.synth.deformation import Deformation, Flip
+from medjax.synth.generator import Generator, generate
+from medjax.synth.grouping import Grouping, build, identity
+from medjax.synth.intensity import BiasField, Gamma, Mixture
+from medjax.synth.noise import Noise
+from medjax.synth.presets import learn2synth, synthseg, without_deformation
+from medjax.synth.residual import UNetResidual
+from medjax.synth.resolution import Blur, Resolution
+
+__all__ = [
+  "Augmentation",
+  "BiasField",
+  "Blur",
+  "Deformation",
+  "Flip",
+  "Gamma",
+  "Generator",
+  "Grouping",
+  "Mixture",
+  "Noise",
+  "ParametricAugmentation",
+  "Resolution",
+  "UNetResidual",
+  "build",
+  "generate",
+  "identity",
+  "learn2synth",
+  "split_background",
+  "strip_background",
+  "synthseg",
+  "with_clusters",
+  "without_deformation",
+]

@@ -1,1 +1,18 @@
 """The loop and what surrounds it: mesh, checkpoints, logs, run directory, report."""
+
+from medjax.train.engine import NonFiniteError
+from medjax.train.loop import Fit, fit
+from medjax.train.mesh import data_mesh, replicate, shard_batch
+from medjax.train.rundir import RunDirectory
+from medjax.train.timing import Timing
+
+__all__ = [
+  "Fit",
+  "NonFiniteError",
+  "RunDirectory",
+  "Timing",
+  "data_mesh",
+  "fit",
+  "replicate",
+  "shard_batch",
+]

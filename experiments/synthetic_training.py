@@ -1,0 +1,148 @@
+"""What the Learn2Synth studies share: one `Task` that synthesises, segments and compares."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medjax import data, losses, metrics, nets, rng, synth
+from medjax.types import Batch, Key, Model, Params, PyTree, Stream, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """Segmentation of real images by a network that trains on synthetic ones.
+
+  Attributes:
+    model: the network, one example [*space, 1] -> logits [*space, class].
+    generator: label map -> image in [0, 1].
+    augmentation: the learnable part, applied to the generator's image.
+    loss: compares logits and target.
+  """
+
+  model: Model
+  generator: synth.Generator
+  augmentation: synth.Augmentation
+  loss: losses.SegmentationLoss
+
+  def synthesise(self, theta: PyTree, key: Key, label: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """One synthetic image [*space, 1] and its target class ids [*space]."""
+    generator_key, augmentation_key = rng.streams(key, "generator", "augmentation")
+    image, raw = synth.generate(self.generator, generator_key, label)
+    return self.augmentation(theta, augmentation_key, image), self.generator.grouping.to_target(raw)
+
+  def inner_loss(self, params: Params, theta: PyTree, example: Any, key: Key) -> jax.Array:
+    """Loss on an image synthesised from the example's label map."""
+    image, target = self.synthesise(theta, key, example.label)
+    return self.loss(self.model.apply(params, image)[0], target)
+
+  def outer_loss(self, params: Params, example: Batch, key: Key) -> jax.Array:
+    """Loss on the example's real image."""
+    del key
+    return self.loss(self.model.apply(params, example.image)[0], example.label)
+
+  def fixed_loss(self, params: Params, example: "Draw", key: Key) -> jax.Array:
+    """Loss on an image synthesised with the theta that travels in the batch: one program for all."""
+    return self.inner_loss(params, example.theta, example, key)
+
+  def predict(self, params: Params, images: np.ndarray, batch_size: int = 16) -> np.ndarray:
+    """Class ids [case, *space] of real images [case, *space, 1]."""
+
+    @jax.jit
+    def run(images):
+      return jax.vmap(lambda x: self.model.apply(params, x)[0].argmax(-1))(images)
+
+    return in_chunks(lambda chunk: run(jnp.asarray(chunk)), images, batch_size)
+
+  def scores(self, params: Params, cases: Batch) -> np.ndarray:
+    """Dice [case, class] of the foreground classes; NaN where a class is in neither map."""
+    return dice(self.predict(params, cases.image), cases.label, self.generator.grouping.num_targets)
+
+  def mean_loss(self, params: Params, cases: Batch, batch_size: int = 64) -> float:
+    """Mean outer loss over all cases."""
+
+    @jax.jit
+    def run(images, labels):
+      return jax.vmap(lambda x, y: self.loss(self.model.apply(params, x)[0], y))(images, labels)
+
+    values = [
+      run(cases.image[i : i + batch_size], cases.label[i : i + batch_size])
+      for i in range(0, len(cases.weight), batch_size)
+    ]
+    return float(np.concatenate(values).mean(dtype=np.float64))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Draw:
+  """Label maps to synthesise from, each with its theta; `index` numbers the draw."""
+
+  label: Any
+  theta: Any
+  index: Any
+
+
+def unet(num_classes: int, widths: tuple[int, ...]) -> Model:
+  """The studies' U-Net: ELU as in Learn2Synth, instance norm so that examples never couple."""
+  return nets.from_linen(
+    nets.UNet(num_outputs=num_classes, widths=widths, norm="instance", activation="elu")
+  )
+
+
+def dice_and_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
+  """Soft Dice plus cross-entropy, equal weights (nnU-Net's sum)."""
+  return losses.soft_dice(logits, label) + losses.cross_entropy(logits, label)
+
+
+def fresh_draws(store: Batch, batch_size: int, seed: int, *, name: str) -> Stream:
+  """Batches of label maps whose `index` numbers the draw, so that a map gives a new image each time."""
+  stream = data.batches(store, batch_size, seed, name=name)
+
+  def draw(step: int) -> Batch:
+    return stream(step).replace(index=np.arange(batch_size, dtype=np.int32) + step * batch_size)
+
+  return draw
+
+
+def with_theta(stream: Stream, theta: PyTree) -> Stream:
+  """The stream's label maps as `Draw`s that all carry `theta`."""
+
+  def draw(step: int) -> Draw:
+    batch = stream(step)
+    size = len(batch.index)
+    return Draw(
+      label=batch.label,
+      theta=jax.tree.map(lambda x: np.broadcast_to(x, (size, *np.shape(x))), theta),
+      index=batch.index,
+    )
+
+  return draw
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanDice:
+  """Evaluator: mean foreground Dice over cases and classes."""
+
+  task: Task
+  cases: Batch
+
+  def __call__(self, state: TrainState) -> dict[str, float]:
+    return {"dice": float(np.nanmean(self.task.scores(state.params, self.cases)))}
+
+
+def dice(prediction: np.ndarray, target: np.ndarray, num_classes: int) -> np.ndarray:
+  """Dice [case, class] of the foreground classes."""
+  run = jax.jit(jax.vmap(lambda p, t: metrics.dice(p, t, num_classes=num_classes)))
+  return np.asarray(run(jnp.asarray(prediction), jnp.asarray(target)))
+
+
+def in_chunks(run: Any, array: np.ndarray, size: int) -> np.ndarray:
+  """`run` over chunks of one static size, the last filled with its first row; rows in order."""
+  parts = []
+  for start in range(0, len(array), size):
+    chunk = array[start : start + size]
+    filler = np.broadcast_to(chunk[:1], (size - len(chunk), *chunk.shape[1:]))
+    parts.append(np.asarray(run(np.concatenate([chunk, filler])))[: len(chunk)])
+  return np.concatenate(parts)

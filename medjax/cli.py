@@ -1,0 +1,151 @@
+"""Command lines of the experiments: a preset, then flags. Owns tyro.
+
+An experiment ends with
+
+  def build(config: Config, options: cli.RunOptions) -> None:
+    with train.RunDirectory.open(options.workdir, ...) as run:
+      if run.finished:
+        return
+      ...
+      run.write_json("results", results)
+
+  if __name__ == "__main__":
+    cli.run(PRESETS, build, __doc__)
+"""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+from medjax.check import InputError
+from medjax.train import NonFiniteError
+
+_RESULTS = "results.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+  """What every experiment takes beside its own fields.
+
+  Attributes:
+    workdir: run directory.
+    seed: base seed; the number of seeds is a field of the experiment.
+    data: files or directories with the reader's own data; () for what the experiment ships.
+    preset: name of the preset the configuration started from.
+    experiment: name of the experiment.
+  """
+
+  workdir: pathlib.Path
+  seed: int
+  data: tuple[pathlib.Path, ...]
+  preset: str
+  experiment: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+  workdir: pathlib.Path | None = None
+  """Run directory; default runs/<experiment>-<preset>-<seed>. The same command on the same
+  directory resumes."""
+  seed: int = 0
+  """Base seed, an integer."""
+  data: tuple[pathlib.Path, ...] = ()
+  """Files or directories with your data; several after one flag, or the flag several times."""
+
+
+def run(
+  presets: Mapping[str, Any],
+  build: Callable[[Any, RunOptions], Any],
+  doc: str | None,
+  *,
+  experiment: str | None = None,
+  args: Sequence[str] | None = None,
+) -> None:
+  """Runs `python -m experiments.NAME PRESET [--field value ...] [--workdir DIR] [--seed N] ...`.
+
+  Args:
+    presets: name -> frozen dataclass with every setting. The string under each field is its help
+      text and says the unit. A tuple takes several values after one flag, or the flag repeated.
+    build: `build(config, options)` does the work; it writes results.json last.
+    doc: the experiment's docstring, printed by --help.
+    experiment: its name; default: that of the module Python was started with.
+    args: arguments; default: the command line.
+  Raises:
+    SystemExit: 2 for wrong arguments and InputError, 3 for NonFiniteError, each after one line
+      `error: ...` on stderr; what `build` raises as SystemExit. Other exceptions keep their
+      traceback. A finished run says where its results are and returns.
+  """
+  experiment = experiment or _name_of_main(build)
+  preset, config, options = _parse(presets, doc, list(sys.argv[1:] if args is None else args))
+  default = pathlib.Path("runs") / f"{experiment}-{preset}-{options.seed}"
+  workdir = default if options.workdir is None else options.workdir
+  try:
+    build(config, RunOptions(workdir, options.seed, options.data, preset, experiment))
+  except (InputError, NonFiniteError) as error:
+    print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+    raise SystemExit(2 if isinstance(error, InputError) else 3) from error
+  if (workdir / _RESULTS).exists():
+    print(f"finished: {workdir / _RESULTS}", flush=True)
+
+
+def _parse(
+  presets: Mapping[str, Any], doc: str | None, args: list[str]
+) -> tuple[str, Any, _Options]:
+  import tyro
+
+  flat = tyro.conf.arg(name="")  # --num_steps, but --optimiser.learning_rate
+  configs = {}
+  for name, config in presets.items():
+    _check_fields(config)
+    fields = [
+      ("config", Annotated[type(config), flat]),
+      ("options", Annotated[_Options, flat]),
+      ("preset", Annotated[str, tyro.conf.Suppress]),
+    ]
+    call = dataclasses.make_dataclass(name, fields, frozen=True)
+    configs[name] = (_difference(config), call(config, _Options(), name))
+  call: Any = tyro.extras.overridable_config_cli(
+    configs, description=doc, args=_gather(args), use_underscores=True
+  )
+  return call.preset, call.config, call.options
+
+
+def _gather(args: list[str]) -> list[str]:
+  """Joins repeated flags, `--data a --data b` into `--data a b`: tyro keeps only the last."""
+  groups: dict[str, list[str]] = {}
+  flag = ""
+  for arg in args:
+    if arg.startswith("--"):
+      flag, equals, value = arg.partition("=")
+      flag = "--" + flag[2:].replace("-", "_")
+      groups.setdefault(flag, []).extend([value] if equals else [])
+    else:
+      groups.setdefault(flag, []).append(arg)
+  return [word for flag, values in groups.items() for word in ([flag] if flag else []) + values]
+
+
+def _difference(config: Any) -> str:
+  """The fields in which a preset differs from its class, as its line in --help."""
+  changed = [
+    f"{field.name}={value!r}"
+    for field in dataclasses.fields(config)
+    if (value := getattr(config, field.name)) != field.default
+  ]
+  return ", ".join(changed) or "the defaults"
+
+
+def _check_fields(config: Any) -> None:
+  own = {field.name for field in dataclasses.fields(_Options)}
+  if clash := own & {field.name for field in dataclasses.fields(config)}:
+    raise ValueError(
+      f"expected config fields beside {sorted(own)}, got {sorted(clash)} in"
+      f" {type(config).__name__}; rename them, every experiment has these flags"
+    )
+
+
+def _name_of_main(build: Callable) -> str:
+  spec = getattr(sys.modules["__main__"], "__spec__", None)
+  name = build.__module__ if spec is None or build.__module__ != "__main__" else spec.name
+  return name.removesuffix(".__main__").rpartition(".")[2]

@@ -1,0 +1,117 @@
+"""Checkpoints of a run: atomic, written in the background, exact. Owns orbax."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medjax.check import InputError
+from medjax.train import jsonfile
+from medjax.types import PyTree
+
+
+class Checkpoints:
+  """The checkpoints of one run in `directory`; keeps the newest `keep`.
+
+  Guarantees: a checkpoint is there whole or not at all, also after `kill -9`; arrays of every
+  dtype, typed PRNG keys and optimiser states come back bit for bit; the state handed to `save` may
+  be donated or deleted as soon as `save` returns.
+  """
+
+  def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
+    from orbax.checkpoint import v1 as ocp
+
+    self._path = pathlib.Path(directory).absolute()
+    self._path.mkdir(parents=True, exist_ok=True)
+    policy: Any = ocp.training.preservation_policies.LatestN(keep)
+    self._checkpointer = ocp.training.Checkpointer(
+      str(self._path),
+      preservation_policy=policy,
+      cleanup_tmp_directories=True,
+    )
+
+  def latest(self) -> int | None:
+    """Step of the newest complete checkpoint, None if there is none."""
+    self._checkpointer.wait()
+    newest = self._checkpointer.latest
+    return None if newest is None else int(newest.step)
+
+  def save(self, step: int, state: PyTree, manifest: Mapping[str, Any]) -> None:
+    """Starts to write `state` as the checkpoint of `step`; returns before it is on the disk.
+
+    Waits for the write before this one: orbax would skip the new one without a word.
+
+    Args:
+      step: number of steps done, above that of every checkpoint here.
+      state: a pytree of arrays.
+      manifest: what must be equal when the run goes on; anything `jsonfile.plain` accepts.
+    Raises:
+      RuntimeError: orbax did not accept the checkpoint.
+    """
+    self._checkpointer.wait()
+    # On the CPU orbax reads the very buffers that the next update is given to overwrite.
+    state = jax.tree.map(jnp.copy, state)
+    record: Any = {"manifest": jsonfile.plain(manifest), "tree": _signature(state)}
+    if self._checkpointer.save_async(step, state, force=True, custom_metadata=record) is None:
+      raise RuntimeError(f"expected orbax to save step {step} in {self._path}, got a skipped save")
+
+  def restore(self, template: PyTree, manifest: Mapping[str, Any]) -> tuple[int, PyTree]:
+    """The newest checkpoint.
+
+    Args:
+      template: a pytree of jax.ShapeDtypeStruct, with the shardings to restore to.
+      manifest: the manifest of this run, compared with the saved one.
+    Returns:
+      Its step and its state, arrays placed as the template says.
+    Raises:
+      InputError: the manifests differ, or the tree has other leaves, shapes or dtypes.
+      FileNotFoundError: there is no checkpoint.
+    """
+    step = self.latest()
+    if step is None:
+      raise FileNotFoundError(f"expected a checkpoint in {self._path}, got none; train first")
+    record: Any = self._checkpointer.metadata(step).custom_metadata or {}
+    remedy = f"restore the old setting, or start in a new directory (checkpoint: {self._path})"
+    _compare("the manifest", record.get("manifest", {}), jsonfile.plain(manifest), remedy)
+    _compare("the state", record.get("tree", {}), _signature(template), remedy)
+    return step, self._checkpointer.load(step, template)
+
+  def wait(self) -> None:
+    """Returns when everything handed to `save` is on the disk; raises what went wrong there."""
+    self._checkpointer.wait()
+
+  def close(self) -> None:
+    """Waits, then releases orbax's threads."""
+    self._checkpointer.close()
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+
+def _signature(tree: PyTree) -> dict[str, str]:
+  """Leaf path -> dtype and shape; JSON text that says whether two trees fit."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+
+
+def _compare(what: str, saved: Mapping, current: Mapping, remedy: str) -> None:
+  keys = [k for k in {**saved, **current} if _text(saved, k) != _text(current, k)]
+  if keys:
+    shown = keys[:3]
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    raise InputError(
+      f"{what} of the checkpoint, " + ", ".join(f"{k}={_text(saved, k)}" for k in shown),
+      ", ".join(f"{k}={_text(current, k)}" for k in shown) + more,
+      remedy,
+    )
+
+
+def _text(record: Mapping, key: str) -> str:
+  return json.dumps(record[key], sort_keys=True) if key in record else "nothing"

@@ -1,0 +1,218 @@
+"""The compiled part of the loop: one update, or a scan of them, with its log on the device."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from medjax.check import InputError
+from medjax.train import mesh as meshes
+from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
+
+
+class NonFiniteError(FloatingPointError):
+  """Training met a value that is not finite.
+
+  Attributes:
+    run: name of the run.
+    step: the first such step, counted from 0: its batch is `stream(step)`.
+    values: name -> value of what was not finite at that step.
+  """
+
+  def __init__(self, run: str, step: int, values: dict[str, float], remedy: str):
+    shown = ", ".join(f"{name}={value}" for name, value in values.items())
+    super().__init__(
+      f"expected finite numbers in run {run!r}, got {shown} at step {step}; {remedy}"
+    )
+    self.run, self.step, self.values = run, step, values
+
+
+class Window(NamedTuple):
+  """What was measured since the last log row; scalars on the device.
+
+  Attributes:
+    count: steps in the window, int32.
+    sums: sum of each metric over the window, float32 or wider.
+    bad_step: first step of the run whose metrics were not all finite, -1 if none, int32.
+    bad: the metrics of that step.
+  """
+
+  count: Any
+  sums: Metrics
+  bad_step: Any
+  bad: Metrics
+
+  def means(self) -> dict[str, float]:
+    """Mean of each metric over the window, of a window fetched to the host."""
+    return {name: float(total) / int(self.count) for name, total in sorted(self.sums.items())}
+
+
+class Carry(NamedTuple):
+  """All that a step hands to the next, and all that a checkpoint holds."""
+
+  step: Any  # steps done, int32
+  state: TrainState
+  window: Window
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+  """Compiled functions of one run.
+
+  Attributes:
+    init: `init(params, key) -> Carry`; copies, so that donation never reaches the caller's arrays.
+    advance: `advance(carry, batch, key) -> Carry`; donates `carry`. Step t gets fold_in(key, t).
+    advance_block: the same for batches stacked along a new first axis, as one scan.
+    template: shapes, dtypes and shardings of a Carry.
+  """
+
+  init: Callable[[Params, Key], Carry]
+  advance: Callable[[Carry, PyTree, Key], Carry]
+  advance_block: Callable[[Carry, PyTree, Key], Carry]
+  template: Carry
+
+
+def build(
+  step: Step, params: Params, key: Key, batch: PyTree, *, log_every: int, mesh: Mesh | None
+) -> Engine:
+  """The engine of `step` for batches like `batch`; traces once, computes nothing.
+
+  Raises:
+    InputError: metrics that are not a flat dict of scalars with a "loss", or an update that changes
+      the structure, a shape or a dtype of the state.
+  """
+  update = jax.jit(step.update, inline=True)  # one trace serves eval_shape and both programs
+
+  def start(params: Params, key: Key) -> TrainState:
+    return jax.tree.map(_fresh, step.init(params, key))
+
+  if mesh is None:
+    out_shardings, sharding = None, SingleDeviceSharding(_device_of(params))
+  else:
+    out_shardings = sharding = meshes.replicated(mesh)
+
+  def abstract(tree: PyTree) -> PyTree:  # the mesh is part of a type, and so of the one trace
+    shapes = jax.eval_shape(lambda x: x, tree)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+  state = jax.eval_shape(start, params, key)
+  new_state, metrics = jax.eval_shape(update, abstract(state), abstract(batch), abstract(key))
+  _check_metrics(metrics)
+  _check_state(state, new_state)
+
+  def init(params: Params, key: Key) -> Carry:
+    zeros = {k: jnp.zeros((), _sum_dtype(m)) for k, m in metrics.items()}
+    window = Window(jnp.int32(0), zeros, jnp.int32(-1), dict(zeros))
+    return jax.tree.map(_fresh, Carry(jnp.int32(0), start(params, key), window))
+
+  def advance(carry: Carry, batch: PyTree, key: Key) -> Carry:
+    state, metrics = update(carry.state, batch, jax.random.fold_in(key, carry.step))
+    window = _accumulate(carry.window, metrics, carry.step, log_every)
+    return Carry(carry.step + 1, jax.tree.map(_strong, state), window)
+
+  def advance_block(carry: Carry, batches: PyTree, key: Key) -> Carry:
+    return jax.lax.scan(lambda c, batch: (advance(c, batch, key), None), carry, batches)[0]
+
+  return Engine(
+    init=jax.jit(init, out_shardings=out_shardings),
+    advance=jax.jit(advance, donate_argnums=0, out_shardings=out_shardings),
+    advance_block=jax.jit(advance_block, donate_argnums=0, out_shardings=out_shardings),
+    template=abstract(jax.eval_shape(init, params, key)),
+  )
+
+
+def check_finite(run: str, window: Window, step: Step) -> None:
+  """Raises NonFiniteError if `window` (on the host) has seen a metric that is not finite."""
+  if (first := int(window.bad_step)) < 0:
+    return
+  values = {k: float(v) for k, v in sorted(window.bad.items()) if not math.isfinite(v)}
+  hints = [step.hints[name] for name in values if name in step.hints]
+  raise NonFiniteError(
+    run, first, values, "; ".join(hints) or "lower the learning rate or look at that step's batch"
+  )
+
+
+def check_finite_state(run: str, steps_done: int, state: TrainState) -> None:
+  """Raises NonFiniteError if a parameter or the model state is not finite; waits for the device."""
+  kept = {"params": state.params, "model_state": state.model_state}
+  finite = jax.device_get(_finite_leaves(kept))
+  bad = [path for path, ok in jax.tree_util.tree_leaves_with_path(finite) if not ok]
+  if bad:
+    names = {jax.tree_util.keystr(path, simple=True, separator="/"): math.nan for path in bad[:3]}
+    more = f" ({len(bad)} arrays in all)" if len(bad) > len(names) else ""
+    remedy = (
+      "the metrics were finite, the update was not: lower the learning rate or clip gradients"
+    )
+    raise NonFiniteError(run, max(steps_done - 1, 0), names, remedy + more)
+
+
+@jax.jit
+def _finite_leaves(tree: PyTree) -> PyTree:
+  def finite(x: jax.Array) -> Any:
+    is_number = jnp.issubdtype(x.dtype, jnp.inexact)
+    return jnp.all(jnp.isfinite(x)) if is_number else jnp.array(True)
+
+  return jax.tree.map(finite, tree)
+
+
+def _accumulate(window: Window, metrics: Metrics, step: jax.Array, log_every: int) -> Window:
+  """Adds one step; a step that follows a log row starts the window anew."""
+  begins = step % log_every == 0
+  values = {k: jnp.asarray(m).astype(_sum_dtype(m)) for k, m in metrics.items()}
+  finite = jnp.all(jnp.stack([jnp.isfinite(v) for v in values.values()]))
+  is_first_bad = ~finite & (window.bad_step < 0)
+  return Window(
+    count=jnp.where(begins, 0, window.count) + 1,
+    sums={k: jnp.where(begins, 0, window.sums[k]) + v for k, v in values.items()},
+    bad_step=jnp.where(is_first_bad, step, window.bad_step),
+    bad={k: jnp.where(is_first_bad, v, window.bad[k]) for k, v in values.items()},
+  )
+
+
+def _sum_dtype(metric: Any) -> Any:
+  return jnp.promote_types(jnp.result_type(metric), jnp.float32)
+
+
+def _fresh(x: Any) -> jax.Array:
+  return _strong(jnp.array(x, copy=True))
+
+
+def _strong(x: Any) -> jax.Array:
+  """Without weak type: the state keeps its dtype from step to step and compiles once."""
+  x = jnp.asarray(x)
+  return jnp.array(x, dtype=x.dtype, copy=False) if getattr(x, "weak_type", False) else x
+
+
+def _device_of(params: Params) -> jax.Device:
+  arrays = [x for x in jax.tree.leaves(params) if isinstance(x, jax.Array)]
+  return next(iter((arrays[0] if arrays else jnp.zeros(())).devices()))
+
+
+def _check_metrics(metrics: Any) -> None:
+  if not isinstance(metrics, dict) or "loss" not in metrics:
+    got = f"keys {sorted(metrics)}" if isinstance(metrics, dict) else type(metrics).__name__
+    raise InputError("metrics as a flat dict with 'loss'", got, "return it from Step.update")
+  for name, value in metrics.items():
+    shape = getattr(value, "shape", None)
+    if shape != ():
+      raise InputError(f"metric {name!r} to be a scalar", f"shape {shape}", "reduce it in the Step")
+
+
+def _check_state(before: PyTree, after: PyTree) -> None:
+  old, new = _shapes(before), _shapes(after)
+  for path in {**old, **new}:
+    if old.get(path) != new.get(path):
+      raise InputError(
+        f"Step.update to keep the state's {path} as {old.get(path, 'absent')}",
+        f"{new.get(path, 'absent')}",
+        "return every leaf with the shape and dtype that Step.init gave it",
+      )
+
+
+def _shapes(tree: PyTree) -> dict[str, str]:
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}

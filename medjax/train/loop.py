@@ -1,0 +1,191 @@
+"""The training loop: a Step and a Stream in, the trained state out, the same after any restart."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from medjax import check, rng
+from medjax.check import InputError
+from medjax.train import engine as engines
+from medjax.train import mesh as meshes
+from medjax.train.feed import Feed, Schedule
+from medjax.train.progress import Progress
+from medjax.train.record import RunRecord
+from medjax.train.signals import Interrupt
+from medjax.train.timing import Stopwatch, Timing
+from medjax.types import Evaluator, Key, Params, PyTree, Step, Stream, TrainState
+
+
+class Fit(NamedTuple):
+  """What `fit` returns.
+
+  Attributes:
+    state: the state after the last step.
+    history: rows as in metrics.jsonl, {"run", "step", metric..., "evaluator/metric"...}, with those
+      written before a restart.
+    timing: wall-clock times of this process; in no file.
+  """
+
+  state: TrainState
+  history: list[dict[str, Any]]
+  timing: Timing
+
+
+def fit(
+  step: Step,
+  stream: Stream,
+  params: Params,
+  key: Key,
+  *,
+  num_steps: int,
+  evaluators: Mapping[str, Evaluator] | None = None,
+  workdir: str | os.PathLike | None = None,
+  name: str = "main",
+  log_every: int = 50,
+  eval_every: int | None = None,
+  checkpoint_every: int | None = None,
+  mesh: Mesh | None = None,
+  batch_spec: PyTree = None,
+  block: int | None = None,
+  progress: bool = True,
+) -> Fit:
+  """Trains for `num_steps` steps, or goes on where the same call was interrupted.
+
+  Step t (from 0) sees `stream(t)` and the key `fold_in(rng.stream(key, "update"), t)`; the state
+  starts from `rng.stream(key, "init")`. A row holds the mean of every metric over the steps since
+  the row before.
+
+  Args:
+    step: the training method; its manifest is saved with the checkpoints and must not change.
+    stream: `stream(t) -> batch`, a pytree of host or device arrays of one shape for all t.
+    params: initial parameters; copied, the caller's arrays stay valid.
+    key: a typed key, the only source of randomness.
+    num_steps: steps in all, those before a restart included.
+    evaluators: name -> Evaluator. They must not keep the state, whose buffers the next step reuses.
+    workdir: directory for metrics.jsonl and checkpoints/<name>/; None writes no file.
+    name: name of the run; several runs may share a workdir, one after the other.
+    log_every: steps between two rows.
+    eval_every: steps between two evaluations; None: only at the end. The end is always evaluated.
+    checkpoint_every: steps between two checkpoints; None: only at the end and on a signal.
+    mesh: from `data_mesh`; None trains on the device of `params`.
+    batch_spec: see `shard_batch`; for batches whose first axis is not the examples'.
+    block: steps compiled into one scan. Default 1 on CPU, where XLA runs convolutions in loops
+      several times slower; on accelerators log_every, less if the batches would take over 1 GiB.
+    progress: False prints nothing while training.
+  Returns:
+    Fit(state, history, timing).
+  Raises:
+    NonFiniteError: a metric or a parameter is not finite; found at the next row, evaluation or
+      checkpoint, named with its step. No checkpoint holds such a state.
+    InputError: the checkpoint belongs to another configuration, or has more steps than num_steps.
+    SystemExit: SIGTERM (143) or SIGINT (130) came; the step (or block) was finished and saved.
+  Guarantees: on CPU an interrupted and resumed run gives the rows and the state of an uninterrupted
+    one bit for bit (same devices, same block), whatever ended it, `kill -9` included.
+  """
+  schedule = Schedule(num_steps, log_every, eval_every, checkpoint_every)
+  _check_counts(schedule, block)
+  evaluators = {} if evaluators is None else evaluators
+  init_key, update_key = rng.streams(key, "init", "update")
+  watch = Stopwatch()
+  with RunRecord(workdir, name, _manifest(step, key)) as record, Interrupt() as interrupt:
+    done = record.step or 0
+    _check_not_past(done, num_steps, record)
+    feed = Feed(stream, mesh, batch_spec)
+    example = stream(max(0, min(done, num_steps - 1)))
+    block = block or feed.default_block(example, log_every)
+    if mesh is not None:
+      params, init_key, update_key = meshes.replicate((params, init_key, update_key), mesh)
+    engine = engines.build(step, params, init_key, example, log_every=log_every, mesh=mesh)
+    if record.step is None:
+      carry = engine.init(params, init_key)
+    else:
+      carry = record.restore(engine.template)
+    with Progress(name, done, num_steps, enabled=progress) as bar:
+      while True:
+        window = jax.device_get(carry.window)  # the one wait for the device
+        engines.check_finite(name, window, step)
+        if interrupt.signal is not None:
+          break
+        row = {}
+        if not record.has_row(done):
+          if schedule.is_due(log_every, done) and window.count > 0:
+            row |= window.means()
+            bar.loss(row["loss"])
+          if schedule.is_due(eval_every, done):
+            row |= _evaluate(evaluators, carry.state)
+        if row:
+          record.add(done, row)
+        if schedule.is_due(checkpoint_every, done):
+          engines.check_finite_state(name, done, carry.state)
+          record.save(done, carry)
+        if done == num_steps:
+          break
+        pause, lap_start = schedule.next_pause(done), done
+        watch.start()
+        while done < pause and interrupt.signal is None:
+          if pause - done >= block > 1:
+            carry = engine.advance_block(carry, feed.block(done, block), update_key)
+            done += block
+          else:
+            carry = engine.advance(carry, feed.one(done), update_key)
+            done += 1
+          bar.update(done)
+          if watch.is_first_due:
+            jax.block_until_ready(carry.step)
+            watch.first()
+            watch.start()
+            lap_start = done
+        jax.block_until_ready(carry.step)
+        watch.lap(done - lap_start)
+    if interrupt.signal is not None:
+      engines.check_finite_state(name, done, carry.state)
+      record.save(done, carry, wait=True)
+      _say_how_to_resume(interrupt, record, name, done, num_steps)
+      raise SystemExit(interrupt.exit_status)
+  return Fit(carry.state, record.rows, watch.timing())
+
+
+def _manifest(step: Step, key: Key) -> dict[str, Any]:
+  """The Step's manifest and the key, without which a resumed run would be another run."""
+  words = np.asarray(jax.random.key_data(key)).ravel().tolist()
+  return {**step.manifest, "key": f"{jax.random.key_impl(key)}:{words}"}
+
+
+def _evaluate(evaluators: Mapping[str, Evaluator], state: TrainState) -> dict[str, float]:
+  return {
+    f"{name}/{metric}": float(value)
+    for name, evaluator in evaluators.items()
+    for metric, value in evaluator(state).items()
+  }
+
+
+def _say_how_to_resume(
+  interrupt: Interrupt, record: RunRecord, name: str, done: int, num_steps: int
+) -> None:
+  assert interrupt.signal is not None
+  where = f"run {name!r} stopped by {interrupt.signal.name} after step {done} of {num_steps}"
+  if record.path is None:
+    print(f"{where}; nothing saved: pass a workdir to be able to resume", flush=True)
+  else:
+    print(f"{where}; saved in {record.path}: repeat the same command to resume", flush=True)
+
+
+def _check_counts(schedule: Schedule, block: int | None) -> None:
+  check.non_negative("num_steps", schedule.num_steps)
+  for label, value in {**dataclasses.asdict(schedule), "block": block}.items():
+    if value is not None and label != "num_steps":
+      check.positive(label, value)
+
+
+def _check_not_past(done: int, num_steps: int, record: RunRecord) -> None:
+  if done > num_steps:
+    raise InputError(
+      f"num_steps >= {done}, the steps that the run in {record.path} has done",
+      f"num_steps={num_steps}",
+      "raise it or start in a new directory",
+    )

@@ -1,0 +1,77 @@
+"""What a run leaves behind while it trains: its rows and its checkpoints, or nothing."""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from medjax.check import InputError
+from medjax.train import logging
+from medjax.train.checkpoint import Checkpoints
+from medjax.train.engine import Carry
+
+
+class RunRecord:
+  """Rows and checkpoints of the run `name` under `workdir`; memory only if that is None.
+
+  Opening it cuts the rows of this run back to its newest checkpoint (all of them if it has none).
+
+  Attributes:
+    rows: rows so far, in order of their steps.
+    step: step of the newest checkpoint, None if there is none.
+  """
+
+  def __init__(self, workdir: str | os.PathLike | None, name: str, manifest: Mapping[str, Any]):
+    if not name or name.startswith(".") or set(name) & set("/\\"):
+      raise InputError("a run name that can name a folder", repr(name), "use letters, digits and -")
+    self._manifest = manifest
+    self.rows: list[logging.Row] = []
+    self.step: int | None = None
+    self._name = name
+    self.path = None if workdir is None else pathlib.Path(workdir)
+    self._checkpoints = self._writer = None
+    if self.path is None:
+      return
+    self.path.mkdir(parents=True, exist_ok=True)
+    self._checkpoints = Checkpoints(self.path / "checkpoints" / name)
+    try:
+      self.step = self._checkpoints.latest()
+      file = self.path / logging.FILE
+      self.rows = logging.truncate_rows(file, run=name, step=self.step or 0)
+      self._writer = logging.MetricsWriter(file, name)
+    except BaseException:
+      self._checkpoints.close()
+      raise
+
+  def restore(self, template: Carry) -> Carry:
+    """The newest checkpoint; `step` is not None. Raises InputError if it belongs to another run."""
+    assert self._checkpoints is not None
+    return self._checkpoints.restore(template, self._manifest)[1]
+
+  def has_row(self, step: int) -> bool:
+    return bool(self.rows) and self.rows[-1]["step"] >= step
+
+  def add(self, step: int, values: Mapping[str, float]) -> None:
+    self.rows.append({"run": self._name, "step": step, **values})
+    if self._writer is not None:
+      self._writer.write(step, values)
+
+  def save(self, step: int, carry: Carry, *, wait: bool = False) -> None:
+    """Checkpoints `carry`, after the rows that lead to it are on the disk; once per step."""
+    if self._checkpoints is None or self._writer is None:
+      return
+    if self.step != step:
+      self._writer.sync()
+      self._checkpoints.save(step, carry, self._manifest)
+      self.step = step
+    if wait:
+      self._checkpoints.wait()
+
+  def __enter__(self) -> "RunRecord":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    if self._writer is not None:
+      self._writer.close()
+    if self._checkpoints is not None:
+      self._checkpoints.close()

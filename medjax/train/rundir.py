@@ -1,0 +1,223 @@
+"""The run directory: what ran is written before it runs, and nothing else may run there."""
+
+import fcntl
+import importlib.metadata
+import os
+import pathlib
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import IO, Any
+
+import jax
+
+from medjax.check import InputError
+from medjax.train import jsonfile
+
+CONFIG, RESULTS, TIMING = "config.json", "results.json", "timing.json"
+_LOCK = ".lock"
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "medjax")
+_COMPARED = ("experiment", "preset", "seed", "config", "data")
+_MAY_DIFFER = ("versions", "commit", "devices")
+
+
+class RunDirectory:
+  """A directory that one run owns; make it with `RunDirectory.open`, use it as a context manager.
+
+  Attributes:
+    path: the directory.
+    config: what config.json holds.
+  """
+
+  def __init__(self, path: pathlib.Path, config: dict[str, Any], lock: IO[str]):
+    self.path, self.config, self._lock = path, config, lock
+
+  @classmethod
+  def open(
+    cls,
+    path: str | os.PathLike,
+    *,
+    experiment: str,
+    preset: str,
+    config: Any,
+    seed: int,
+    data_manifest: Mapping[str, Any] | None = None,
+  ) -> "RunDirectory":
+    """Starts a run directory, or opens that of the same run again.
+
+    Args:
+      path: the directory; made if absent.
+      experiment: name of the experiment module.
+      preset: name of the preset.
+      config: dataclass with every setting.
+      seed: base seed.
+      data_manifest: what the data are (files, hashes, subjects), as `Source.manifest` gives it.
+    Returns:
+      The directory, locked until `close` or the end of the process. Versions, commit or devices
+      that differ from those of the first start give one warning line on stderr each.
+    Raises:
+      InputError: the directory is another run's (fields, seed, preset or data differ), holds other
+        files and no config.json, or another process is writing it.
+    Guarantees: a refusal changes nothing in the directory.
+    """
+    path = pathlib.Path(path)
+    current = {
+      "experiment": experiment,
+      "preset": preset,
+      "seed": seed,
+      "config": jsonfile.plain(config),
+      "data": jsonfile.plain(data_manifest or {}),
+      **_surroundings(),
+    }
+    _check_ours(path)
+    path.mkdir(parents=True, exist_ok=True)
+    lock = _acquire(path)
+    try:
+      if (path / CONFIG).exists():
+        current = _check_same(path, jsonfile.read(path / CONFIG), current)
+      else:
+        jsonfile.write(path / CONFIG, current)
+    except BaseException:
+      lock.close()
+      raise
+    return cls(path, current, lock)
+
+  @property
+  def finished(self) -> bool:
+    """Whether results.json is there; a run writes it last."""
+    return (self.path / RESULTS).exists()
+
+  @property
+  def results(self) -> Any:
+    """What results.json holds, None before the run has finished."""
+    return self._read(RESULTS)
+
+  @property
+  def timing(self) -> Any:
+    """What timing.json holds, None if it was not written."""
+    return self._read(TIMING)
+
+  def write_json(self, name: str, value: Any) -> pathlib.Path:
+    """Writes `<name>.json`: sorted keys, NaN as null, whole or not at all; returns its path."""
+    path = self.path / f"{name.removesuffix('.json')}.json"
+    jsonfile.write(path, value)
+    return path
+
+  def close(self) -> None:
+    """Lets other processes write here."""
+    self._lock.close()
+
+  def _read(self, name: str) -> Any:
+    path = self.path / name
+    return jsonfile.read(path) if path.exists() else None
+
+  def __enter__(self) -> "RunDirectory":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self.close()
+
+
+def _check_ours(path: pathlib.Path) -> None:
+  remedy = "pass a new or empty directory with --workdir"
+  if path.exists() and not path.is_dir():
+    raise InputError("a directory to write the run to", f"the file {path}", remedy)
+  if not path.exists() or (path / CONFIG).exists():
+    return
+  # A process killed in its first moments leaves a lock or a temporary file: no one else's.
+  foreign = [p.name for p in sorted(path.iterdir()) if p.name != _LOCK and p.suffix != ".tmp"]
+  if foreign:
+    raise InputError(
+      f"a run directory with {CONFIG}, or an empty one", f"{path} with {foreign[0]!r}", remedy
+    )
+
+
+def _acquire(path: pathlib.Path) -> IO[str]:
+  lock = open(path / _LOCK, "a+", encoding="utf-8")
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    lock.seek(0)
+    owner = lock.read().strip() or "another process"
+    lock.close()
+    raise InputError(
+      "a run directory that no other process is writing",
+      f"{path}, in use by {owner}",
+      "wait for it, stop it, or pass another --workdir",
+    ) from error
+  lock.truncate(0)
+  lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+  lock.flush()
+  return lock
+
+
+def _check_same(path: pathlib.Path, saved: dict, current: dict) -> dict:
+  old, new = (_flatten({k: x.get(k) for k in _COMPARED}) for x in (saved, current))
+  keys = [k for k in {**old, **new} if old.get(k, "nothing") != new.get(k, "nothing")]
+  if keys:
+
+    def show(side):
+      return ", ".join(f"{k}={_short(side.get(k, 'nothing'))}" for k in keys[:3])
+
+    more = f" ({len(keys)} differences in all)" if len(keys) > 3 else ""
+    raise InputError(
+      f"the configuration that {path} was started with, {show(old)}",
+      show(new) + more,
+      "restore it, or pass a new directory with --workdir",
+    )
+  for name in _MAY_DIFFER:
+    if saved.get(name) != current[name]:
+      print(
+        f"warning: {name} of this run were {saved.get(name)}, now {current[name]};"
+        " results may differ in rounding",
+        file=sys.stderr,
+        flush=True,
+      )
+  return saved
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+  """Nested dicts as dotted names."""
+  if not isinstance(value, dict) or not value:
+    return {prefix: value}
+  flat = {}
+  for key, part in value.items():
+    flat |= _flatten(part, f"{prefix}.{key}" if prefix else key)
+  return flat
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _surroundings() -> dict[str, Any]:
+  versions: dict[str, str | None] = {"python": platform.python_version()}
+  for package in _PACKAGES:
+    try:
+      versions[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      versions[package] = None
+  devices = jax.devices()
+  return {
+    "versions": versions,
+    "commit": _commit(),
+    "devices": {"kind": devices[0].device_kind, "count": len(devices)},
+  }
+
+
+def _commit() -> str | None:
+  """Commit of the checkout that holds medjax, "+changes" if edited; None outside a checkout."""
+
+  def git(*arguments: str) -> str:
+    command = ["git", "-C", os.path.dirname(os.path.abspath(__file__)), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+  try:
+    git("ls-files", "--error-unmatch", "__init__.py")
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+  except (OSError, subprocess.CalledProcessError):
+    return None

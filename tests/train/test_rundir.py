@@ -1,0 +1,106 @@
+"""Run directory: what is refused, what is written, and that neither leaves halves behind."""
+
+import dataclasses
+import json
+
+import pytest
+
+from medjax.check import InputError
+from medjax.train import RunDirectory, jsonfile, rundir
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+  sizes: tuple[int, ...] = (2, 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  num_steps: int = 100
+  inner: Inner = Inner()
+
+
+def open_run(path, config=None, **changes):
+  settings = dict(experiment="toy", preset="demo", seed=0, data_manifest={"subjects": ["a"]})
+  return RunDirectory.open(path, config=config or Config(), **{**settings, **changes})
+
+
+def test_config_json_says_what_ran_and_reopening_keeps_it(tmp_path):
+  with open_run(tmp_path / "run") as run:
+    config = json.loads((run.path / "config.json").read_text())
+  assert config["config"] == {"num_steps": 100, "inner": {"sizes": [2, 3]}}
+  assert config["data"] == {"subjects": ["a"]}
+  assert (config["experiment"], config["preset"], config["seed"]) == ("toy", "demo", 0)
+  assert set(config["versions"]) == {"python", "jax", "jaxlib", "flax", "optax", "numpy", "medjax"}
+  assert config["devices"]["count"] == 2  # conftest simulates two
+  assert "commit" in config
+  before = (tmp_path / "run" / "config.json").read_bytes()
+  with open_run(tmp_path / "run") as again:
+    assert again.config == config
+  assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"config": Config(num_steps=7)}, "config.num_steps=100, got config.num_steps=7;"),
+    ({"config": Config(inner=Inner((4,)))}, r"config.inner.sizes=\[2, 3\], got config.inner.sizes=\[4\];"),
+    ({"seed": 1}, "seed=0, got seed=1;"),
+    ({"preset": "paper"}, "preset='demo', got preset='paper';"),
+    ({"data_manifest": {"subjects": ["b"]}}, r"data.subjects=\['a'\], got data.subjects=\['b'\];"),
+  ],
+)
+def test_a_changed_configuration_is_refused(tmp_path, changes, message):
+  open_run(tmp_path).close()
+  with pytest.raises(InputError, match=message):
+    open_run(tmp_path, **changes)
+  open_run(tmp_path).close()  # and the refusal left no lock behind
+
+
+def test_other_versions_are_a_warning(tmp_path, monkeypatch, capsys):
+  open_run(tmp_path).close()
+  monkeypatch.setattr(rundir, "_commit", lambda: "elsewhere")
+  open_run(tmp_path).close()
+  assert capsys.readouterr().err.startswith("warning: commit of this run were ")
+
+
+def test_a_directory_of_something_else_is_refused_untouched(tmp_path):
+  (tmp_path / "thesis.tex").write_text("")
+  with pytest.raises(InputError, match="with 'thesis.tex'"):
+    open_run(tmp_path)
+  assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_two_writers_are_refused(tmp_path):
+  with open_run(tmp_path):
+    with pytest.raises(InputError, match=r"in use by process \d+ on "):
+      open_run(tmp_path)
+  open_run(tmp_path).close()
+
+
+def test_results_finish_a_run(tmp_path):
+  with open_run(tmp_path) as run:
+    assert not run.finished and run.results is None and run.timing is None
+    run.write_json("timing", {"seconds": 1.5})
+    run.write_json("results", {"b": float("nan"), "a": (1, 2.5)})
+    assert run.finished
+    assert run.results == {"a": [1, 2.5], "b": None}
+    assert run.timing == {"seconds": 1.5}
+    text = (run.path / "results.json").read_text()
+    assert text == '{\n  "a": [\n    1,\n    2.5\n  ],\n  "b": null\n}\n'
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+  path = tmp_path / "results.json"
+  jsonfile.write(path, {"a": 1})
+  with pytest.raises(TypeError, match="expected a number, text"):
+    jsonfile.write(path, {"a": object()})
+
+  def fail(*_):
+    raise OSError("disk full")
+
+  monkeypatch.setattr("os.replace", fail)
+  with pytest.raises(OSError, match="disk full"):
+    jsonfile.write(path, {"a": 2})
+  assert json.loads(path.read_text()) == {"a": 1}
+  assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
