@@ -1,4 +1,4 @@
-"""Does Learn2Synth find the noise level that is best for real images? A known one, on known anatomy.
+"""Does Learn2Synth find the noise level that is best for real images? On known anatomy and noise.
 
 "Real" images are drawn by the generator itself from other anatomies, plus noise of a preset level.
 The outer loss is first computed as a profile: networks trained to convergence at each fixed noise
@@ -51,8 +51,8 @@ class Config:
   presets: tuple[float, ...] = (0.0, 0.05, 0.10, 0.15)
   profile: tuple[float, ...] = tuple(round(0.02 * i, 2) for i in range(13))
   num_seeds: int = 3
-  num_steps: int = 1500
-  profile_steps: int = 2000
+  num_steps: int = 1200
+  profile_steps: int = 1200
   batch_size: int = 8
   num_label_maps: int = 512
   num_real: int = 512

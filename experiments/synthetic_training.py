@@ -44,7 +44,7 @@ class Task:
     return self.loss(self.model.apply(params, example.image)[0], example.label)
 
   def fixed_loss(self, params: Params, example: "Draw", key: Key) -> jax.Array:
-    """Loss on an image synthesised with the theta that travels in the batch: one program for all."""
+    """Loss on a synthetic image whose theta travels in the batch: one program for all."""
     return self.inner_loss(params, example.theta, example, key)
 
   def predict(self, params: Params, images: np.ndarray, batch_size: int = 16) -> np.ndarray:
@@ -97,7 +97,7 @@ def dice_and_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
 
 
 def fresh_draws(store: Batch, batch_size: int, seed: int, *, name: str) -> Stream:
-  """Batches of label maps whose `index` numbers the draw, so that a map gives a new image each time."""
+  """Batches of label maps whose `index` numbers the draw: a map gives a new image each time."""
   stream = data.batches(store, batch_size, seed, name=name)
 
   def draw(step: int) -> Batch:
