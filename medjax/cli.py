@@ -47,8 +47,7 @@ class RunOptions:
 @dataclasses.dataclass(frozen=True)
 class _Options:
   workdir: pathlib.Path | None = None
-  """Run directory; default runs/<experiment>-<preset>-<seed>. The same command on the same
-  directory resumes."""
+  """Run directory, runs/<experiment>-<preset>-<seed> if None; the same command resumes."""
   seed: int = 0
   """Base seed, an integer."""
   data: tuple[pathlib.Path, ...] = ()
@@ -95,14 +94,15 @@ def _parse(
 ) -> tuple[str, Any, _Options]:
   import tyro
 
+  annotated: Any = Annotated
   flat = tyro.conf.arg(name="")  # --num_steps, but --optimiser.learning_rate
   configs = {}
   for name, config in presets.items():
     _check_fields(config)
     fields = [
-      ("config", Annotated[type(config), flat]),
-      ("options", Annotated[_Options, flat]),
-      ("preset", Annotated[str, tyro.conf.Suppress]),
+      ("config", annotated[type(config), flat]),
+      ("options", annotated[_Options, flat]),
+      ("preset", annotated[str, tyro.conf.Suppress]),
     ]
     call = dataclasses.make_dataclass(name, fields, frozen=True)
     configs[name] = (_difference(config), call(config, _Options(), name))
@@ -147,5 +147,7 @@ def _check_fields(config: Any) -> None:
 
 def _name_of_main(build: Callable) -> str:
   spec = getattr(sys.modules["__main__"], "__spec__", None)
-  name = build.__module__ if spec is None or build.__module__ != "__main__" else spec.name
+  name = build.__module__
+  if name == "__main__":  # python -m package.name, or python name.py
+    name = pathlib.Path(sys.argv[0]).stem if spec is None else spec.name
   return name.removesuffix(".__main__").rpartition(".")[2]

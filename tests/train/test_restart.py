@@ -1,4 +1,4 @@
-"""A process that is stopped, or killed, and started again ends with the bytes of one that was not."""
+"""A process stopped or killed and started again ends with the bytes of one that was not."""
 
 import os
 import pathlib
@@ -10,7 +10,7 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-SCRIPT = '''
+SCRIPT = """
 import pathlib, sys, time
 import jax, numpy as np
 from medjax import train
@@ -29,7 +29,7 @@ fit = train.fit(
 jsonfile.write(pathlib.Path(sys.argv[1]) / "results.json", {
   "weight": fit.state.params["weight"], "moments": jax.tree.leaves(fit.state.opt_state),
   "last": fit.history[-1]})
-'''
+"""
 
 
 class Runner:
@@ -51,7 +51,7 @@ class Runner:
 
 
 def wait_for_step(process, workdir, step, *, checkpoint=None):
-  """Until the stream is asked for `step` (and a checkpoint is complete); fails if it ends before."""
+  """Until the stream is asked for `step` and the checkpoint is complete."""
   marker = workdir.with_name(workdir.name + ".step")
   deadline = time.monotonic() + 60
   while time.monotonic() < deadline:

@@ -44,7 +44,10 @@ def test_config_json_says_what_ran_and_reopening_keeps_it(tmp_path):
   ("changes", "message"),
   [
     ({"config": Config(num_steps=7)}, "config.num_steps=100, got config.num_steps=7;"),
-    ({"config": Config(inner=Inner((4,)))}, r"config.inner.sizes=\[2, 3\], got config.inner.sizes=\[4\];"),
+    (
+      {"config": Config(inner=Inner((4,)))},
+      r"config.inner.sizes=\[2, 3\], got config.inner.sizes=\[4\];",
+    ),
     ({"seed": 1}, "seed=0, got seed=1;"),
     ({"preset": "paper"}, "preset='demo', got preset='paper';"),
     ({"data_manifest": {"subjects": ["b"]}}, r"data.subjects=\['a'\], got data.subjects=\['b'\];"),
