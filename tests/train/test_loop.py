@@ -124,6 +124,8 @@ def test_resume_in_mid_window_gives_the_same_bits(tmp_path):
 
   with pytest.raises(Crash):
     fit(stream=crashing, **options)
+  with logging.MetricsWriter(tmp_path / "metrics.jsonl", "main") as writer:
+    writer.write(9, {"loss": -1.0})  # a row past the checkpoint goes, whatever it says
   seen = []
 
   def counting(step):
