@@ -26,7 +26,8 @@ def real_images_page(
     lead = (
       f"{_DEMONSTRATION} The slices were acquired with noise of level {config.hidden_sigma:.3f},"
       f" which the method was not told; from real images alone it settled on"
-      f" {learned['sigma']:.3f}."
+      f" {learned['sigma']:.3f}, which also has to stand in for what texture the template has inside"
+      " a tissue class and the label maps lack."
     )
   else:
     title = "Learn2Synth on your images"
@@ -150,15 +151,15 @@ def _inputs(report: Report, study: real_images.Study) -> None:
   names = study.setting.class_names
   report.section(
     "From label maps to images",
-    "Left a real training image and its labels. Then the synthesiser's images of the same draws"
-    " before and after learning.",
+    "A real training image and its labels; then the synthesiser's images of the same draws before"
+    " and after learning.",
   )
   report.overlay(
-    [image, np.zeros_like(image)],
-    ["real image", "label map"],
+    [image, image],
+    ["real image", "its labels"],
     class_names=names,
     fills=[None, label],
-    columns=4,
+    opacity=1.0,
   )
   for when, (images, _) in study.synthetic.items():
     report.images([_plane(i) for i in images], [f"{when}, draw {n}" for n in range(len(images))])

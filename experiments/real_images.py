@@ -61,7 +61,7 @@ class Config:
   subject_pattern: str = ""
   background: Literal["clusters", "strip", "zero"] = "zero"
   num_clusters: int = 3
-  contrast: Literal["random", "matched"] = "random"
+  contrast: Literal["random", "matched"] = "matched"
   hidden_sigma: float = 0.08
   hidden_exponents: tuple[float, float, float] = (0.6, 0.3, 0.1)
   initial_sigma: float = 0.02
@@ -69,7 +69,7 @@ class Config:
   naive_sigma: float = 0.2
   naive_exponent: float = 0.5
   num_seeds: int = 1
-  num_steps: int = 600
+  num_steps: int = 500
   batch_size: int = 8
   widths: tuple[int, ...] = (8, 16, 32)
   learning_rate: float = 3e-3

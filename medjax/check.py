@@ -29,7 +29,11 @@ def non_negative(name: str, value: float | int, remedy: str = "pass 0 or more") 
 
 
 def in_interval(
-  name: str, value: float | int, low: float | int, high: float | int, remedy: str = "pass a value inside"
+  name: str,
+  value: float | int,
+  low: float | int,
+  high: float | int,
+  remedy: str = "pass a value inside",
 ) -> None:
   """Closed interval [low, high]."""
   if not low <= value <= high:

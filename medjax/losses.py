@@ -53,7 +53,9 @@ def soft_dice(
   axes = tuple(range(label.ndim))
   known = (label != IGNORE)[..., None]
   probability = jax.nn.softmax(at_least_float32(logits)) * known
-  reference = jax.nn.one_hot(label, num_classes, dtype=probability.dtype)  # IGNORE gives a row of zeros
+  reference = jax.nn.one_hot(
+    label, num_classes, dtype=probability.dtype
+  )  # IGNORE gives a row of zeros
   overlap = (probability * reference).sum(axes)
   if denominator == "squares":
     total = (probability**2).sum(axes) + reference.sum(axes)

@@ -79,7 +79,9 @@ class Step:
 
   init: Callable[[Params, Key], TrainState]
   update: Callable[[TrainState, PyTree, Key], tuple[TrainState, Metrics]]
-  manifest: Mapping[str, Any] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
+  manifest: Mapping[str, Any] = dataclasses.field(
+    default_factory=lambda: types.MappingProxyType({})
+  )
   hints: Mapping[str, str] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
 
 

@@ -17,9 +17,7 @@ def numpy_dice(logits, label, smooth, squares, first):
   r = np.eye(logits.shape[-1])[label]
   axes = tuple(range(label.ndim))
   power = 2 if squares else 1
-  score = (2 * (p * r).sum(axes) + smooth) / (
-    (p**power).sum(axes) + (r**power).sum(axes) + smooth
-  )
+  score = (2 * (p * r).sum(axes) + smooth) / ((p**power).sum(axes) + (r**power).sum(axes) + smooth)
   return 1 - score[first:].mean()
 
 

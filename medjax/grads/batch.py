@@ -9,9 +9,7 @@ from medjax import rng
 from medjax.types import Key, PyTree
 
 
-def batch_mean(
-  loss: Callable[[PyTree, Key], jax.Array], batch: PyTree, key: Key
-) -> jax.Array:
+def batch_mean(loss: Callable[[PyTree, Key], jax.Array], batch: PyTree, key: Key) -> jax.Array:
   """Mean of `loss(example, key)` over a batch, weighted by `batch.weight` where it has one.
 
   Example keys are `fold_in(key, batch.index)`, by position where there is no index: order, chunking

@@ -59,8 +59,8 @@ def learn2synth(
 
   def init(params: Params, key: Key) -> TrainState:
     del key
-    # Adam's first update is rate * sign(gradient), whose derivative is zero: theta first moves at
-    # the second step, which costs one step and no accuracy.
+    # Adam's first update is rate * sign(gradient), whose derivative is zero: the hypergradient of
+    # step 0 is rounding noise. theta's optimiser moves by at most its rate there, once.
     extra = SynthState(theta, theta_tx.init(theta))
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, extra)
 

@@ -1,6 +1,6 @@
 """Plain supervised training: the step that every other method is compared with.
 
-  phi <- phi + U(grad_phi mean_i w_i L(phi, x_i), s, phi)
+phi <- phi + U(grad_phi mean_i w_i L(phi, x_i), s, phi)
 """
 
 import jax

@@ -135,6 +135,7 @@ class Report:
       outlines: the same, drawn as borders; say fills for the prediction, outlines for the truth.
       columns: images in a row on a wide screen.
       caption: text under the whole figure.
+      opacity: of the tint, in [0, 1]; 1 shows the label map alone.
     """
     fills = [None] * len(images) if fills is None else fills
     outlines = [None] * len(images) if outlines is None else outlines
@@ -152,7 +153,7 @@ class Report:
     )
     self._add(f'<ul class="legend">{legend}</ul>')
     panels = [
-      figures.overlay(image, fill, outline)
+      figures.overlay(image, fill, outline, alpha=opacity)
       for image, fill, outline in zip(images, fills, outlines, strict=True)
     ]
     return self.images(panels, captions, columns, caption=caption)

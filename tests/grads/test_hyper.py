@@ -65,7 +65,10 @@ def test_equals_central_differences_in_float64(name):
 
     step = 1e-5
     differences = np.array(
-      [(outer_value(theta + step * e) - outer_value(theta - step * e)) / (2 * step) for e in np.eye(2)]
+      [
+        (outer_value(theta + step * e) - outer_value(theta - step * e)) / (2 * step)
+        for e in np.eye(2)
+      ]
     )
     error = np.linalg.norm(out.grad - differences) / np.linalg.norm(differences)
     assert error < 1e-6
@@ -136,8 +139,8 @@ def test_adams_zero_second_moment_is_reported_and_eps_root_cures_it():
 
 
 def test_padding_does_not_count_and_indices_decide_the_keys():
-  inner = lambda w, theta, e, key: e["weight"] * 0 + jnp.sum(w * theta) * (
-    e["x"] + jax.random.normal(key)
+  inner = lambda w, theta, e, key: (
+    e["weight"] * 0 + jnp.sum(w * theta) * (e["x"] + jax.random.normal(key))
   )
   outer = lambda w, e, key: jnp.sum((w - e["x"]) ** 2)
   fn = jax.jit(grads.hypergradient(inner, outer, optax.sgd(0.1)))
@@ -149,7 +152,12 @@ def test_padding_does_not_count_and_indices_decide_the_keys():
     batch = {"x": x[order], "weight": weight[order], "index": index[order]}
     w = jnp.ones(2)
     return fn(
-      jnp.float32(0.5), w, optax.sgd(0.1).init(w), jax.tree.map(lambda v: v[None], batch), batch, KEY
+      jnp.float32(0.5),
+      w,
+      optax.sgd(0.1).init(w),
+      jax.tree.map(lambda v: v[None], batch),
+      batch,
+      KEY,
     )
 
   whole = run(np.array([0, 1, 2]))
@@ -177,9 +185,9 @@ def test_compiled_cost_is_that_of_ten_convolution_passes():
   state = tx.init(params)
 
   def plain(params, state, batch, key):
-    gradient = jax.grad(
-      lambda p: grads.batch_mean(lambda e, k: inner(p, theta, e, k), batch, key)
-    )(params)
+    gradient = jax.grad(lambda p: grads.batch_mean(lambda e, k: inner(p, theta, e, k), batch, key))(
+      params
+    )
     updates, state = tx.update(gradient, state, params)
     return optax.apply_updates(params, updates), state
 

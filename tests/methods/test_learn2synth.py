@@ -20,9 +20,7 @@ def gain_problem(rate=0.2):
     del key
     return 0.5 * (w * 1.7 * example["x"] - example["x"]) ** 2
 
-  return methods.learn2synth(
-    inner, outer, optax.sgd(rate), jnp.float32(1.0), optax.adam(2e-2)
-  )
+  return methods.learn2synth(inner, outer, optax.sgd(rate), jnp.float32(1.0), optax.adam(2e-2))
 
 
 def batch(seed):
@@ -54,9 +52,10 @@ def test_no_path_leads_from_real_data_to_the_network():
     return new_state.params, new_state.opt_state, new_state.extra.theta
 
   jaxpr = jax.make_jaxpr(updated)(*flat).jaxpr
-  names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(
-    (state, batch(0), jax.random.key(1))
-  )]
+  names = [
+    jax.tree_util.keystr(path)
+    for path, _ in jax.tree_util.tree_leaves_with_path((state, batch(0), jax.random.key(1)))
+  ]
   real = [i for i, name in enumerate(names) if "outer" in name]
   assert len(real) == 1
   num_network = len(jax.tree.leaves((state.params, state.opt_state)))
@@ -80,9 +79,7 @@ def test_a_poisoned_real_image_leaves_the_network_untouched():
 
 
 def test_supervised_equals_gradient_descent_by_hand():
-  step = methods.supervised(
-    lambda w, e, key: 0.5 * (w * e["x"] - e["y"]) ** 2, optax.sgd(0.1)
-  )
+  step = methods.supervised(lambda w, e, key: 0.5 * (w * e["x"] - e["y"]) ** 2, optax.sgd(0.1))
   x, y = np.array([1.0, 2.0, 5.0], np.float32), np.array([2.0, 1.0, 7.0], np.float32)
   weight = np.array([1.0, 3.0, 0.0], np.float32)
   state = step.init(jnp.float32(0.5), jax.random.key(0))

@@ -20,7 +20,10 @@ def test_upsampling_equals_image_resize(space):
 @pytest.mark.parametrize("space", [(4, 6), (4, 2, 6)])
 def test_pools_equal_block_reductions(space):
   x = np.random.default_rng(0).normal(size=(2, *space, 3)).astype(np.float32)
-  corners = [x[(slice(None), *(slice(o, None, 2) for o in offset))] for offset in np.ndindex(*(2,) * len(space))]
+  corners = [
+    x[(slice(None), *(slice(o, None, 2) for o in offset))]
+    for offset in np.ndindex(*(2,) * len(space))
+  ]
   np.testing.assert_allclose(pooling.max_pool(jnp.asarray(x)), np.max(corners, 0))
   np.testing.assert_allclose(pooling.mean_pool(jnp.asarray(x)), np.mean(corners, 0), atol=1e-6)
 

@@ -1,0 +1,103 @@
+"""The house: imports point down, third-party libraries have one owner, the core needs little."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Each room may import the rooms named with it, and itself.
+BASE = {"types", "check", "rng", "tree"}
+MAY_IMPORT = {
+  "types": set(),
+  "check": {"types"},
+  "rng": {"types"},
+  "tree": {"types"},
+  "ops": BASE | {"kernels"},
+  "losses": BASE | {"ops"},
+  "metrics": BASE | {"ops"},
+  "nets": BASE | {"ops"},
+  "synth": BASE | {"ops"},
+  "data": BASE | {"ops", "losses", "metrics", "nets", "synth"},
+  "grads": BASE | {"ops", "losses"},
+  "privacy": BASE | {"grads"},
+  "methods": BASE | {"ops", "losses", "metrics", "nets", "synth", "data", "grads", "privacy"},
+  "train": BASE | {"metrics", "data"},
+  "cli": BASE | {"train"},
+}
+OWNERS = {
+  "flax": {"medjax/nets"},
+  "orbax": {"medjax/train/checkpoint.py"},
+  "nibabel": {"medjax/data/nifti.py"},
+  "tyro": {"medjax/cli.py"},
+  "rich": {"medjax/train/progress.py"},
+  "matplotlib": {"medjax/train/figures.py"},
+  "nilearn": {"medjax/data/mni152.py"},
+  "PIL": {"medjax/data/png.py"},
+}
+
+
+def modules(*folders):
+  return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def imported(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      yield node.module
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def room(name):
+  parts = name.split(".")
+  if parts[0] == "kernels":
+    return "kernels"
+  return parts[1] if parts[0] == "medjax" and len(parts) > 1 else None
+
+
+@pytest.mark.parametrize("path", modules("medjax"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+  relative = path.relative_to(ROOT / "medjax")
+  own = relative.parts[0].removesuffix(".py")
+  if own == "__init__":
+    return
+  allowed = MAY_IMPORT[own] | {own}
+  rooms = {room(name) for name in imported(path)} - {None}
+  assert rooms <= allowed, f"{relative} imports {sorted(rooms - allowed)}"
+
+
+@pytest.mark.parametrize("path", modules("kernels"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_kernels_stand_alone(path):
+  assert not any(name.split(".")[0] in ("medjax", "experiments") for name in imported(path))
+
+
+def test_nothing_imports_experiments():
+  for path in modules("medjax", "kernels"):
+    assert not any(name.split(".")[0] == "experiments" for name in imported(path)), path
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_a_library_has_one_owner(library):
+  for path in modules("medjax", "kernels"):
+    if any(name.split(".")[0] == library for name in imported(path)):
+      name = str(path.relative_to(ROOT))
+      assert any(name.startswith(owner) for owner in OWNERS[library]), name
+
+
+def test_the_core_imports_with_five_libraries():
+  """medjax and the maths packages load nothing but jax, flax, optax, numpy and jaxtyping's needs."""
+  heavy = ["scipy.ndimage", "nibabel", "PIL", "tyro", "matplotlib", "nilearn", "grain"]
+  heavy += ["tensorflow_datasets", "dp_accounting"]
+  code = (
+    "import sys, medjax\n"
+    "from medjax import losses, metrics, nets, ops, synth, grads, methods, train\n"
+    f"found = [name for name in {heavy!r} if name in sys.modules]\n"
+    "assert not found, found"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+  assert done.returncode == 0, done.stderr
