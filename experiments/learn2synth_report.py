@@ -26,8 +26,8 @@ def real_images_page(
     lead = (
       f"{_DEMONSTRATION} The slices were acquired with noise of level {config.hidden_sigma:.3f},"
       f" which the method was not told; from real images alone it settled on"
-      f" {learned['sigma']:.3f}, which also has to stand in for what texture the template has inside"
-      " a tissue class and the label maps lack."
+      f" {learned['sigma']:.3f}, which also has to stand in for the texture inside a tissue class"
+      " that label maps lack."
     )
   else:
     title = "Learn2Synth on your images"

@@ -136,8 +136,8 @@ def load(config: Config, paths: tuple[pathlib.Path, ...], seed: int) -> Setting:
   else:
     splits = data.Splits({"train": source.subjects[:1]}, seed=seed)
     # One averaged head: there is no second subject to test on, and the report claims nothing.
-    everything = np.arange(len(source))
-    parts = {"train": everything[::2], "validation": everything[1::4], "test": everything[3::4]}
+    every = tuple(range(len(source)))
+    parts = {"train": every[::2], "validation": every[1::4], "test": every[3::4]}
   stacked = {part: data.stack(source, index, config.shape) for part, index in parts.items()}
   num_classes = len(source.class_names)
   grouping = synth.identity(num_classes, source.class_names)
@@ -326,7 +326,7 @@ def _folder(config: Config, path: pathlib.Path) -> Source:
     f"{len(source.channel_names)} ({', '.join(source.channel_names)}) in {path}",
     "keep one channel in dataset.json",
   )
-  if len(config.shape) == 2 and np.ndim(source[0].label) == 3:
+  if len(config.shape) == 2 and len(source[0].spacing) == 3:
     return data.slices(source, config.slice_axis)
   return source
 

@@ -24,7 +24,7 @@ class Task:
 
   model: Model
   generator: synth.Generator
-  augmentation: synth.Augmentation
+  augmentation: synth.ParametricAugmentation
   loss: losses.SegmentationLoss
 
   def synthesise(self, theta: PyTree, key: Key, label: jax.Array) -> tuple[jax.Array, jax.Array]:

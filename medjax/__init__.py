@@ -1,1 +1,1 @@
-"""medjax: gradient methods for medical imaging under distribution shift, scarcity and privacy, in JAX."""
+"""Gradient methods for medical imaging under distribution shift, scarcity and privacy, in JAX."""

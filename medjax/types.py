@@ -27,7 +27,7 @@ class Batch:
 
   Attributes:
     image: [batch, *space, channel] float32.
-    label: [batch, *space] int32 class ids (`IGNORE` where unlabelled), or [batch] for classification.
+    label: [batch, *space] int32 class ids (`IGNORE` where unlabelled), or [batch] for classes.
     domain: [batch] int32, which site or scanner.
     subject: [batch] int32 code of the person; never on both sides of a split.
     index: [batch] int32, stable id of the example in its source; keys fold it in.
@@ -102,7 +102,7 @@ class Model(NamedTuple):
 class Stream(Protocol):
   """Data as a function of the step: the same step gives the same batch, also after a restart."""
 
-  def __call__(self, step: int) -> PyTree: ...
+  def __call__(self, step: int, /) -> PyTree: ...
 
 
 @runtime_checkable
@@ -121,7 +121,7 @@ class Example:
     subject: the person; splits are drawn over subjects.
     index: position in the source, stable across runs.
     image: [*space, channel] float32, or None (label maps for synthesis have none).
-    label: [*space] int32 class ids, `IGNORE` where unlabelled; a scalar for classification; or None.
+    label: [*space] int32 class ids, `IGNORE` where unlabelled; a scalar for a class; or None.
     spacing: voxel size in mm, one per spatial axis (1.0 where the format has none).
     affine: [4, 4] voxel -> RAS millimetres, or None for formats without geometry.
     domain: site or scanner name, "" if there is one.

@@ -1,4 +1,4 @@
-"""Strict mode for every test: typed, no rank promotion, warnings are errors, two simulated devices."""
+"""Strict mode for every test: typed, no rank promotion, two simulated devices."""
 
 import os
 import pathlib

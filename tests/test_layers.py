@@ -90,7 +90,7 @@ def test_a_library_has_one_owner(library):
 
 
 def test_the_core_imports_with_five_libraries():
-  """medjax and the maths packages load nothing but jax, flax, optax, numpy and jaxtyping's needs."""
+  """The maths packages load jax, flax, optax, numpy, jaxtyping and what these need."""
   heavy = ["scipy.ndimage", "nibabel", "PIL", "tyro", "matplotlib", "nilearn", "grain"]
   heavy += ["tensorflow_datasets", "dp_accounting"]
   code = (

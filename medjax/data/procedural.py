@@ -64,8 +64,10 @@ class ProceduralAnatomy:
     self.shape, self.num_classes, self.seed = tuple(shape), num_classes, seed
     self._num_cases, self._with_image, self._noise, self._warp = num_cases, with_image, noise, warp
     named = ("background", "inner") if num_classes == 2 else ("background", "shell", "inner")
-    self.class_names = named + tuple(f"deep_{j}" for j in range(num_classes - len(named)))
-    self.channel_names = ("intensity",) if with_image else ()
+    self.class_names: tuple[str, ...] = named + tuple(
+      f"deep_{j}" for j in range(num_classes - len(named))
+    )
+    self.channel_names: tuple[str, ...] = ("intensity",) if with_image else ()
     self.names = tuple(f"procedural_{seed}_{index:05d}" for index in range(num_cases))
     self.subjects = self.names
     self.domains = (domain,) * num_cases

@@ -33,7 +33,7 @@ OuterLoss = Callable[[Params, PyTree, Key], jax.Array]
 
 ZERO_SECOND_MOMENT = (
   "the optimiser has no derivative where gradient and second moment are both zero (Adam and RMSProp"
-  " divide by a square root of 0); build it with a small root term: optax.adam(rate, eps_root=1e-16)"
+  " divide by a square root of 0); give it a small root term: optax.adam(rate, eps_root=1e-16)"
 )
 
 

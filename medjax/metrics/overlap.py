@@ -2,8 +2,8 @@
 
   Dice = 2 |P & T| / (|P| + |T|),   Jaccard = |P & T| / |P | T|
 
-A class found in neither map has no overlap to measure: NaN, so that means count it apart. A class in
-only one of them scores 0. Voxels whose target is `types.IGNORE` count in neither map.
+A class found in neither map has no overlap to measure: NaN, so that means count it apart. A class
+in only one of them scores 0. Voxels whose target is `types.IGNORE` count in neither map.
 """
 
 from typing import Any

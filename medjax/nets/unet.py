@@ -4,6 +4,7 @@ The number of spatial axes is that of the input; the same fields describe a 2D a
 Examples never couple: the norms are per example (instance, group) or absent.
 """
 
+import functools
 from typing import Literal
 
 import jax
@@ -33,6 +34,7 @@ class ConvBlock(nn.Module):
   activation: str
   residual: bool
   dtype: jnp.dtype | None
+  convolution: conv.Implementation
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -45,7 +47,9 @@ class ConvBlock(nn.Module):
         (3,) * dims,
         use_bias=self.norm == "none",
         dtype=self.dtype,
-        conv_general_dilated=conv.conv_general_dilated,
+        conv_general_dilated=functools.partial(
+          conv.conv_general_dilated, implementation=self.convolution
+        ),
         name=f"conv{i}",
       )(x)
       if self.norm == "instance":
@@ -74,6 +78,7 @@ class UNet(nn.Module):
     downsample: "max", "mean" or "conv" (3^d with stride 2).
     upsample: "linear", "nearest" or "transpose" (2^d kernel with stride 2).
     dtype: computation type (jnp.bfloat16 on accelerators); parameters and logits stay float32.
+    convolution: implementation of `ops.conv`; "auto" chooses for the backend.
   """
 
   num_outputs: int
@@ -85,6 +90,7 @@ class UNet(nn.Module):
   downsample: Literal["max", "mean", "conv"] = "max"
   upsample: Literal["linear", "nearest", "transpose"] = "linear"
   dtype: jnp.dtype | None = None
+  convolution: conv.Implementation = "auto"
 
   @nn.compact
   def __call__(self, image: Float[Array, "*space channel"]) -> Float[Array, "*space outputs"]:
@@ -105,7 +111,14 @@ class UNet(nn.Module):
 
   def _block(self, width: int, name: str) -> ConvBlock:
     return ConvBlock(
-      width, self.num_convs, self.norm, self.activation, self.residual, self.dtype, name=name
+      width,
+      self.num_convs,
+      self.norm,
+      self.activation,
+      self.residual,
+      self.dtype,
+      self.convolution,
+      name=name,
     )
 
   def _down(self, x: jax.Array, level: int) -> jax.Array:
@@ -119,7 +132,9 @@ class UNet(nn.Module):
       (3,) * dims,
       strides=(2,) * dims,
       dtype=self.dtype,
-      conv_general_dilated=conv.conv_general_dilated,
+      conv_general_dilated=functools.partial(
+        conv.conv_general_dilated, implementation=self.convolution
+      ),
       name=f"down{level}",
     )(x)
 

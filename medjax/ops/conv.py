@@ -33,7 +33,7 @@ def conv_general_dilated(
   *,
   implementation: Implementation = "auto",
 ) -> jax.Array:
-  """`lax.conv_general_dilated` in 1D, 2D and 3D; pass it to Linen's `Conv(conv_general_dilated=...)`.
+  """`lax.conv_general_dilated` in 1D, 2D and 3D; Linen's `Conv(conv_general_dilated=...)` takes it.
 
   Args:
     lhs, rhs, ...: as in `lax.conv_general_dilated`; channels-last layouts are accelerated.

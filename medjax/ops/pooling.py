@@ -1,4 +1,4 @@
-"""Halving and doubling the grid of one batch of feature maps [batch, *space, channel], any dimension.
+"""Halving and doubling the grid of feature maps [batch, *space, channel], any dimension.
 
 Written with slices, reshapes and sums only: their second derivatives are as cheap as the first.
 """
@@ -62,7 +62,7 @@ def upsample_linear(x: jax.Array, shape: Sequence[int]) -> jax.Array:
 
 
 def depth_to_space(x: jax.Array, shape: Sequence[int]) -> jax.Array:
-  """[b, *n, 2^d * c] -> [b, *2n, c], cropped to `shape`: a stride-2 transposed convolution's layout."""
+  """[b, *n, 2^d * c] -> [b, *2n, c], cropped to `shape`; the layout of a transposed convolution."""
   dims = x.ndim - 2
   channels = x.shape[-1] // 2**dims
   x = x.reshape(*x.shape[:-1], *(2,) * dims, channels)

@@ -124,6 +124,7 @@ class Report:
     outlines: Sequence[Any] | np.ndarray | None = None,
     columns: int = 4,
     caption: str = "",
+    opacity: float = 0.4,
   ) -> "Report":
     """A grid of pictures with label maps over them, and a legend of the classes.
 
@@ -135,7 +136,7 @@ class Report:
       outlines: the same, drawn as borders; say fills for the prediction, outlines for the truth.
       columns: images in a row on a wide screen.
       caption: text under the whole figure.
-      opacity: of the tint, in [0, 1]; 1 shows the label map alone.
+      opacity: of the tint, in [0, 1]; 1 hides the image under labelled voxels.
     """
     fills = [None] * len(images) if fills is None else fills
     outlines = [None] * len(images) if outlines is None else outlines

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from medjax import grads, losses, nets
+from medjax import grads, losses, nets, rng
 from medjax.grads import hyper
 
 KEY = jax.random.key(0)
@@ -81,8 +81,6 @@ def test_returned_parameters_are_those_of_the_plain_step():
   out = jax.jit(grads.hypergradient(inner, outer, tx))(
     theta, params, tx.init(params), jax.tree.map(lambda x: x[None], inner_batch), outer_batch, KEY
   )
-  from medjax import rng
-
   gradient = jax.jit(
     jax.grad(
       lambda p: grads.batch_mean(
@@ -139,10 +137,12 @@ def test_adams_zero_second_moment_is_reported_and_eps_root_cures_it():
 
 
 def test_padding_does_not_count_and_indices_decide_the_keys():
-  inner = lambda w, theta, e, key: (
-    e["weight"] * 0 + jnp.sum(w * theta) * (e["x"] + jax.random.normal(key))
-  )
-  outer = lambda w, e, key: jnp.sum((w - e["x"]) ** 2)
+  def inner(w, theta, e, key):
+    return jnp.sum(w * theta) * (e["x"] + jax.random.normal(key))
+
+  def outer(w, e, key):
+    return jnp.sum((w - e["x"]) ** 2)
+
   fn = jax.jit(grads.hypergradient(inner, outer, optax.sgd(0.1)))
   x = jnp.array([1.0, 2.0, 99.0])
   weight = jnp.array([1.0, 1.0, 0.0])

@@ -97,7 +97,10 @@ def test_supervised_equals_gradient_descent_by_hand():
 
 def test_supervised_continues_a_given_optimiser_state():
   tx = optax.sgd(0.1, momentum=0.9)
-  loss = lambda w, e, key: jnp.sum(w * e)
+
+  def loss(w, e, key):
+    return jnp.sum(w * e)
+
   donor = tx.init(jnp.zeros(()))
   _, donor = tx.update(jnp.float32(2.0), donor)
   step = methods.supervised(loss, tx, opt_state=donor)

@@ -40,7 +40,7 @@ def test_number_of_parameters_is_the_count_by_hand():
 
 
 def test_instance_norm_makes_logits_blind_to_scale():
-  # Without bias before the first norm, doubling the input changes nothing (up to the norm's epsilon).
+  # No bias stands before the first norm: doubling the input changes nothing but its epsilon.
   model = nets.from_linen(nets.UNet(num_outputs=2, widths=(4, 8), norm="instance"))
   image = 50 * jnp.asarray(np.random.default_rng(0).normal(size=(8, 8, 1)), jnp.float32)
   params, _ = model.init(jax.random.key(0), image)
