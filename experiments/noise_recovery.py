@@ -155,7 +155,7 @@ def run(config: Config, seed: int, directory: train.RunDirectory) -> Study:
       trajectories[name], timings[name] = out.history, out.timing
 
   recoveries = tuple(
-    _recovery(
+    recovery(
       config,
       preset,
       losses[i],
@@ -233,9 +233,8 @@ def parabola_minimiser(levels: Sequence[float], losses: Sequence[float]) -> floa
   return float(np.clip(-slope / (2 * curvature), min(levels), max(levels)))
 
 
-def _recovery(
-  config: Config, preset: float, losses: np.ndarray, estimates: list[float]
-) -> Recovery:
+def recovery(config: Config, preset: float, losses: np.ndarray, estimates: list[float]) -> Recovery:
+  """Outcome of one preset from its profile, `losses` [seed, level], and the method's estimates."""
   minimiser = parabola_minimiser(config.profile, losses.mean(0))
   by_seed = [parabola_minimiser(config.profile, row) for row in losses]
   mean = float(np.mean(estimates))

@@ -25,6 +25,7 @@ def write_json(root, *, channels=("MRI",), labels=None, ending=".nii.gz"):
 def nnunet(root, names=("a", "b"), *, channels=("MRI",), labels=None, affine=None, shape=(6, 5, 4)):
   """Writes a complete folder; voxel values are random, labels 0, 3 and 7 all occur."""
   affine = np.eye(4) if affine is None else affine
+  root.mkdir(parents=True, exist_ok=True)
   write_json(root, channels=channels, labels=labels)
   for folder in ("imagesTr", "labelsTr", "imagesTs"):
     (root / folder).mkdir(parents=True)

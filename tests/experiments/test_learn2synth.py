@@ -1,0 +1,130 @@
+"""The experiment as a person runs it: a folder in, a page out, and what bad input gets."""
+
+import html.parser
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import learn2synth, noise_recovery, real_images
+from medjax import cli
+from tests.data.folders import nnunet
+
+CASES = tuple(f"case{i}_scan{j}" for i in range(5) for j in range(2))
+SMALL = [
+  *("--shape", "8", "8", "--num_steps", "2", "--batch_size", "2", "--widths", "2", "4"),
+  *("--log_every", "1", "--eval_every", "2", "--subject_pattern", r"(case\d+)_"),
+  *("--background", "clusters", "--num_clusters", "2", "--contrast", "random"),
+]
+
+
+def run(*args):
+  cli.run(learn2synth.PRESETS, learn2synth.build, learn2synth.__doc__, args=args)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  root = tmp_path_factory.mktemp("learn2synth")
+  folder = nnunet(root / "data", CASES, shape=(8, 9, 3))
+  run("demo", *SMALL, "--data", str(folder), "--workdir", str(root / "run"))
+  return folder, root / "run"
+
+
+def test_the_run_directory_is_complete(finished):
+  _, workdir = finished
+  results = json.loads((workdir / "results.json").read_text())
+  assert set(results["dice"]) == {"label vote", "naive", "learn2synth"}
+  assert set(results["dice"]["naive"]) == {"mean", "organ", "lesion"}
+  assert set(results["learned"][0]) == {"sigma", "exponent_2", "exponent_4", "exponent_8"}
+  for name in ("config.json", "splits.json", "metrics.jsonl", "timing.json"):
+    assert (workdir / name).stat().st_size > 0
+  assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"naive-0", "learn2synth-0"}
+
+
+def test_no_person_is_in_two_parts(finished):
+  parts = json.loads((finished[1] / "splits.json").read_text())["parts"]
+  people = [person for members in parts.values() for person in members]
+  assert sorted(people) == [f"case{i}" for i in range(5)]
+
+
+def test_the_report_is_one_page_that_needs_nothing_else(finished):
+  text = (finished[1] / "report.html").read_text()
+  html.parser.HTMLParser().feed(text)
+  assert "http://" not in text.replace("http://www.w3.org", "")
+  assert text.count("<img") >= 10
+
+
+def test_a_finished_run_is_left_alone(finished, capsys):
+  folder, workdir = finished
+  before = (workdir / "results.json").stat().st_mtime_ns
+  run("demo", *SMALL, "--data", str(folder), "--workdir", str(workdir))
+  assert "finished" in capsys.readouterr().out
+  assert (workdir / "results.json").stat().st_mtime_ns == before
+
+
+def test_a_changed_configuration_is_refused(finished, capsys):
+  folder, workdir = finished
+  with pytest.raises(SystemExit) as stop:
+    run("demo", *SMALL, "--data", str(folder), "--workdir", str(workdir), "--num_seeds", "2")
+  assert stop.value.code == 2
+  assert "num_seeds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("harm", ["missing folder", "truncated file", "label outside"])
+def test_bad_input_gets_one_line_and_writes_nothing(tmp_path, harm, capsys):
+  folder = tmp_path / "data"
+  if harm != "missing folder":
+    nnunet(folder, CASES, shape=(8, 9, 3))
+  if harm == "truncated file":
+    file = folder / "imagesTr" / f"{CASES[3]}_0000.nii.gz"
+    file.write_bytes(file.read_bytes()[:100])
+  if harm == "label outside":
+    content = json.loads((folder / "dataset.json").read_text())
+    content["labels"].pop("lesion")
+    (folder / "dataset.json").write_text(json.dumps(content))
+  with pytest.raises(SystemExit) as stop:
+    run("demo", *SMALL, "--data", str(folder), "--workdir", str(tmp_path / "run"))
+  assert stop.value.code == 2
+  errors = capsys.readouterr().err
+  assert errors.startswith("error: expected") and errors.count("\n") == 1
+  assert not (tmp_path / "run").exists()
+
+
+def test_label_maps_for_synthesis_come_from_training_people_only(finished):
+  folder, _ = finished
+  config = real_images.Config(
+    shape=(8, 8), subject_pattern=r"(case\d+)_", background="clusters", num_clusters=2
+  )
+  setting = real_images.load(config, (folder,), 0)
+  codes = {name: i for i, name in enumerate(sorted(set(setting.source.subjects)))}
+  training = {codes[person] for person in setting.splits.parts["train"]}
+  assert set(setting.cases.maps.subject.tolist()) == training
+  assert training.isdisjoint(setting.cases.test.subject.tolist())
+  # Clusters exist for generation alone: targets are the true labels.
+  target = np.asarray(setting.grouping.to_target(jnp.asarray(setting.cases.maps.label)))
+  np.testing.assert_array_equal(target, setting.cases.training.label)
+
+
+def test_label_vote_is_the_majority():
+  labels = np.array([[0, 1, 2], [0, 1, 1], [2, 1, 2]])
+  np.testing.assert_array_equal(real_images.label_vote(labels, 3), [0, 1, 2])
+
+
+def test_recovery_compares_method_with_profile_and_profile_with_preset():
+  config = noise_recovery.Config(profile=(0.0, 0.1, 0.2), num_seeds=2)
+  # Parabolas around 0.11 and 0.09: the mean has its minimum at 0.10.
+  levels = np.array(config.profile)
+  losses = np.stack([(levels - 0.11) ** 2, (levels - 0.09) ** 2])
+  outcome = noise_recovery.recovery(config, 0.1, losses, [0.103, 0.105])
+  np.testing.assert_allclose(outcome.minimiser, 0.10, atol=1e-9)
+  np.testing.assert_allclose(outcome.minimiser_error, 0.01, atol=1e-9)
+  np.testing.assert_allclose(outcome.estimate, 0.104)
+  assert outcome.profile_passes and outcome.method_passes
+  far = noise_recovery.recovery(config, 0.08, losses, [0.12, 0.12])
+  assert not far.profile_passes and not far.method_passes
+
+
+def test_estimate_is_the_mean_of_the_last_fifth():
+  rows = [{"step": s, "theta/sigma": s / 100} for s in range(10, 101, 10)]
+  np.testing.assert_allclose(noise_recovery.estimate(rows, 100), (0.9 + 1.0) / 2)
