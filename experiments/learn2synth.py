@@ -11,9 +11,10 @@ Segmentation", ICCV 2025, arXiv:2411.16719.
 Times are for 2 CPU cores. `demo` on the template demonstrates the mechanism on one averaged head
 and claims no accuracy.
 
-results.json, `demo`: test_cases, test_subjects; dice.<row>.{mean, <class>} for the rows
-"label vote" (training label maps alone), "naive" and "learn2synth"; learned: natural parameters of
-the augmentation after training, one entry a seed.
+results.json, `demo`: test_cases, test_subjects; dice.<row>.{mean, <class>, scored, missed} for the
+rows "label vote" (training label maps alone), "naive" and "learn2synth", scored: structures in the
+means, missed: those with Dice 0; learned: natural parameters of the augmentation after training,
+one entry a seed.
 results.json, `recovery`: recoveries, one entry a preset, with preset, minimiser and minimiser_error
 of the profile, estimate and estimate_error of the method, estimates by seed, profile_passes,
 method_passes; profile.levels and profile.losses [preset][seed][level].
@@ -39,13 +40,12 @@ def _real_images(config: real_images.Config, options: cli.RunOptions) -> None:
   with _open(config, options, setting.source.manifest()) as directory:
     if directory.finished:
       return
-    setting.splits.save(directory.path / "splits.json")
+    directory.write_json("splits", setting.splits)
     study = real_images.run(config, options.seed, setting, directory)
     results = real_images.results(study)
     directory.write_json("timing", {k: v._asdict() for k, v in study.timings.items()})
-    learn2synth_report.real_images_page(config, study, results).write(
-      directory.path / "report.html"
-    )
+    page = learn2synth_report.real_images_page(config, study, results)
+    page.what_ran(directory.config).write(directory.path / "report.html")
     directory.write_json("results", results)
 
 
@@ -64,7 +64,8 @@ def _recovery(config: noise_recovery.Config, options: cli.RunOptions) -> None:
       "profile": {"levels": config.profile, "losses": study.losses.tolist()},
     }
     directory.write_json("timing", {k: v._asdict() for k, v in study.timings.items()})
-    learn2synth_report.recovery_page(config, study).write(directory.path / "report.html")
+    page = learn2synth_report.recovery_page(config, study)
+    page.what_ran(directory.config).write(directory.path / "report.html")
     directory.write_json("results", results)
 
 

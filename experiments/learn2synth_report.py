@@ -14,6 +14,14 @@ _DEMONSTRATION = (
 )
 
 
+_CONTROL = "A control: all images, test images too, were cut by their true labels; no claim. "
+_CONTRAST = {
+  "matched": "Class intensities of the synthetic images come from labelled real training images.",
+  "random": "Class intensities of the synthetic images are random.",
+}
+_WINDOW = (0.0, 1.1)  # one scale for all pictures, or more noise would only look darker
+
+
 def real_images_page(
   config: real_images.Config, study: real_images.Study, results: dict[str, Any]
 ) -> Report:
@@ -22,21 +30,21 @@ def real_images_page(
   learned = study.learned[0]
   scores = {row: values["mean"] for row, values in results["dice"].items()}
   if setting.is_template:
-    title = "Learn2Synth finds a hidden noise level"
+    title = "Learn2Synth looks for a hidden noise level"
     lead = (
       f"{_DEMONSTRATION} The slices were acquired with noise of level {config.hidden_sigma:.3f},"
-      f" which the method was not told; from real images alone it settled on"
+      f" which the method was not told; judged by its real training images it settled on"
       f" {learned['sigma']:.3f}, which also has to stand in for the texture inside a tissue class"
       " that label maps lack."
     )
   else:
     title = "Learn2Synth on your images"
     lead = (
-      f"Mean Dice on {results['test_cases']} test images of {results['test_subjects']} subjects who"
-      f" took no part in training: {scores['learn2synth']:.3f} with the learned synthesiser,"
-      f" {scores['naive']:.3f} with fixed randomisation, {scores['label vote']:.3f} by a vote of"
-      " the training label maps that looks at no image. One split, no interval: a result to look"
-      " at, not a verdict."
+      f"{_CONTROL if config.background == 'strip' else ''}Mean Dice on {results['test_cases']} test"
+      f" images of {results['test_subjects']} subjects who took no part in training:"
+      f" {scores['learn2synth']:.3f} with the learned synthesiser, {scores['naive']:.3f} with fixed"
+      f" randomisation, {scores['label vote']:.3f} by a vote of the training label maps that looks"
+      " at no image. One split, no interval: a result to look at, not a verdict."
     )
   report = Report(title, lead)
   _what_was_learnt(report, config, study)
@@ -56,8 +64,9 @@ def recovery_page(config: noise_recovery.Config, study: noise_recovery.Study) ->
   )
   report.section(
     "Recovered noise levels",
-    "The profile is the loss on real images of networks trained to convergence at fixed noise"
-    " levels; its minimiser is what an ideal synthesiser would find. The method's estimate is the"
+    f"The profile is the loss on real images of networks trained for {config.profile_steps} updates"
+    " at fixed noise levels, with a rate that decays to a twentieth; its minimiser is what an ideal"
+    " synthesiser would find. The method's estimate is the"
     " mean of its last 20 % of steps.",
   )
   report.table(
@@ -80,7 +89,7 @@ def recovery_page(config: noise_recovery.Config, study: noise_recovery.Study) ->
   )
   captions = [f"preset {preset:.2f}" for preset in study.examples]
   report.section("Real images").images(
-    [_upright(image) for image in study.examples.values()], captions, window=(0.0, 1.1)
+    [_upright(image) for image in study.examples.values()], captions, window=_WINDOW
   )
   report.section("Profiles")
   for i, preset in enumerate(config.presets):
@@ -120,7 +129,8 @@ def _what_was_learnt(report: Report, config: real_images.Config, study: real_ima
   report.section(
     "What was learnt",
     "The network trains on synthetic images only. Real images judge each of its updates, and the"
-    " gradient of that judgement moves the noise level and the strength of the bias field.",
+    " gradient of that judgement moves the noise level and the strength of the bias field."
+    f" {_CONTRAST[config.contrast]}",
   )
   report.table(
     ["parameter", "start", "hidden", *(f"learned, seed {s}" for s in range(len(study.learned)))],
@@ -160,9 +170,11 @@ def _inputs(report: Report, study: real_images.Study) -> None:
     class_names=names,
     fills=[None, label],
     opacity=1.0,
+    window=_WINDOW,
   )
   for when, (images, _) in study.synthetic.items():
-    report.images([_plane(i) for i in images], [f"{when}, draw {n}" for n in range(len(images))])
+    captions = [f"{when}, draw {n}" for n in range(len(images))]
+    report.images([_plane(i) for i in images], captions, window=_WINDOW)
 
 
 def _predictions(
@@ -197,8 +209,11 @@ def _tables(
   names = study.setting.class_names[1:]
   report.section("Scores")
   report.table(
-    ["row", "mean", *names],
-    [[row, v["mean"], *(v[name] for name in names)] for row, v in results["dice"].items()],
+    ["row", "mean", *names, "missed", "scored"],
+    [
+      [row, v["mean"], *(v[name] for name in names), v["missed"], v["scored"]]
+      for row, v in results["dice"].items()
+    ],
     f"Dice over {results['test_cases']} test images of {results['test_subjects']} subject(s) and"
     f" {config.num_seeds} seed(s). Equal updates; an update of Learn2Synth computes about 3.3 times"
     " as much as one of naive randomisation.",

@@ -1,8 +1,8 @@
 """Does Learn2Synth find the noise level that is best for real images? On known anatomy and noise.
 
 "Real" images are drawn by the generator itself from other anatomies, plus noise of a preset level.
-The outer loss is first computed as a profile: networks trained to convergence at each fixed noise
-level, on each preset's real images. The profile's minimum is the noise level that an ideal
+The outer loss is first computed as a profile: networks trained, with a decaying rate, at each fixed
+noise level, on each preset's real images. The profile's minimum is the noise level that an ideal
 synthesiser would find; the method is compared with it, and it with the preset.
 """
 

@@ -1,8 +1,9 @@
 """Learn2Synth beside naive randomisation on real images: a folder of yours, or the MNI152 template.
 
 Three rows on the same test images: a vote of the training label maps (no image at all), a network
-trained under fixed, broad randomisation, and one whose synthesiser learns from the real training
-images. Same network, initial weights, label maps and number of updates.
+trained under fixed, broad randomisation of noise and bias field, and one whose synthesiser learns
+them from the real training images. Same network, initial weights, label maps, class intensities and
+number of updates.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from medjax import check, data, methods, rng, synth, train
 from medjax.types import Batch, Params, Source
 
 ARMS = ("naive", "learn2synth")
+_LEAST_SIGMA = 1e-4  # lower end of naive randomisation's noise levels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Config:
     spacing: voxel size in mm, one per axis of the file; () keeps the files' own.
     template_resolution: voxel size in mm of the MNI152 template, used without --data.
     slice_axis: axis that 2D work slices along (0 sagittal, 1 coronal, 2 axial).
+    min_labelled: slices with a smaller fraction of labelled voxels are left out, of all parts.
     subject_pattern: regular expression with one group that finds the subject in a case name; ""
       makes every case its own subject.
     background: what unlabelled tissue is synthesised as: "clusters" of intensity (skull, skin),
@@ -38,8 +41,9 @@ class Config:
     num_clusters: intensity clusters of unlabelled tissue.
     contrast: class intensities of synthetic images: "random" (SynthSeg's randomisation) or
       "matched" (the mean of each class in the real training images, give or take 0.1).
-    hidden_sigma: noise added to the template, in image intensities; 0 with --data.
-    hidden_exponents: intensity non-uniformity applied to the template, low to high frequency.
+    hidden_sigma: noise added to the template, in image intensities; not used with --data.
+    hidden_exponents: exponents of the non-uniformity applied to the template, low to high
+      frequency; not used with --data.
     initial_sigma: noise level that Learn2Synth starts from, in image intensities.
     initial_exponents: non-uniformity exponent that Learn2Synth starts from.
     naive_sigma: highest noise level of naive randomisation, in image intensities.
@@ -58,6 +62,7 @@ class Config:
   spacing: tuple[float, ...] = ()
   template_resolution: float = 3.0
   slice_axis: Literal[0, 1, 2] = 2
+  min_labelled: float = 0.01
   subject_pattern: str = ""
   background: Literal["clusters", "strip", "zero"] = "zero"
   num_clusters: int = 3
@@ -77,6 +82,16 @@ class Config:
   log_every: int = 20
   eval_every: int = 100
 
+  def __post_init__(self):
+    check.in_interval("number of axes of shape", len(self.shape), 2, 3)
+    for name in ("num_seeds", "num_steps", "batch_size", "log_every", "eval_every", "num_clusters"):
+      check.positive(name, getattr(self, name))
+    for name in ("learning_rate", "theta_learning_rate", "initial_sigma", "template_resolution"):
+      check.positive(name, getattr(self, name))
+    check.non_negative("hidden_sigma", self.hidden_sigma)
+    check.positive("naive_sigma", self.naive_sigma - _LEAST_SIGMA, "pass a larger noise level")
+    check.in_interval("min_labelled", self.min_labelled, 0, 1)
+
 
 class Cases(NamedTuple):
   """Stacked arrays: label maps for synthesis (training subjects only) and real images by part."""
@@ -88,11 +103,16 @@ class Cases(NamedTuple):
 
 
 class Setting(NamedTuple):
-  """Where the images come from, before a network is made."""
+  """Where the images come from, before a network is made.
+
+  `splits` is what splits.json holds; `positions` [case of source] says where along the axis a slice
+  lies, 0 for volumes.
+  """
 
   source: Source
-  splits: data.Splits
+  splits: dict[str, Any]
   cases: Cases
+  positions: np.ndarray
   grouping: synth.Grouping
   class_names: tuple[str, ...]
   is_template: bool
@@ -125,19 +145,19 @@ class Study(NamedTuple):
 def load(config: Config, paths: tuple[pathlib.Path, ...], seed: int) -> Setting:
   """Reads, splits over subjects, crops to one shape, and prepares label maps for synthesis."""
   check.require(len(paths) <= 1, "one nnU-Net folder after --data", f"{len(paths)}", "pass one")
-  check.in_interval("number of axes of shape", len(config.shape), 2, 3)
   source = _folder(config, paths[0]) if paths else _template(config)
   if paths:
-    splits = data.split_subjects(
+    drawn = data.split_subjects(
       source.subjects, {"train": 0.6, "validation": 0.2, "test": 0.2}, seed=seed
     )
-    parts = {part: splits.indices(part, source.subjects) for part in splits.parts}
-    data.check_content(source, splits)
+    parts = {part: drawn.indices(part, source.subjects) for part in drawn.parts}
+    data.check_content(source, drawn)
+    splits = {"kind": "subjects", "seed": seed, "parts": drawn.parts}
   else:
-    splits = data.Splits({"train": source.subjects[:1]}, seed=seed)
     # One averaged head: there is no second subject to test on, and the report claims nothing.
     every = tuple(range(len(source)))
     parts = {"train": every[::2], "validation": every[1::4], "test": every[3::4]}
+    splits = {"kind": "slices of one subject: no claim", "seed": seed, "parts": parts}
   stacked = {part: data.stack(source, index, config.shape) for part, index in parts.items()}
   num_classes = len(source.class_names)
   grouping = synth.identity(num_classes, source.class_names)
@@ -158,15 +178,22 @@ def load(config: Config, paths: tuple[pathlib.Path, ...], seed: int) -> Setting:
     stacked = {part: _stripped(batch) for part, batch in stacked.items()}
     maps = stacked["train"]
   cases = Cases(maps, stacked["train"], stacked["validation"], stacked["test"])
-  return Setting(source, splits, cases, grouping, source.class_names, not paths)
+  positions = np.array(getattr(source, "positions", (0,) * len(source)))
+  return Setting(source, splits, cases, positions, grouping, source.class_names, not paths)
 
 
 def run(config: Config, seed: int, setting: Setting, directory: train.RunDirectory) -> Study:
   """Trains both arms for every seed, resumable run by run, and scores the test images."""
   task = make_task(config, setting)
   cases = setting.cases
-  vote = label_vote(cases.training.label, len(setting.class_names))
-  predictions = {"label vote": np.broadcast_to(vote, cases.test.label.shape)}
+  predictions = {
+    "label vote": label_vote(
+      cases.training.label,
+      setting.positions[cases.training.index],
+      setting.positions[cases.test.index],
+      len(setting.class_names),
+    )
+  }
   dice = {"label vote": score(predictions["label vote"], cases.test, setting)[None]}
   trajectories, timings, learned, synthetic = {}, {}, [], {}
   for arm in ARMS:
@@ -216,8 +243,10 @@ def make_task(config: Config, setting: Setting) -> Task:
 
 def class_means(cases: Batch, num_classes: int) -> list[float]:
   """Mean intensity of every class over the images; 0 for a class that no case holds."""
-  counts = np.bincount(cases.label.ravel(), minlength=num_classes)
-  sums = np.bincount(cases.label.ravel(), cases.image[..., 0].ravel(), minlength=num_classes)
+  known = cases.label >= 0
+  labels, values = cases.label[known], cases.image[..., 0][known]
+  counts = np.bincount(labels, minlength=num_classes)
+  sums = np.bincount(labels, values, minlength=num_classes)
   return (sums / np.maximum(counts, 1)).tolist()
 
 
@@ -226,16 +255,23 @@ def initial_theta(config: Config, task: Task) -> Any:
 
 
 def results(study: Study) -> dict[str, Any]:
-  """results.json: fixed keys, no times."""
+  """results.json: fixed keys, no times. A mean is over scored structures, then over classes."""
   names = study.setting.class_names[1:]
+
+  def row(values: np.ndarray) -> dict[str, Any]:
+    by_class = {name: float(np.nanmean(values[..., k])) for k, name in enumerate(names)}
+    scored = np.isfinite(values)
+    return {
+      "mean": float(np.mean(list(by_class.values()))),
+      **by_class,
+      "scored": int(scored.sum()),
+      "missed": int((values[scored] == 0).sum()),
+    }
+
   return {
     "test_cases": len(study.setting.cases.test.weight),
     "test_subjects": len(set(study.setting.cases.test.subject.tolist())),
-    "dice": {
-      row: {"mean": float(np.nanmean(values))}
-      | {name: float(np.nanmean(values[..., k])) for k, name in enumerate(names)}
-      for row, values in study.dice.items()
-    },
+    "dice": {name: row(values) for name, values in study.dice.items()},
     "learned": study.learned,
   }
 
@@ -245,10 +281,26 @@ def score(prediction: np.ndarray, cases: Batch, setting: Setting) -> np.ndarray:
   return synthetic_training.dice(prediction, cases.label, len(setting.class_names))
 
 
-def label_vote(labels: np.ndarray, num_classes: int) -> np.ndarray:
-  """Most frequent class at every voxel of the common grid: what anatomy alone achieves."""
-  counts = np.stack([(labels == k).sum(0) for k in range(num_classes)])
-  return counts.argmax(0).astype(np.int32)
+def label_vote(
+  labels: np.ndarray, positions: np.ndarray, wanted: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """Most frequent class at every voxel of the common grid: what anatomy alone achieves.
+
+  Args:
+    labels: [case, *space] training label maps.
+    positions: [case] where along the axis each slice lies; equal numbers for volumes.
+    wanted: [test case] positions to predict; the nearest training position votes.
+    num_classes: background included.
+  Returns:
+    Class ids [test case, *space].
+  """
+  votes = {}
+  for position in np.unique(positions):
+    there = labels[positions == position]
+    counts = np.stack([(there == k).sum(0) for k in range(num_classes)])
+    votes[int(position)] = counts.argmax(0).astype(np.int32)
+  known = np.array(sorted(votes))
+  return np.stack([votes[int(known[np.abs(known - p).argmin()])] for p in wanted])
 
 
 def examples(task: Task, theta: Any, maps: Batch, num: int = 4) -> tuple[np.ndarray, np.ndarray]:
@@ -275,7 +327,9 @@ def _fit(
   draws = synthetic_training.fresh_draws(cases.maps, config.batch_size, seed, name="synthetic")
   if arm == "naive":
     augmentation = synth.ParametricAugmentation(noise="ranged")
-    theta = augmentation.init(sigma=(1e-4, config.naive_sigma), exponents=config.naive_exponent)
+    theta = augmentation.init(
+      sigma=(_LEAST_SIGMA, config.naive_sigma), exponents=config.naive_exponent
+    )
     step = methods.supervised(dataclasses.replace(task, augmentation=augmentation).fixed_loss, tx)
     stream = synthetic_training.with_theta(draws, theta)
   else:
@@ -327,7 +381,11 @@ def _folder(config: Config, path: pathlib.Path) -> Source:
     "keep one channel in dataset.json",
   )
   if len(config.shape) == 2 and len(source[0].spacing) == 3:
-    return data.slices(source, config.slice_axis)
+    return data.slices(
+      source,
+      config.slice_axis,
+      keep=lambda e: bool(np.mean(np.asarray(e.label) > 0) >= config.min_labelled),
+    )
   return source
 
 

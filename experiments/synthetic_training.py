@@ -1,6 +1,7 @@
 """What the Learn2Synth studies share: one `Task` that synthesises, segments and compares."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -49,12 +50,7 @@ class Task:
 
   def predict(self, params: Params, images: np.ndarray, batch_size: int = 16) -> np.ndarray:
     """Class ids [case, *space] of real images [case, *space, 1]."""
-
-    @jax.jit
-    def run(images):
-      return jax.vmap(lambda x: self.model.apply(params, x)[0].argmax(-1))(images)
-
-    return in_chunks(lambda chunk: run(jnp.asarray(chunk)), images, batch_size)
+    return in_chunks(lambda chunk: self._classes(params, chunk), images, batch_size)
 
   def scores(self, params: Params, cases: Batch) -> np.ndarray:
     """Dice [case, class] of the foreground classes; NaN where a class is in neither map."""
@@ -62,16 +58,22 @@ class Task:
 
   def mean_loss(self, params: Params, cases: Batch, batch_size: int = 64) -> float:
     """Mean outer loss over all cases."""
-
-    @jax.jit
-    def run(images, labels):
-      return jax.vmap(lambda x, y: self.loss(self.model.apply(params, x)[0], y))(images, labels)
-
     values = [
-      run(cases.image[i : i + batch_size], cases.label[i : i + batch_size])
+      self._losses(params, cases.image[i : i + batch_size], cases.label[i : i + batch_size])
       for i in range(0, len(cases.weight), batch_size)
     ]
     return float(np.concatenate(values).mean(dtype=np.float64))
+
+  @functools.cached_property
+  def _classes(self):
+    """Compiled once for all parameters."""
+    one = lambda params, image: self.model.apply(params, image)[0].argmax(-1)  # noqa: E731
+    return jax.jit(jax.vmap(one, (None, 0)))
+
+  @functools.cached_property
+  def _losses(self):
+    one = lambda params, image, label: self.loss(self.model.apply(params, image)[0], label)  # noqa: E731
+    return jax.jit(jax.vmap(one, (None, 0, 0)))
 
 
 @jax.tree_util.register_dataclass
@@ -134,8 +136,12 @@ class MeanDice:
 
 def dice(prediction: np.ndarray, target: np.ndarray, num_classes: int) -> np.ndarray:
   """Dice [case, class] of the foreground classes."""
-  run = jax.jit(jax.vmap(lambda p, t: metrics.dice(p, t, num_classes=num_classes)))
-  return np.asarray(run(jnp.asarray(prediction), jnp.asarray(target)))
+  return np.asarray(_dice(jnp.asarray(prediction), jnp.asarray(target), num_classes))
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _dice(prediction: jax.Array, target: jax.Array, num_classes: int) -> jax.Array:
+  return jax.vmap(lambda p, t: metrics.dice(p, t, num_classes=num_classes))(prediction, target)
 
 
 def in_chunks(run: Any, array: np.ndarray, size: int) -> np.ndarray:

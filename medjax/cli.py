@@ -77,10 +77,11 @@ def run(
       traceback. A finished run says where its results are and returns.
   """
   experiment = experiment or _name_of_main(build)
-  preset, config, options = _parse(presets, doc, list(sys.argv[1:] if args is None else args))
-  default = pathlib.Path("runs") / f"{experiment}-{preset}-{options.seed}"
-  workdir = default if options.workdir is None else options.workdir
+  words = list(sys.argv[1:] if args is None else args)
   try:
+    preset, config, options = _parse(presets, doc, words, f"python -m experiments.{experiment}")
+    default = pathlib.Path("runs") / f"{experiment}-{preset}-{options.seed}"
+    workdir = default if options.workdir is None else options.workdir
     build(config, RunOptions(workdir, options.seed, options.data, preset, experiment))
   except (InputError, NonFiniteError) as error:
     print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
@@ -90,7 +91,7 @@ def run(
 
 
 def _parse(
-  presets: Mapping[str, Any], doc: str | None, args: list[str]
+  presets: Mapping[str, Any], doc: str | None, args: list[str], prog: str
 ) -> tuple[str, Any, _Options]:
   import tyro
 
@@ -107,7 +108,7 @@ def _parse(
     call = dataclasses.make_dataclass(name, fields, frozen=True)
     configs[name] = (_difference(config), call(config, _Options(), name))
   call: Any = tyro.extras.overridable_config_cli(
-    configs, description=doc, args=_gather(args), use_underscores=True
+    configs, prog=prog, description=doc, args=_gather(args), use_underscores=True
   )
   return call.preset, call.config, call.options
 

@@ -42,7 +42,8 @@ def soft_dice(
     include_background: whether class 0 takes part in the mean.
     couple_batch: sum numerator and denominator over the batch before dividing (nnU-Net's batch
       Dice). Examples then share one loss: it must run under
-      `jax.vmap(..., axis_name=losses.BATCH_AXIS)` and per-sample methods refuse it.
+      `jax.vmap(..., axis_name=losses.BATCH_AXIS)` and per-sample methods refuse it. It does not
+      know the examples' weights: give it full batches, padding would enter the sums.
   Raises:
     InputError: fewer than 2 classes, negative smooth, or `couple_batch` outside such a vmap.
   """

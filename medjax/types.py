@@ -13,8 +13,8 @@ Params: TypeAlias = Any
 Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array  # a typed key, as jax.random.key(seed) makes it
 Metrics: TypeAlias = dict[str, jax.Array]
-LossFn: TypeAlias = Callable[[Params, PyTree, Key], Any]
-"""`loss_fn(params, example, key) -> scalar` of ONE example (`has_aux=True`: `(scalar, aux)`)."""
+LossFn: TypeAlias = Callable[[Params, PyTree, Key], jax.Array]
+"""`loss_fn(params, example, key) -> scalar` of ONE example."""
 
 IGNORE = -1
 """Label of voxels that no loss and no metric may count."""
@@ -74,7 +74,8 @@ class Step:
       `metrics` is a flat dict of finite scalars and holds "loss"; the loop stops on a value that
       is not finite.
     manifest: flat dict saved with every checkpoint and compared on resume.
-    hints: metric name -> what to do when that metric is not finite; shown by the loop.
+    hints: name of a metric that is 0 when all is well -> what to do when it is not; shown by the
+      loop when it stops on a value that is not finite.
   """
 
   init: Callable[[Params, Key], TrainState]

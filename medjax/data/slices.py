@@ -29,6 +29,8 @@ def slices(
 class Slices:
   """A Source; use `slices`. The constructor reads every case once to count its slices.
 
+  `positions` says, for every slice, where along the axis of its case it lies, in voxels.
+
   The case last read is kept, so that reading in order decodes each file once; for random access
   construct the 3D source with `cache=True`.
   """
@@ -50,6 +52,7 @@ class Slices:
           names.append(part.name)
     require(self._table, "at least one slice", "none", "loosen `keep`")
     self.subjects = tuple(source.subjects[case] for case, _ in self._table)
+    self.positions = tuple(position for _, position in self._table)
     self.domains, self.names = tuple(domains), tuple(names)
 
   def __len__(self) -> int:

@@ -91,4 +91,4 @@ def learn2synth(
     )
     return new_state, metrics
 
-  return Step(init, update, hints={"hyper_norm": hyper.ZERO_SECOND_MOMENT})
+  return Step(init, update, hints={"zero_second_moment": hyper.ZERO_SECOND_MOMENT})

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import linen, nnx
 
+from medjax import rng
 from medjax.types import Key, Model, Params, PyTree
 
 
@@ -28,8 +29,11 @@ def from_linen(module: linen.Module) -> Model:
   def options(train: bool) -> dict[str, Any]:
     return {"train": train} if takes_train else {}
 
+  @jax.jit  # one program instead of one for every operation of the network
   def init(key: Key, image: jax.Array) -> tuple[Params, PyTree]:
-    variables = dict(module.init({"params": key, "dropout": key}, image, **options(False)))
+    variables = dict(
+      module.init({"params": key, "dropout": rng.stream(key, "dropout")}, image, **options(False))
+    )
     return variables.pop("params"), variables
 
   def apply(

@@ -7,7 +7,7 @@ from medjax.synth.generator import Generator, generate
 from medjax.synth.grouping import Grouping, build, identity
 from medjax.synth.intensity import BiasField, Gamma, Mixture
 from medjax.synth.noise import Noise
-from medjax.synth.presets import learn2synth, synthseg, without_deformation
+from medjax.synth.presets import learn2synth, synthseg
 from medjax.synth.residual import UNetResidual
 from medjax.synth.resolution import Blur, Resolution
 
@@ -33,5 +33,4 @@ __all__ = [
   "strip_background",
   "synthseg",
   "with_clusters",
-  "without_deformation",
 ]

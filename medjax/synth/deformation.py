@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 from medjax import check, rng
 from medjax.ops import fields, warp
 from medjax.ops.materialise import materialise
-from medjax.types import Key
+from medjax.types import IGNORE, Key
 
 
 class DeformationParameters(NamedTuple):
@@ -154,8 +154,13 @@ class Flip:
   def apply(
     self, is_flipped: Array, label: Int[Array, "*space"], mirror: Int[Array, " num_labels"]
   ) -> Int[Array, "*space"]:
-    """`mirror[v]` is the label of the other side of v, v itself for midline structures."""
-    return jnp.where(is_flipped, mirror[jnp.flip(label, self.axis)], label)
+    """`mirror[v]` is the label of the other side of v, v itself for midline structures.
+
+    `IGNORE` stays `IGNORE`.
+    """
+    flipped = jnp.flip(label, self.axis)
+    swapped = jnp.where(flipped == IGNORE, IGNORE, mirror[jnp.maximum(flipped, 0)])
+    return jnp.where(is_flipped, swapped, label)
 
 
 def _symmetric(key: Key, count: int, bound: float) -> Array:

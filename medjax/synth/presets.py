@@ -5,8 +5,6 @@ layers), and HuXiaoling/Learn2Synth@fc0fc26 (scripts/train_*.py) on balbasty/cor
 (synth.py).
 """
 
-import dataclasses
-
 from medjax import check
 from medjax.synth import deformation, generator, intensity, resolution
 from medjax.synth.grouping import Grouping
@@ -77,8 +75,3 @@ def learn2synth(grouping: Grouping, *, flip_axis: int | None = None) -> generato
     blur=resolution.Blur((0.0, 3.0)),
     quantiles=(0.01, 0.99),
   )
-
-
-def without_deformation(config: generator.Generator) -> generator.Generator:
-  """The same intensities on the labels as they are: no deformation, no flip."""
-  return dataclasses.replace(config, deformation=None, flip=None)

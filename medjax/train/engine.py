@@ -131,7 +131,7 @@ def check_finite(run: str, window: Window, step: Step) -> None:
   if (first := int(window.bad_step)) < 0:
     return
   values = {k: float(v) for k, v in sorted(window.bad.items()) if not math.isfinite(v)}
-  hints = [step.hints[name] for name in values if name in step.hints]
+  hints = [step.hints[name] for name, v in window.bad.items() if name in step.hints and v != 0]
   raise NonFiniteError(
     run, first, values, "; ".join(hints) or "lower the learning rate or look at that step's batch"
   )

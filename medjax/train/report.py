@@ -125,6 +125,7 @@ class Report:
     columns: int = 4,
     caption: str = "",
     opacity: float = 0.4,
+    window: tuple[float, float] | None = None,
   ) -> "Report":
     """A grid of pictures with label maps over them, and a legend of the classes.
 
@@ -137,6 +138,7 @@ class Report:
       columns: images in a row on a wide screen.
       caption: text under the whole figure.
       opacity: of the tint, in [0, 1]; 1 hides the image under labelled voxels.
+      window: see `images`.
     """
     fills = [None] * len(images) if fills is None else fills
     outlines = [None] * len(images) if outlines is None else outlines
@@ -154,7 +156,7 @@ class Report:
     )
     self._add(f'<ul class="legend">{legend}</ul>')
     panels = [
-      figures.overlay(image, fill, outline, alpha=opacity)
+      figures.overlay(figures.rgb(image, window), fill, outline, alpha=opacity)
       for image, fill, outline in zip(images, fills, outlines, strict=True)
     ]
     return self.images(panels, captions, columns, caption=caption)
@@ -180,6 +182,16 @@ class Report:
       prefix=f"curves-{self._num_curves}",
     )
     return self._add(f'<figure class="curves">{svg}{_caption(caption)}</figure>')
+
+  def what_ran(self, config: Mapping[str, Any]) -> "Report":
+    """A section with what config.json holds: settings, seed, versions, commit, devices."""
+    self.section("What ran")
+    settings = [[name, str(value)] for name, value in config["config"].items()]
+    self.table(["setting", "value"], settings)
+    about = [["experiment", f"{config['experiment']} {config['preset']}"], ["seed", config["seed"]]]
+    about += [["commit", str(config["commit"])], ["devices", str(config["devices"])]]
+    about += [[name, version] for name, version in config["versions"].items()]
+    return self.table(["", ""], [[name, str(value)] for name, value in about])
 
   def html(self) -> str:
     """The page as text."""

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import learn2synth, noise_recovery, real_images
 from medjax import cli
+from medjax.types import Batch
 from tests.data.folders import nnunet
 
 CASES = tuple(f"case{i}_scan{j}" for i in range(5) for j in range(2))
@@ -17,6 +18,12 @@ SMALL = [
   *("--log_every", "1", "--eval_every", "2", "--subject_pattern", r"(case\d+)_"),
   *("--background", "clusters", "--num_clusters", "2", "--contrast", "random"),
 ]
+
+
+def batch_of_one(image, label):
+  one = np.ones(1, np.int32)
+  image, label = np.array(image, np.float32)[None, :, None], np.array(label, np.int32)[None]
+  return Batch(image, label, one, one, one, np.ones(1, np.float32))
 
 
 def run(*args):
@@ -35,7 +42,7 @@ def test_the_run_directory_is_complete(finished):
   _, workdir = finished
   results = json.loads((workdir / "results.json").read_text())
   assert set(results["dice"]) == {"label vote", "naive", "learn2synth"}
-  assert set(results["dice"]["naive"]) == {"mean", "organ", "lesion"}
+  assert set(results["dice"]["naive"]) == {"mean", "organ", "lesion", "scored", "missed"}
   assert set(results["learned"][0]) == {"sigma", "exponent_2", "exponent_4", "exponent_8"}
   for name in ("config.json", "splits.json", "metrics.jsonl", "timing.json"):
     assert (workdir / name).stat().st_size > 0
@@ -98,7 +105,7 @@ def test_label_maps_for_synthesis_come_from_training_people_only(finished):
   )
   setting = real_images.load(config, (folder,), 0)
   codes = {name: i for i, name in enumerate(sorted(set(setting.source.subjects)))}
-  training = {codes[person] for person in setting.splits.parts["train"]}
+  training = {codes[person] for person in setting.splits["parts"]["train"]}
   assert set(setting.cases.maps.subject.tolist()) == training
   assert training.isdisjoint(setting.cases.test.subject.tolist())
   # Clusters exist for generation alone: targets are the true labels.
@@ -106,9 +113,45 @@ def test_label_maps_for_synthesis_come_from_training_people_only(finished):
   np.testing.assert_array_equal(target, setting.cases.training.label)
 
 
-def test_label_vote_is_the_majority():
-  labels = np.array([[0, 1, 2], [0, 1, 1], [2, 1, 2]])
-  np.testing.assert_array_equal(real_images.label_vote(labels, 3), [0, 1, 2])
+def test_label_vote_is_the_majority_of_the_nearest_slices():
+  labels = np.array([[0, 1, 2], [0, 1, 1], [2, 1, 2], [2, 2, 2]])
+  vote = real_images.label_vote(labels, np.array([3, 3, 3, 9]), np.array([4, 8]), 3)
+  np.testing.assert_array_equal(vote, [[0, 1, 2], [2, 2, 2]])
+
+
+def test_class_means_leave_ignored_voxels_out():
+  cases = batch_of_one(image=[1.0, 3.0, 5.0, 100.0], label=[0, 0, 1, -1])
+  np.testing.assert_allclose(real_images.class_means(cases, 3), [2.0, 5.0, 0.0])
+
+
+def test_the_page_says_the_numbers_of_the_results(finished):
+  _, workdir = finished
+  results = json.loads((workdir / "results.json").read_text())
+  text = (workdir / "report.html").read_text()
+  assert f"{results['dice']['learn2synth']['mean']:.3f} with the learned synthesiser" in text
+  assert f"on {results['test_cases']} test images" in text.replace("\n", " ")
+  assert "What ran" in text
+
+
+@pytest.mark.parametrize(
+  "flags", [("--batch_size", "-1"), ("--initial_sigma", "0"), ("--num_seeds", "0")]
+)
+def test_settings_are_checked_before_anything_is_written(finished, tmp_path, flags, capsys):
+  with pytest.raises(SystemExit) as stop:
+    run(
+      "demo",
+      "--shape",
+      "8",
+      "8",
+      *flags,
+      "--data",
+      str(finished[0]),
+      "--workdir",
+      str(tmp_path / "run"),
+    )
+  assert stop.value.code == 2
+  assert flags[0][2:] in capsys.readouterr().err
+  assert not (tmp_path / "run").exists()
 
 
 def test_recovery_compares_method_with_profile_and_profile_with_preset():

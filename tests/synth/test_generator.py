@@ -128,6 +128,12 @@ def test_flip_mirrors_the_grid_and_swaps_sides():
   np.testing.assert_array_equal(Flip(0).apply(jnp.array(False), label, mirror), label)
 
 
+def test_flip_keeps_ignored_voxels_ignored():
+  label = jnp.array([[0, -1], [2, 3]])
+  flipped = Flip(0).apply(jnp.array(True), label, jnp.arange(4))
+  np.testing.assert_array_equal(flipped, [[2, 3], [0, -1]])
+
+
 def test_switching_a_component_off_keeps_the_draws_of_the_others():
   full = PRESETS["synthseg"].draw(jax.random.key(0), (12, 12))
   part = dataclasses.replace(PRESETS["synthseg"], bias=None, deformation=None)
