@@ -19,7 +19,7 @@ _CONTRAST = {
   "matched": "Class intensities of the synthetic images come from labelled real training images.",
   "random": "Class intensities of the synthetic images are random.",
 }
-_WINDOW = (0.0, 1.1)  # one scale for all pictures, or more noise would only look darker
+_WINDOW = (0.0, 1.3)  # one scale for all pictures, or more noise would only look darker
 
 
 def real_images_page(
