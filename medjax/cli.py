@@ -128,13 +128,13 @@ def _gather(args: list[str]) -> list[str]:
 
 
 def _difference(config: Any) -> str:
-  """The fields in which a preset differs from its class, as its line in --help."""
+  """A preset's line in --help: where it differs from its class, else what the class is."""
   changed = [
     f"{field.name}={value!r}"
     for field in dataclasses.fields(config)
     if (value := getattr(config, field.name)) != field.default
   ]
-  return ", ".join(changed) or "the defaults"
+  return ", ".join(changed) or (type(config).__doc__ or "").partition("\n")[0]
 
 
 def _check_fields(config: Any) -> None:

@@ -18,6 +18,8 @@ class Optimiser:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
+  """The toy."""
+
   num_steps: int = 100
   """Length of training in optimiser updates."""
   sizes: tuple[int, ...] = (16, 32)
@@ -66,7 +68,7 @@ def test_help_lists_presets_and_describes_fields(capsys):
     run("--help")
   out = capsys.readouterr().out
   assert caught.value.code == 0
-  assert "What the study asks." in out and "num_steps=3" in out and "the defaults" in out
+  assert "What the study asks." in out and "num_steps=3" in out and "The toy." in out
   with pytest.raises(SystemExit):
     run("demo", "--help")
   out = " ".join(capsys.readouterr().out.replace("│", " ").split())
