@@ -92,11 +92,12 @@ class Model(NamedTuple):
   Attributes:
     init: `init(key, image) -> (params, model_state)`; `image` is one example [*space, channel].
     apply: `apply(params, image, *, model_state={}, key=None, train=False) -> (logits, model_state)`
-      for one example; `key` feeds dropout, `model_state` batch statistics.
+      for one example; `key` feeds dropout, `model_state` batch statistics. With `train` a network
+      with auxiliary heads returns a tuple of logits, finest first (see `losses.deep_supervision`).
   """
 
   init: Callable[..., tuple[Params, PyTree]]
-  apply: Callable[..., tuple[jax.Array, PyTree]]
+  apply: Callable[..., tuple[PyTree, PyTree]]
 
 
 @runtime_checkable

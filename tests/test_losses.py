@@ -106,3 +106,20 @@ def test_weighted_sum_is_the_sum(case):
   both = losses.weighted_sum((0.4, losses.soft_dice), (0.6, losses.cross_entropy))
   want = 0.4 * losses.soft_dice(logits, label) + 0.6 * losses.cross_entropy(logits, label)
   np.testing.assert_allclose(both(logits, label), want, rtol=1e-6)
+
+
+def test_deep_supervision_is_the_weighted_mean_over_strided_labels():
+  random = np.random.default_rng(3)
+  label = jnp.asarray(random.integers(0, 3, (9, 6)))
+  logits = tuple(
+    jnp.asarray(random.normal(size=(*shape, 3)), jnp.float32) for shape in [(9, 6), (5, 3), (3, 2)]
+  )
+  parts = [
+    losses.cross_entropy(logits[level], label[:: 2**level, :: 2**level]) for level in range(3)
+  ]
+  got = losses.deep_supervision(losses.cross_entropy)(logits, label)
+  np.testing.assert_allclose(got, (4 * parts[0] + 2 * parts[1] + parts[2]) / 7, rtol=1e-6)
+  only_finest = losses.deep_supervision(losses.cross_entropy, (1.0, 0.0, 0.0))(logits, label)
+  np.testing.assert_allclose(only_finest, parts[0], rtol=1e-6)
+  alone = losses.deep_supervision(losses.cross_entropy)(logits[0], label)
+  np.testing.assert_array_equal(alone, parts[0])

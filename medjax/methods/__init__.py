@@ -1,6 +1,7 @@
 """Training methods, one `Step` factory a file."""
 
+from medjax.methods.averaged import Averaged, averaged
 from medjax.methods.learn2synth import learn2synth
 from medjax.methods.supervised import supervised
 
-__all__ = ["learn2synth", "supervised"]
+__all__ = ["Averaged", "averaged", "learn2synth", "supervised"]

@@ -43,7 +43,7 @@ def from_linen(module: linen.Module) -> Model:
     model_state: PyTree | None = None,
     key: Key | None = None,
     train: bool = False,
-  ) -> tuple[jax.Array, PyTree]:
+  ) -> tuple[PyTree, PyTree]:
     state = model_state or {}
     logits, updated = module.apply(
       {"params": params, **state},
@@ -76,7 +76,7 @@ def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
     model_state: PyTree | None = None,
     key: Key | None = None,
     train: bool = False,
-  ) -> tuple[jax.Array, PyTree]:
+  ) -> tuple[PyTree, PyTree]:
     module = nnx.merge(graphdef, params, model_state or {})
     if train:
       module.train()

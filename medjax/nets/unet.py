@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from medjax import check
 from medjax.ops import conv, pooling
 from medjax.tree import at_least_float32
 
@@ -79,6 +80,8 @@ class UNet(nn.Module):
     upsample: "linear", "nearest" or "transpose" (2^d kernel with stride 2).
     dtype: computation type (jnp.bfloat16 on accelerators); parameters and logits stay float32.
     convolution: implementation of `ops.conv`; "auto" chooses for the backend.
+    num_auxiliary: heads for deep supervision on the decoder levels above the finest, each at half
+      the resolution of the one before; at most `len(widths) - 2`. Only `train=True` computes them.
   """
 
   num_outputs: int
@@ -91,11 +94,23 @@ class UNet(nn.Module):
   upsample: Literal["linear", "nearest", "transpose"] = "linear"
   dtype: jnp.dtype | None = None
   convolution: conv.Implementation = "auto"
+  num_auxiliary: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    most = max(len(self.widths) - 2, 0)
+    check.in_interval("num_auxiliary", self.num_auxiliary, 0, most)
 
   @nn.compact
-  def __call__(self, image: Float[Array, "*space channel"]) -> Float[Array, "*space outputs"]:
+  def __call__(
+    self, image: Float[Array, "*space channel"], train: bool = False
+  ) -> Float[Array, "*space outputs"] | tuple[jax.Array, ...]:
+    """Logits; with `num_auxiliary` and `train` a tuple of them, finest first.
+
+    Auxiliary logits of level i have the shape ceil(space / 2^i).
+    """
     x = image[None]
-    skips = []
+    skips, auxiliary = [], []
     for level, width in enumerate(self.widths):
       if level > 0:
         x = self._down(x, level)
@@ -106,8 +121,13 @@ class UNet(nn.Module):
       skip = skips.pop()
       x = self._up(x, skip.shape[1:-1], level)
       x = self._block(self.widths[level], f"decoder{level}")(jnp.concatenate([x, skip], axis=-1))
-    logits = nn.Dense(self.num_outputs, name="head")(at_least_float32(x))
-    return logits[0]
+      if 1 <= level <= self.num_auxiliary and (train or self.is_initializing()):
+        auxiliary.append(self._head(x, f"head{level}"))
+    logits = self._head(x, "head")
+    return (logits, *reversed(auxiliary)) if self.num_auxiliary and train else logits
+
+  def _head(self, x: jax.Array, name: str) -> jax.Array:
+    return nn.Dense(self.num_outputs, name=name)(at_least_float32(x))[0]
 
   def _block(self, width: int, name: str) -> ConvBlock:
     return ConvBlock(

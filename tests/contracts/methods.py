@@ -75,6 +75,12 @@ ROWS = (
     _params,
   ),
   Row(
+    "averaged",
+    lambda: methods.averaged(methods.supervised(_loss, optax.adam(3e-2)), 0.9),
+    lambda t: batch_of(t, 0),
+    _params,
+  ),
+  Row(
     "learn2synth",
     lambda: methods.learn2synth(
       _inner,

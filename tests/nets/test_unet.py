@@ -84,3 +84,25 @@ def test_gradient_flows_to_every_parameter():
   params, _ = model.init(jax.random.key(0), image)
   gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(model.apply(p, image)[0]))))(params)
   assert all(bool(jnp.any(leaf != 0)) for leaf in jax.tree.leaves(gradient))
+
+
+def test_auxiliary_heads_halve_the_grid_and_leave_the_prediction_alone():
+  image = jnp.asarray(np.random.default_rng(0).normal(size=(13, 10, 1)), jnp.float32)
+  fields = {"num_outputs": 3, "widths": (4, 6, 8, 8)}
+  plain = nets.from_linen(nets.UNet(**fields))
+  deep = nets.from_linen(nets.UNet(**fields, num_auxiliary=2))
+  params, _ = deep.init(jax.random.key(0), image)
+  finest, half, quarter = jax.jit(lambda p, x: deep.apply(p, x, train=True)[0])(params, image)
+  assert finest.shape == (13, 10, 3)
+  assert half.shape == (7, 5, 3)
+  assert quarter.shape == (4, 3, 3)
+  shared = {name: value for name, value in params.items() if name not in ("head1", "head2")}
+  predicted = jax.jit(lambda p, x: deep.apply(p, x)[0])(params, image)
+  want = jax.jit(lambda p, x: plain.apply(p, x)[0])(shared, image)
+  np.testing.assert_array_equal(predicted, want)
+  np.testing.assert_allclose(finest, predicted, rtol=0, atol=1e-5)
+
+
+def test_too_many_auxiliary_heads_are_refused():
+  with pytest.raises(ValueError, match="num_auxiliary"):
+    nets.UNet(num_outputs=2, widths=(4, 8), num_auxiliary=1)

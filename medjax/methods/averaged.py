@@ -1,0 +1,56 @@
+"""Exponential moving average of the parameters, around any method (Polyak & Juditsky 1992).
+
+average_t = d_t average_{t-1} + (1 - d_t) phi_t,   d_t = min(decay, (1 + t) / (10 + t)),   t = 1, 2, ...
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from medjax import check
+from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
+
+
+class Averaged(NamedTuple):
+  """`extra` of an averaged method: the average, and the `extra` of the method itself."""
+
+  params: Any
+  inner: Any
+
+
+def averaged(step: Step, decay: float = 0.999) -> Step:
+  """The same training, which carries the moving average of its parameters along.
+
+  Args:
+    step: any method; its updates do not see the average.
+    decay: in [0, 1): the average remembers about 1 / (1 - decay) steps. The first steps use the
+      smaller (1 + t) / (10 + t), so that the initial weights are forgotten.
+  Returns:
+    Step whose state holds the average in `extra.params` and the method's own `extra` in
+    `extra.inner`. Integers among the parameters are copied, not averaged.
+  """
+  check.in_interval("decay", decay, 0.0, 1.0)
+
+  def own(state: TrainState) -> TrainState:
+    return state.replace(extra=state.extra.inner)
+
+  def init(params: Params, key: Key) -> TrainState:
+    state = step.init(params, key)
+    return state.replace(extra=Averaged(jax.tree.map(jnp.copy, state.params), state.extra))
+
+  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    new, metrics = step.update(own(state), batch, key)
+    t = new.step.astype(jnp.float32)
+    kept = jnp.minimum(decay, (1 + t) / (10 + t))
+
+    def blend(old: jax.Array, value: jax.Array) -> jax.Array:
+      if not jnp.issubdtype(value.dtype, jnp.inexact):
+        return value
+      return value + kept.astype(value.dtype) * (old - value)
+
+    average = jax.tree.map(blend, state.extra.params, new.params)
+    return new.replace(extra=Averaged(average, new.extra)), metrics
+
+  manifest = {**step.manifest, "parameter_average": decay}
+  return Step(init, update, manifest, step.hints)
