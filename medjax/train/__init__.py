@@ -1,6 +1,7 @@
 """The loop and what surrounds it: mesh, checkpoints, logs, run directory, report."""
 
 from medjax.train.engine import NonFiniteError
+from medjax.train.logging import Writer
 from medjax.train.loop import Fit, fit
 from medjax.train.mesh import data_mesh, replicate, shard_batch
 from medjax.train.report import Report
@@ -13,6 +14,7 @@ __all__ = [
   "Report",
   "RunDirectory",
   "Timing",
+  "Writer",
   "data_mesh",
   "fit",
   "replicate",

@@ -51,12 +51,30 @@ class Window(NamedTuple):
     return {name: float(total) / int(self.count) for name, total in sorted(self.sums.items())}
 
 
+class Best(NamedTuple):
+  """The state at the evaluation that scored highest; scalars on the device.
+
+  Attributes:
+    value: its score, -inf before the first one.
+    step: steps done there, -1 before the first one.
+    state: the state without its optimiser's, which is ().
+  """
+
+  value: Any
+  step: Any
+  state: Any
+
+
 class Carry(NamedTuple):
-  """All that a step hands to the next, and all that a checkpoint holds."""
+  """All that a step hands to the next, and all that a checkpoint holds.
+
+  `best` is () where the run keeps no best state.
+  """
 
   step: Any  # steps done, int32
   state: TrainState
   window: Window
+  best: Any = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,19 +86,31 @@ class Engine:
       never reaches the caller's.
     advance: `advance(carry, batch, key) -> Carry`; donates `carry`. Step t gets fold_in(key, t).
     advance_block: the same for batches stacked along a new first axis, as one scan.
+    keep_best: `keep_best(carry, value) -> Carry` whose best is the present state if `value` exceeds
+      that of the best so far; NaN never does.
     template: shapes, dtypes and shardings of a Carry.
   """
 
   init: Callable[[Params, Key], Carry]
   advance: Callable[[Carry, PyTree, Key], Carry]
   advance_block: Callable[[Carry, PyTree, Key], Carry]
+  keep_best: Callable[[Carry, Any], Carry]
   template: Carry
 
 
 def build(
-  step: Step, params: Params, key: Key, batch: PyTree, *, log_every: int, mesh: Mesh | None
+  step: Step,
+  params: Params,
+  key: Key,
+  batch: PyTree,
+  *,
+  log_every: int,
+  mesh: Mesh | None,
+  keeps_best: bool = False,
 ) -> Engine:
   """The engine of `step` for batches like `batch`; traces once, computes nothing.
+
+  With `keeps_best` the carry holds a second copy of the state, without the optimiser's.
 
   Raises:
     InputError: metrics that are not a flat dict of scalars with a "loss", or an update that changes
@@ -108,22 +138,36 @@ def build(
   def init(params: Params, key: Key) -> Carry:
     zeros = {k: jnp.zeros((), _sum_dtype(m)) for k, m in metrics.items()}
     window = Window(jnp.int32(0), zeros, jnp.int32(-1), dict(zeros))
-    return jax.tree.map(_strong, Carry(jnp.int32(0), start(params, key), window))
+    state = start(params, key)
+    best = Best(jnp.float32(-jnp.inf), jnp.int32(-1), _without_optimiser(state))
+    carry = Carry(jnp.int32(0), state, window, jax.tree.map(jnp.copy, best) if keeps_best else ())
+    return jax.tree.map(_strong, carry)
 
   def advance(carry: Carry, batch: PyTree, key: Key) -> Carry:
     state, metrics = update(carry.state, batch, jax.random.fold_in(key, carry.step))
     window = _accumulate(carry.window, metrics, carry.step, log_every)
-    return Carry(carry.step + 1, jax.tree.map(_strong, state), window)
+    return Carry(carry.step + 1, jax.tree.map(_strong, state), window, carry.best)
 
   def advance_block(carry: Carry, batches: PyTree, key: Key) -> Carry:
     return jax.lax.scan(lambda c, batch: (advance(c, batch, key), None), carry, batches)[0]
+
+  def keep_best(carry: Carry, value: Any) -> Carry:
+    new = Best(jnp.float32(value), carry.step, _without_optimiser(carry.state))
+    is_better = new.value > carry.best.value
+    best = jax.tree.map(lambda a, b: jnp.where(is_better, a, b), new, carry.best)
+    return carry._replace(best=best)
 
   return Engine(
     init=jax.jit(init, out_shardings=out_shardings),
     advance=jax.jit(advance, donate_argnums=0, out_shardings=out_shardings),
     advance_block=jax.jit(advance_block, donate_argnums=0, out_shardings=out_shardings),
+    keep_best=jax.jit(keep_best, donate_argnums=0, out_shardings=out_shardings),
     template=abstract(jax.eval_shape(init, params, key)),
   )
+
+
+def _without_optimiser(state: TrainState) -> TrainState:
+  return state.replace(opt_state=())
 
 
 def check_finite(run: str, window: Window, step: Step) -> None:

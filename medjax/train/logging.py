@@ -4,11 +4,24 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from medjax.train import jsonfile
 
 FILE = "metrics.jsonl"
+
+
+@runtime_checkable
+class Writer(Protocol):
+  """Where the rows of a run go beside metrics.jsonl: TensorBoard, wandb, your own."""
+
+  def write(self, run: str, step: int, values: Mapping[str, Any], /) -> None:
+    """One row: numbers (NaN for nothing to measure) by name after `step` steps of `run`."""
+    ...
+
+  def close(self) -> None: ...
+
+
 Row = dict[str, Any]
 """{"run": name, "step": steps done, metric: number, "evaluator/metric": number, ...}"""
 

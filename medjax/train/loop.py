@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,9 @@ from medjax import check, rng
 from medjax.check import InputError
 from medjax.train import engine as engines
 from medjax.train import mesh as meshes
+from medjax.train.engine import Best
 from medjax.train.feed import Feed, Schedule
+from medjax.train.logging import Writer
 from medjax.train.progress import Progress
 from medjax.train.record import RunRecord
 from medjax.train.signals import Interrupt
@@ -29,11 +31,14 @@ class Fit(NamedTuple):
     history: rows as in metrics.jsonl, {"run", "step", metric..., "evaluator/metric"...}, with those
       written before a restart.
     timing: wall-clock times of this process; in no file.
+    best: the evaluation that scored highest, None unless `keep_best` asked for it and some
+      evaluation gave a number.
   """
 
   state: TrainState
   history: list[dict[str, Any]]
   timing: Timing
+  best: Best | None = None
 
 
 def fit(
@@ -52,6 +57,8 @@ def fit(
   mesh: Mesh | None = None,
   batch_spec: PyTree = None,
   block: int | None = None,
+  keep_best: str | None = None,
+  writers: Sequence[Writer] = (),
   progress: bool = True,
 ) -> Fit:
   """Trains for `num_steps` steps, or goes on where the same call was interrupted.
@@ -76,13 +83,17 @@ def fit(
     batch_spec: see `shard_batch`; for batches whose first axis is not the examples'.
     block: steps compiled into one scan. Default 1 on CPU, where XLA runs convolutions in loops
       several times slower; on accelerators log_every, less if the batches would take over 1 GiB.
+    keep_best: "evaluator/metric", higher is better: Fit.best is the state that scored highest, the
+      earliest on a tie. Choose on validation data of the source, never on test data.
+    writers: see each row beside metrics.jsonl, see `train.Writer`. They are not cut back on resume.
     progress: False prints nothing while training.
   Returns:
-    Fit(state, history, timing).
+    Fit(state, history, timing, best).
   Raises:
     NonFiniteError: a metric or a parameter is not finite; found at the next row, evaluation or
       checkpoint, named with its step. No checkpoint holds such a state.
-    InputError: the checkpoint belongs to another configuration, or has more steps than num_steps.
+    InputError: the checkpoint belongs to another configuration, or has more steps than num_steps,
+      or no evaluator gives `keep_best`.
     SystemExit: SIGTERM (143) or SIGINT (130) came; the step (or block) was finished and saved.
   Guarantees: on CPU an interrupted and resumed run gives the rows and the state of an uninterrupted
     one bit for bit (same devices, same block), whatever ended it, `kill -9` included.
@@ -90,9 +101,12 @@ def fit(
   schedule = Schedule(num_steps, log_every, eval_every, checkpoint_every)
   _check_counts(schedule, block)
   evaluators = {} if evaluators is None else evaluators
+  if keep_best is not None:
+    check.one_of("evaluator of keep_best", keep_best.partition("/")[0], sorted(evaluators))
   init_key, update_key = rng.streams(key, "init", "update")
   watch = Stopwatch()
-  with RunRecord(workdir, name, _manifest(step, key)) as record, Interrupt() as interrupt:
+  manifest = _manifest(step, key)
+  with RunRecord(workdir, name, manifest, writers) as record, Interrupt() as interrupt:
     done = record.step or 0
     _check_not_past(done, num_steps, record)
     feed = Feed(stream, mesh, batch_spec)
@@ -100,7 +114,10 @@ def fit(
     block = block or feed.default_block(example, log_every)
     if mesh is not None:
       params, init_key, update_key = meshes.replicate((params, init_key, update_key), mesh)
-    engine = engines.build(step, params, init_key, example, log_every=log_every, mesh=mesh)
+    keeps_best = keep_best is not None
+    engine = engines.build(
+      step, params, init_key, example, log_every=log_every, mesh=mesh, keeps_best=keeps_best
+    )
     if record.step is None:
       carry = engine.init(params, init_key)
     else:
@@ -117,7 +134,9 @@ def fit(
             row |= window.means()
             bar.loss(row["loss"])
           if schedule.is_due(eval_every, done):
-            row |= _evaluate(evaluators, carry.state)
+            row |= (scores := _evaluate(evaluators, carry.state))
+            if keep_best is not None:
+              carry = engine.keep_best(carry, _score(scores, keep_best))
         if row:
           record.add(done, row)
         if schedule.is_due(checkpoint_every, done):
@@ -147,7 +166,8 @@ def fit(
       record.save(done, carry, wait=True)
       _say_how_to_resume(interrupt, record, name, done, num_steps)
       raise SystemExit(interrupt.exit_status)
-  return Fit(carry.state, record.rows, watch.timing())
+  best = carry.best if keeps_best and int(carry.best.step) >= 0 else None
+  return Fit(carry.state, record.rows, watch.timing(), best)
 
 
 def _manifest(step: Step, key: Key) -> dict[str, Any]:
@@ -162,6 +182,11 @@ def _evaluate(evaluators: Mapping[str, Evaluator], state: TrainState) -> dict[st
     for name, evaluator in evaluators.items()
     for metric, value in evaluator(state).items()
   }
+
+
+def _score(scores: Mapping[str, float], name: str) -> float:
+  check.one_of("keep_best", name, sorted(scores))
+  return scores[name]
 
 
 def _say_how_to_resume(

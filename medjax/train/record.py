@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medjax.check import InputError
@@ -21,10 +21,17 @@ class RunRecord:
     step: step of the newest checkpoint, None if there is none.
   """
 
-  def __init__(self, workdir: str | os.PathLike | None, name: str, manifest: Mapping[str, Any]):
+  def __init__(
+    self,
+    workdir: str | os.PathLike | None,
+    name: str,
+    manifest: Mapping[str, Any],
+    writers: Sequence[logging.Writer] = (),
+  ):
     if not name or name.startswith(".") or set(name) & set("/\\"):
       raise InputError("a run name that can name a folder", repr(name), "use letters, digits and -")
     self._manifest = manifest
+    self._writers = tuple(writers)
     self.rows: list[logging.Row] = []
     self.step: int | None = None
     self._name = name
@@ -55,6 +62,8 @@ class RunRecord:
     self.rows.append({"run": self._name, "step": step, **values})
     if self._writer is not None:
       self._writer.write(step, values)
+    for writer in self._writers:
+      writer.write(self._name, step, values)
 
   def save(self, step: int, carry: Carry, *, wait: bool = False) -> None:
     """Checkpoints `carry`, after the rows that lead to it are on the disk; once per step."""

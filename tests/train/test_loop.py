@@ -233,3 +233,65 @@ def test_progress_without_a_terminal_is_two_lines(capsys):
   assert lines[0] == "main: 10 steps"
   assert lines[1].startswith("main: step 10/10, loss ")
   assert len(lines) == 2
+
+
+def _fit_with_scores(scores, **options):
+  """Trains 5 x 4 steps; the evaluation after step 4 i gives scores[i - 1]."""
+  seen = {}
+
+  def probe(state):
+    seen[int(state.step)] = np.asarray(state.params["weight"])
+    return {"score": scores[int(state.step) // 4 - 1]}
+
+  fit = train.fit(
+    toy.linear(),
+    toy.stream,
+    toy.params(),
+    jax.random.key(0),
+    num_steps=20,
+    eval_every=4,
+    evaluators={"probe": probe},
+    progress=False,
+    **options,
+  )
+  return fit, seen
+
+
+def test_the_best_state_is_that_of_the_highest_score_the_earliest_on_a_tie():
+  scores = (float("nan"), 0.5, 0.7, 0.7, 0.1)
+  fit, seen = _fit_with_scores(scores, keep_best="probe/score")
+  assert int(fit.best.step) == 12
+  assert float(fit.best.value) == np.float32(0.7)
+  np.testing.assert_array_equal(fit.best.state.params["weight"], seen[12])
+  assert fit.best.state.opt_state == ()
+  plain, _ = _fit_with_scores(scores)
+  toy.assert_same_bits(plain.state, fit.state)
+  assert plain.best is None
+
+
+def test_no_score_keeps_no_best():
+  fit, _ = _fit_with_scores((float("nan"),) * 5, keep_best="probe/score")
+  assert fit.best is None
+
+
+@pytest.mark.parametrize("name", ["prob/score", "probe/scores"])
+def test_an_unknown_score_is_refused(name):
+  with pytest.raises(InputError, match="probe"):
+    _fit_with_scores((0.0,) * 5, keep_best=name)
+
+
+def test_writers_see_the_rows_of_metrics_jsonl(tmp_path):
+  class Memory:
+    def __init__(self):
+      self.rows = []
+
+    def write(self, run, step, values):
+      self.rows.append({"run": run, "step": step, **values})
+
+    def close(self):
+      raise AssertionError("whoever made a writer closes it")
+
+  memory = Memory()
+  assert isinstance(memory, train.Writer)
+  fit, _ = _fit_with_scores((0.0,) * 5, writers=[memory], workdir=tmp_path, log_every=3)
+  assert memory.rows == fit.history

@@ -25,9 +25,11 @@ def stream(step):
 fit = train.fit(
   toy.linear(manifest={"max_norm": 1.0}), stream, toy.params(), jax.random.key(0),
   num_steps=40, log_every=7, eval_every=10, checkpoint_every=5, workdir=sys.argv[1],
-  evaluators={"probe": lambda state: {"bias": state.params["bias"]}}, progress=False)
+  evaluators={"probe": lambda state: {"bias": -abs(state.params["bias"] - 0.7)}},
+  keep_best="probe/bias", progress=False)
 jsonfile.write(pathlib.Path(sys.argv[1]) / "results.json", {
   "weight": fit.state.params["weight"], "moments": jax.tree.leaves(fit.state.opt_state),
+  "best": [fit.best.step, fit.best.value, fit.best.state.params["weight"]],
   "last": fit.history[-1]})
 """
 
