@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from medjax import check
@@ -34,7 +35,7 @@ class ConvBlock(nn.Module):
   norm: str
   activation: str
   residual: bool
-  dtype: jnp.dtype | None
+  dtype: DTypeLike | None
   convolution: conv.Implementation
 
   @nn.compact
@@ -92,7 +93,7 @@ class UNet(nn.Module):
   residual: bool = False
   downsample: Literal["max", "mean", "conv"] = "max"
   upsample: Literal["linear", "nearest", "transpose"] = "linear"
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
   convolution: conv.Implementation = "auto"
   num_auxiliary: int = 0
 

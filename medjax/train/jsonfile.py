@@ -83,15 +83,20 @@ def read(path: str | os.PathLike) -> Any:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-  """Writes `text` to `path` through a synced temporary file beside it and a rename.
+  """Writes `text` to `path` as UTF-8; see `write_bytes`."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+  """Writes `content` to `path` through a synced temporary file beside it and a rename.
 
   Guarantees: a reader, or a process killed at any moment, finds the old file or the new one.
   """
   path = pathlib.Path(path)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
   try:
-    with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-      file.write(text)
+    with os.fdopen(handle, "wb") as file:
+      file.write(content)
       file.flush()
       os.fsync(file.fileno())
     os.chmod(temporary, 0o644)

@@ -1,0 +1,65 @@
+"""A network as data: the class of medjax.nets and its fields, JSON both ways."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen
+
+from medjax import check
+from medjax.nets.unet import UNet
+
+CLASSES: dict[str, type[linen.Module]] = {"UNet": UNet}
+
+
+def describe(module: linen.Module) -> dict[str, Any]:
+  """{"class": name, "fields": {field: value}} of a network of medjax.nets.
+
+  >>> from medjax import nets
+  >>> spec = describe(nets.UNet(num_outputs=3, widths=(4, 8)))
+  >>> spec["class"], spec["fields"]["widths"]
+  ('UNet', [4, 8])
+  >>> build(spec) == nets.UNet(num_outputs=3, widths=(4, 8))
+  True
+
+  Raises:
+    InputError: a class that medjax.nets does not have.
+  """
+  name = type(module).__name__
+  check.require(
+    CLASSES.get(name) is type(module),
+    f"a network of medjax.nets: {sorted(CLASSES)}",
+    name,
+    "save its parameters alone and pass your own model when you load them",
+  )
+  fields = {
+    field.name: getattr(module, field.name)
+    for field in dataclasses.fields(module)
+    if field.name not in ("parent", "name")
+  }
+  return {"class": name, "fields": {key: _plain(value) for key, value in fields.items()}}
+
+
+def build(spec: Mapping[str, Any]) -> linen.Module:
+  """The network that `describe` described; raises InputError for a class or field unknown here."""
+  name, fields = spec.get("class"), dict(spec.get("fields", {}))
+  check.one_of("network class", name, sorted(CLASSES))
+  known = {field.name for field in dataclasses.fields(CLASSES[str(name)])}
+  unknown = sorted(set(fields) - known)
+  check.require(
+    not unknown, f"fields of {name}: {sorted(known)}", f"{unknown}", "update medjax to load this"
+  )
+  if fields.get("dtype") is not None:
+    fields["dtype"] = jnp.dtype(fields["dtype"])
+  return CLASSES[str(name)](**{key: _tuples(value) for key, value in fields.items()})
+
+
+def _plain(value: Any) -> Any:
+  if isinstance(value, tuple):
+    return [_plain(item) for item in value]
+  return value if value is None or isinstance(value, str | int | float) else jnp.dtype(value).name
+
+
+def _tuples(value: Any) -> Any:
+  return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
