@@ -134,7 +134,8 @@ def fit(
             row |= window.means()
             bar.loss(row["loss"])
           if schedule.is_due(eval_every, done):
-            row |= (scores := _evaluate(evaluators, carry.state))
+            with watch.evaluating():
+              row |= (scores := _evaluate(evaluators, carry.state))
             if keep_best is not None:
               carry = engine.keep_best(carry, _score(scores, keep_best))
         if row:
@@ -147,12 +148,12 @@ def fit(
         pause, lap_start = schedule.next_pause(done), done
         watch.start()
         while done < pause and interrupt.signal is None:
-          if pause - done >= block > 1:
-            carry = engine.advance_block(carry, feed.block(done, block), update_key)
-            done += block
-          else:
-            carry = engine.advance(carry, feed.one(done), update_key)
-            done += 1
+          is_block = pause - done >= block > 1
+          with watch.feeding(carry.step.is_ready):
+            batch = feed.block(done, block) if is_block else feed.one(done)
+          advance = engine.advance_block if is_block else engine.advance
+          carry = advance(carry, batch, update_key)
+          done += block if is_block else 1
           bar.update(done)
           if watch.is_first_due:
             jax.block_until_ready(carry.step)
