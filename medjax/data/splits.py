@@ -18,10 +18,13 @@ DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.6, "validation": 0.2, "test
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-  """Subjects by part ("train", "validation", ...). No subject is in two parts."""
+  """Subjects by part ("train", "validation", ...). No subject is in two parts.
+
+  `seed` is what they were drawn from, None where they were imported.
+  """
 
   parts: dict[str, tuple[str, ...]]
-  seed: int
+  seed: int | None = None
 
   def __post_init__(self):
     check_disjoint(self.parts)
@@ -38,7 +41,7 @@ class Splits:
     require(
       not strangers,
       "subjects of the saved splits",
-      f"also {_some(strangers)}",
+      f"also {some(strangers)}",
       "draw the splits again for these data",
     )
     members = set(self.parts[part])
@@ -60,7 +63,7 @@ class Splits:
     try:
       content = json.loads(path.read_text(encoding="utf-8"))
       parts = {str(k): tuple(map(str, v)) for k, v in content["parts"].items()}
-      seed = int(content["seed"])
+      seed = None if content["seed"] is None else int(content["seed"])
     except (KeyError, TypeError, AttributeError, ValueError) as error:
       raise InputError(
         f"saved splits in {path}", f"an error ({error})", "draw them again"
@@ -120,7 +123,7 @@ def check_disjoint(parts: Mapping[str, Iterable[str]]) -> None:
       require(
         not shared,
         f"no subject in both {first} and {second}",
-        _some(shared),
+        some(shared),
         "split over subjects, not over images",
       )
 
@@ -163,6 +166,7 @@ def _sizes(shares: np.ndarray, total: int) -> np.ndarray:
   return sizes
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+  """The first five names, for an error."""
   shown = ", ".join(map(str, names[:5]))
   return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -7,7 +7,7 @@ stream(1000) == stream(1000)  # also after a restart
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,42 @@ import numpy as np
 from medjax.check import InputError, require
 from medjax.data.grid import space_of, to_shape
 from medjax.data.seeds import generator
-from medjax.types import Batch, Source, Stream
+from medjax.types import Batch, Example, Source, Stream
+
+
+class Cases(NamedTuple):
+  """Cases of any shapes in memory.
+
+  Attributes:
+    examples: as the source hands them out.
+    subject, domain: [num_cases] int32, numbers of the sorted names of the whole source, so that
+      cases of two parts agree on them.
+  """
+
+  examples: tuple[Example, ...]
+  subject: np.ndarray
+  domain: np.ndarray
+
+
+def load_cases(source: Source, indices: Sequence[int] | None = None) -> Cases:
+  """Reads cases once.
+
+  Args:
+    source: where from.
+    indices: which cases, None for all.
+  Raises:
+    InputError: no cases.
+  """
+  indices = range(len(source)) if indices is None else indices
+  require(len(indices) > 0, "at least one case to load", "none", "check the split")
+  examples = tuple(source[int(i)] for i in indices)
+  subjects = _codes(source.subjects)
+  domains = _codes(getattr(source, "domains", None) or [example.domain for example in examples])
+  return Cases(
+    examples,
+    subject=np.array([subjects[source.subjects[int(i)]] for i in indices], np.int32),
+    domain=np.array([domains[example.domain] for example in examples], np.int32),
+  )
 
 
 def stack(
@@ -33,15 +68,13 @@ def stack(
     shape: spatial shape to crop and pad to (see `grid.to_shape`); None wants equal shapes.
     centre: "grid" or "foreground", see `grid.to_shape`.
   Returns:
-    Batch of numpy arrays with weight 1. `index` is the example's own; `subject` and `domain` number
-    the sorted names of the whole source, so that stacks of two parts agree on them. `image` or
-    `label` is None where the source has none.
+    Batch of numpy arrays with weight 1. `index` is the example's own; `subject` and `domain` are
+    those of `Cases`. `image` or `label` is None where the source has none.
   Raises:
     InputError: no cases, or shapes that differ with shape=None.
   """
-  indices = range(len(source)) if indices is None else indices
-  require(len(indices) > 0, "at least one case to stack", "none", "check the split")
-  examples = [source[int(i)] for i in indices]
+  cases = load_cases(source, indices)
+  examples = list(cases.examples)
   if shape is not None:
     examples = [to_shape(example, shape, centre=centre) for example in examples]
   for example in examples:
@@ -51,16 +84,13 @@ def stack(
         f"{examples[0].name} {space_of(examples[0])} and {example.name} {space_of(example)}",
         "pass `shape` to crop and pad",
       )
-  subjects = _codes(source.subjects)
-  domains = _codes(getattr(source, "domains", None) or [example.domain for example in examples])
-  num = len(examples)
   return Batch(
     image=_stacked([example.image for example in examples], np.float32),
     label=_stacked([example.label for example in examples], np.int32),
-    domain=np.array([domains[example.domain] for example in examples], np.int32),
-    subject=np.array([subjects[source.subjects[int(i)]] for i in indices], np.int32),
+    domain=cases.domain,
+    subject=cases.subject,
     index=np.array([example.index for example in examples], np.int32),
-    weight=np.ones(num, np.float32),
+    weight=np.ones(len(examples), np.float32),
   )
 
 
@@ -75,17 +105,20 @@ class EpochStream:
   shuffle: bool
 
   def __call__(self, step: int) -> Batch:
-    num = len(self.store.weight)
     place = int(step) * self.batch_size + np.arange(self.batch_size)
-    epochs, within = np.divmod(place, num)
-    rows = np.concatenate([self._order(int(e))[within[epochs == e]] for e in np.unique(epochs)])
+    num = len(self.store.weight)
+    rows = visits(place, num, self.seed, self.name) if self.shuffle else place % num
     return take(self.store, rows)
 
-  def _order(self, epoch: int) -> np.ndarray:
-    num = len(self.store.weight)
-    return (
-      generator(self.seed, self.name, epoch).permutation(num) if self.shuffle else np.arange(num)
-    )
+
+def visits(place: np.ndarray, num: int, seed: int | jax.Array, name: str) -> np.ndarray:
+  """Which of `num` examples the draws of number `place` take; every epoch takes each once."""
+  epochs, within = np.divmod(place, num)
+  rows = np.empty(len(place), np.int64)
+  for epoch in np.unique(epochs):
+    order = generator(seed, name, int(epoch)).permutation(num)
+    rows[epochs == epoch] = order[within[epochs == epoch]]
+  return rows
 
 
 def batches(
@@ -145,7 +178,7 @@ def zip_streams(**streams: Stream) -> Callable[[int], dict[str, Any]]:
 
   Two shuffled streams of one seed must differ in `name`, or they would draw equal permutations.
   """
-  shuffled = [s for s in streams.values() if isinstance(s, EpochStream) and s.shuffle]
+  shuffled: list[Any] = [s for s in streams.values() if getattr(s, "shuffle", False)]
   sources = [_identity(stream) for stream in shuffled]
   require(
     len(set(sources)) == len(sources),
@@ -161,7 +194,7 @@ def take(store: Batch, rows: np.ndarray) -> Batch:
   return jax.tree.map(lambda array: np.asarray(array)[rows], store)
 
 
-def _identity(stream: EpochStream) -> tuple[int, str]:
+def _identity(stream: Any) -> tuple[int, str]:
   drawn = generator(stream.seed, stream.name).integers(2**63)
   return int(drawn), stream.name
 

@@ -8,7 +8,7 @@ from medjax import types
 from medjax.check import InputError
 from medjax.data.combine import concat, subset
 from medjax.data.procedural import ProceduralAnatomy
-from medjax.data.streams import batches, sequential, stack, zip_streams
+from medjax.data.streams import batches, load_cases, sequential, stack, zip_streams
 
 SOURCE = ProceduralAnatomy(7, (12, 10), 3, 0, with_image=True)
 STORE = stack(SOURCE)
@@ -37,6 +37,17 @@ def test_codes_of_domains_and_subjects_agree_between_stacks():
   assert stack(both, [0]).domain.tolist() == [1]
   part = stack(subset(both, [12, 3]))
   assert part.domain.tolist() == [0, 1] and part.index.tolist() == [12, 3]
+
+
+def test_loaded_cases_keep_their_shapes_and_agree_with_stacks():
+  mixed = concat({"b": ProceduralAnatomy(2, (8, 8), 3, 0), "a": ProceduralAnatomy(1, (8, 9), 3, 0)})
+  cases = load_cases(mixed)
+  assert [example.label.shape for example in cases.examples] == [(8, 8), (8, 8), (8, 9)]
+  assert cases.domain.tolist() == [1, 1, 0] and cases.subject.tolist() == [1, 2, 0]
+  part = load_cases(mixed, [2, 1])
+  assert part.subject.tolist() == [0, 2] == stack(mixed, [2, 1], (8, 8)).subject.tolist()
+  with pytest.raises(InputError, match="at least one case"):
+    load_cases(mixed, [])
 
 
 def test_label_maps_alone_and_shapes_that_differ():
