@@ -84,10 +84,47 @@ def run(
     workdir = default if options.workdir is None else options.workdir
     build(config, RunOptions(workdir, options.seed, options.data, preset, experiment))
   except (InputError, NonFiniteError) as error:
-    print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+    _say_error(error)
     raise SystemExit(2 if isinstance(error, InputError) else 3) from error
   if (workdir / _RESULTS).exists():
     print(f"finished: {workdir / _RESULTS}", flush=True)
+
+
+def command(
+  config: type,
+  run: Callable[[Any], None],
+  doc: str | None,
+  *,
+  args: Sequence[str] | None = None,
+  prog: str | None = None,
+) -> None:
+  """Runs a command that is no experiment: one dataclass of flags, one function.
+
+  Args:
+    config: frozen dataclass; the string under each field is its help text. A field without default
+      is required, one annotated `Positional[...]` has no flag.
+    run: does the work.
+    doc: printed by --help.
+    args: arguments; default: the command line.
+    prog: how the command is called, for --help.
+  Raises:
+    SystemExit: 2 for wrong arguments and InputError, after one line `error: ...` on stderr.
+  """
+  import tyro
+
+  words = list(sys.argv[1:] if args is None else args)
+  try:
+    call: Any = tyro.cli(
+      config, prog=prog, description=doc, args=_gather(words), use_underscores=True
+    )
+    run(call)
+  except InputError as error:
+    _say_error(error)
+    raise SystemExit(2) from error
+
+
+def _say_error(error: Exception) -> None:
+  print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
 
 
 def _parse(

@@ -25,8 +25,12 @@ MAY_IMPORT = {
   "grads": BASE | {"ops", "losses"},
   "privacy": BASE | {"grads"},
   "methods": BASE | {"ops", "losses", "metrics", "nets", "synth", "data", "grads", "privacy"},
+  "inference": BASE | {"ops", "data"},
   "train": BASE | {"metrics", "data"},
+  "loading": BASE | {"nets", "data", "inference", "train"},
   "cli": BASE | {"train"},
+  "predict": BASE | {"cli", "data", "inference", "loading", "train"},
+  "export": BASE | {"cli", "inference", "loading", "train"},
 }
 OWNERS = {
   "flax": {"medjax/nets"},
@@ -37,6 +41,9 @@ OWNERS = {
   "matplotlib": {"medjax/train/figures.py"},
   "nilearn": {"medjax/data/mni152.py"},
   "PIL": {"medjax/data/png.py"},
+  "safetensors": {"medjax/train/weights.py"},
+  "tensorboardX": {"medjax/train/writers.py"},
+  "wandb": {"medjax/train/writers.py"},
 }
 
 

@@ -1,35 +1,61 @@
 """Sources of cases, splits over subjects, and streams of batches as functions of (seed, step)."""
 
+from medjax.data.cases import Case, find_cases, read_case
 from medjax.data.combine import concat, subset
+from medjax.data.duplicates import check_near_duplicates, near_duplicates
+from medjax.data.folds import folds, read_splits_final, write_splits_final
 from medjax.data.grid import fit_to_shape, to_shape
 from medjax.data.labelmaps import LabelMapFolder
 from medjax.data.medmnist import MedMNIST
 from medjax.data.mni152 import mni152
 from medjax.data.nifti import read_nifti, to_ras, write_nifti
 from medjax.data.nnunet import NnUNetFolder
-from medjax.data.normalise import normalise
+from medjax.data.normalise import (
+  ForegroundPercentiles,
+  foreground_statistics,
+  from_spec,
+  normalise,
+  to_spec,
+)
+from medjax.data.patches import patches
+from medjax.data.plans import read_plans
+from medjax.data.preprocess import Preprocessing
 from medjax.data.procedural import ProceduralAnatomy
 from medjax.data.resample import resample
 from medjax.data.slices import slices
 from medjax.data.splits import Splits, check_content, check_disjoint, split_subjects
-from medjax.data.streams import batches, sequential, stack, zip_streams
+from medjax.data.streams import batches, load_cases, sequential, stack, zip_streams
 from medjax.data.volume import Volume
 
 __all__ = [
+  "Case",
+  "ForegroundPercentiles",
   "LabelMapFolder",
   "MedMNIST",
   "NnUNetFolder",
+  "Preprocessing",
   "ProceduralAnatomy",
   "Splits",
   "Volume",
   "batches",
   "check_content",
   "check_disjoint",
+  "check_near_duplicates",
   "concat",
+  "find_cases",
   "fit_to_shape",
+  "folds",
+  "foreground_statistics",
+  "from_spec",
+  "load_cases",
   "mni152",
+  "near_duplicates",
   "normalise",
+  "patches",
+  "read_case",
   "read_nifti",
+  "read_plans",
+  "read_splits_final",
   "resample",
   "sequential",
   "slices",
@@ -38,6 +64,8 @@ __all__ = [
   "subset",
   "to_ras",
   "to_shape",
+  "to_spec",
   "write_nifti",
+  "write_splits_final",
   "zip_streams",
 ]

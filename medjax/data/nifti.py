@@ -94,6 +94,56 @@ def to_ras(volume: Volume) -> Volume:
   return Volume(array, affine, tuple(spacing))
 
 
+def from_ras(array: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
+  """Undoes `to_ras`: an array [right, anterior, superior, ...] with the axes of a file.
+
+  `affine` is that of the file; None, as for PNG, changes nothing. No value is interpolated.
+  """
+  from nibabel import orientations
+
+  if affine is None:
+    return array
+  orientation = orientations.io_orientation(affine)
+  for target, direction in orientation:
+    if direction < 0:
+      array = np.flip(array, int(target))
+  order = [int(target) for target, _ in orientation]
+  return np.ascontiguousarray(array.transpose(*order, *range(3, array.ndim)))
+
+
+def write_like(path: str | os.PathLike, array: np.ndarray, like: str | os.PathLike) -> None:
+  """Writes [x, y, z] or [x, y, z, channel] with the geometry of another file, bit for bit.
+
+  Affine, sform and qform with their codes and the units are those of `like`; types as in
+  `write_nifti`. An array of one slice is stored as a 2D image if `like` is one.
+
+  Raises:
+    InputError: the array is not on the grid of `like`.
+  """
+  import nibabel
+
+  like = pathlib.Path(like)
+  source = _parse(like, _read_bytes(like))
+  space = tuple(int(n) for n in source.shape[:3])
+  if len(space) == 2 and array.shape[2:3] == (1,):
+    array = array.squeeze(2)
+  require(
+    array.shape[: len(space)] == space,
+    f"an array on the grid of {like}, {space}",
+    f"shape {array.shape}",
+    "restore it to the grid of the file first",
+  )
+  stored = array.astype(_storage_type(array), copy=False)
+  header = source.header.copy()
+  header.set_data_dtype(stored.dtype)
+  header.set_slope_inter(1.0, 0.0)
+  header["cal_max"] = header["cal_min"] = 0
+  image = nibabel.Nifti1Image(stored, source.affine, header)
+  image.set_sform(*source.get_sform(coded=True))
+  image.set_qform(*source.get_qform(coded=True))
+  _save(image, pathlib.Path(path))
+
+
 def write_nifti(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray) -> None:
   """Writes [x, y, z] or [x, y, z, channel] with its affine; the file appears whole or not at all.
 
@@ -101,10 +151,15 @@ def write_nifti(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray) 
   """
   import nibabel
 
-  path = pathlib.Path(path)
-  suffix = _suffix(path)
   stored = array.astype(_storage_type(array), copy=False)
-  image = nibabel.Nifti1Image(stored, np.asarray(affine, np.float64))
+  _save(nibabel.Nifti1Image(stored, np.asarray(affine, np.float64)), pathlib.Path(path))
+
+
+def _save(image: Any, path: pathlib.Path) -> None:
+  """Whole or not at all."""
+  import nibabel
+
+  suffix = _suffix(path)
   partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
   try:
     nibabel.save(image, partial)

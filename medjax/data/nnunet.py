@@ -1,5 +1,6 @@
 """Folders in nnU-Net v2 layout: imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz, dataset.json."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -11,8 +12,8 @@ import numpy as np
 from medjax.check import InputError, one_of, require, same_shape
 from medjax.data import labels, manifest, nifti, png
 from medjax.data.dataset_json import read_dataset_json
-from medjax.data.normalise import NORMALISERS, Normaliser, normalise
-from medjax.data.resample import resample
+from medjax.data.normalise import NORMALISERS, Normaliser, normalise, to_spec
+from medjax.data.preprocess import Preprocessing, Spacing, place
 from medjax.data.subjects import subjects_of
 from medjax.data.volume import Volume
 from medjax.types import Example
@@ -38,8 +39,8 @@ class NnUNetFolder:
     root: str | os.PathLike,
     *,
     split: str = "Tr",
-    spacing: Sequence[float | int] | None = None,
-    normalise: str | Normaliser = "zscore",
+    spacing: Spacing | None = None,
+    normalise: str | Normaliser | Sequence[str | Normaliser] = "zscore",
     subject_pattern: str | None = None,
     reorient: bool = True,
     cache: bool = False,
@@ -51,9 +52,9 @@ class NnUNetFolder:
       root: folder that holds dataset.json.
       split: "Tr", or "Ts" for the images without labels in imagesTs.
       spacing: voxel size in mm to resample to (images linearly, labels to the nearest), after
-        reorientation; None keeps the grid of the file.
+        reorientation; None keeps the grid of the file, on one axis or on all.
       normalise: a name of `normalise.NORMALISERS` or a function of one channel, applied on the
-        grid of the file.
+        grid of the file; a sequence has one a channel.
       subject_pattern: regular expression with one group that finds the person in the case name;
         None takes the whole name.
       reorient: bring NIfTI axes to right, anterior, superior.
@@ -119,6 +120,25 @@ class NnUNetFolder:
       subjects=self.subjects,
       options=self._options,
     )
+
+  def preprocessing(self, **changes: Any) -> Preprocessing:
+    """How the files become examples, to save beside a network; `changes` are its other fields.
+
+    Raises:
+      InputError: a `normalise` that has no JSON form (`normalise.to_spec`).
+    """
+    how = self._normalise
+    each = [how] * len(self.channel_names) if isinstance(how, str) or callable(how) else how
+    described = Preprocessing(
+      channel_names=self.channel_names,
+      class_names=self.spec.class_names,
+      label_values=self.label_values,
+      spacing=None if self._spacing is None else tuple(self._spacing),
+      normalisation=tuple(to_spec(one) for one in each),
+      reorient=self._reorient,
+      file_ending=self.spec.file_ending,
+    )
+    return dataclasses.replace(described, **changes)
 
   def _list_images(self, split: str) -> dict[str, list[pathlib.Path]]:
     """Channel files of each case, complete and in order."""
@@ -225,9 +245,7 @@ class NnUNetFolder:
     return volume._replace(array=ids)
 
   def _place(self, volume: Volume, *, order: int) -> Volume:
-    if self._reorient:
-      volume = nifti.to_ras(volume)
-    return volume if self._spacing is None else resample(volume, self._spacing, order=order)
+    return place(volume, spacing=self._spacing, reorient=self._reorient, order=order)
 
 
 def _with_channels(volume: Volume) -> np.ndarray:

@@ -40,6 +40,26 @@ def read_png(path: str | os.PathLike) -> Volume:
   return Volume(array, None, (1.0, 1.0))
 
 
+def write_png(path: str | os.PathLike, label: np.ndarray) -> None:
+  """Writes [row, column] of integers 0..65535 as a grey PNG; it appears whole or not at all."""
+  from PIL import Image
+
+  path = pathlib.Path(path)
+  highest = int(label.max(initial=0))
+  require(
+    label.ndim == 2 and int(label.min(initial=0)) >= 0 and highest < 2**16,
+    "a map of integers 0..65535 for a PNG file",
+    f"shape {label.shape}, highest value {highest}",
+    "use label values that a PNG can hold",
+  )
+  partial = path.with_name(f".{path.name}.{os.getpid()}.partial.png")
+  try:
+    Image.fromarray(label.astype(np.uint8 if highest < 256 else np.uint16)).save(partial)
+    os.replace(partial, path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
 def read_num_channels(path: str | os.PathLike) -> int:
   """Number of channels in the header of a PNG file."""
   from PIL import Image, UnidentifiedImageError

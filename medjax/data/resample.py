@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medjax.check import one_of, positive, require
+from medjax.check import one_of, positive, require, same_shape
 from medjax.data.volume import Volume
 
 
@@ -27,8 +27,6 @@ def resample(volume: Volume, spacing: Sequence[float | int], *, order: int = 1) 
   Raises:
     InputError: a spacing that is not positive or has another length than the volume's.
   """
-  from scipy import ndimage
-
   one_of("order", order, (0, 1))
   require(
     len(spacing) == len(volume.spacing),
@@ -38,27 +36,65 @@ def resample(volume: Volume, spacing: Sequence[float | int], *, order: int = 1) 
   )
   for size in spacing:
     positive("spacing", float(size))
-  ratio = np.asarray(spacing, np.float64) / np.asarray(volume.spacing, np.float64)
-  if np.allclose(ratio, 1.0, rtol=0, atol=1e-4):
+  grid = _grid(volume, spacing)
+  if grid is None:
     return volume
-  old = np.asarray(volume.space)
-  new = np.maximum(np.floor(old / ratio + 0.5), 1).astype(int)
-  offset = (old - 1) / 2 - ratio * (new - 1) / 2  # old voxel coordinates of new voxel 0
-
-  def interpolate(array: np.ndarray) -> np.ndarray:
-    return ndimage.affine_transform(
-      array, ratio, offset, output_shape=tuple(new), order=order, mode="nearest"
-    )
+  ratio, offset, new = grid
 
   array = volume.array
   if order == 1 and array.dtype.kind != "f":
     array = array.astype(np.float32)
-  if array.ndim == len(spacing):
-    array = interpolate(array)
-  else:
-    channels = [interpolate(array[..., c]) for c in range(array.shape[-1])]
-    array = np.stack(channels, axis=-1)
+  array = _interpolated(array, ratio, offset, new, order)
   return Volume(array, _moved(volume.affine, ratio, offset), tuple(float(s) for s in spacing))
+
+
+def resample_back(
+  values: np.ndarray, volume: Volume, spacing: Sequence[float | int] | None
+) -> np.ndarray:
+  """Values on the grid of `resample(volume, spacing)`, linearly interpolated on that of `volume`.
+
+  Args:
+    values: [*new space, channel] float.
+    volume: gives grid and voxel size; its values are not read.
+    spacing: what `resample` was given; None: nothing was resampled.
+  Returns:
+    [*space, channel]; `values` itself if the grids are one.
+  Raises:
+    InputError: `values` are not on that grid.
+  """
+  grid = None if spacing is None else _grid(volume, spacing)
+  ratio, offset, new = grid or (None, None, volume.space)
+  same_shape("values", values.shape[:-1], "the resampled grid", new)
+  if ratio is None:
+    return values
+  return _interpolated(values, 1 / ratio, -offset / ratio, volume.space, 1)
+
+
+def _grid(
+  volume: Volume, spacing: Sequence[float | int]
+) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]] | None:
+  """(ratio, offset, new shape): voxel v lies at old ratio * v + offset. None: nothing changes."""
+  ratio = np.asarray(spacing, np.float64) / np.asarray(volume.spacing, np.float64)
+  if np.allclose(ratio, 1.0, rtol=0, atol=1e-4):
+    return None
+  old = np.asarray(volume.space)
+  new = np.maximum(np.floor(old / ratio + 0.5), 1).astype(int)
+  return ratio, (old - 1) / 2 - ratio * (new - 1) / 2, tuple(int(n) for n in new)
+
+
+def _interpolated(
+  array: np.ndarray, ratio: np.ndarray, offset: np.ndarray, shape: Sequence[int], order: int
+) -> np.ndarray:
+  from scipy import ndimage
+
+  def one(channel: np.ndarray) -> np.ndarray:
+    return ndimage.affine_transform(
+      channel, ratio, offset, output_shape=tuple(shape), order=order, mode="nearest"
+    )
+
+  if array.ndim == len(ratio):
+    return one(array)
+  return np.stack([one(array[..., c]) for c in range(array.shape[-1])], axis=-1)
 
 
 def _moved(affine: np.ndarray | None, ratio: np.ndarray, offset: np.ndarray) -> np.ndarray | None:

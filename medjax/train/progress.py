@@ -2,10 +2,27 @@
 
 import sys
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeVar
 
 _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_REDRAWS = 0.1
+Item = TypeVar("Item")
+
+
+def counted(items: Sequence[Item], name: str, *, enabled: bool = True) -> Iterator[Item]:
+  """The items one by one, with a bar and the time left on a terminal and a line each elsewhere."""
+  if not enabled:
+    yield from items
+  elif sys.stdout.isatty():
+    from rich import progress
+
+    yield from progress.track(items, description=name)
+  else:
+    began = time.monotonic()
+    for done, item in enumerate(items, start=1):
+      yield item
+      _say(f"{name} {done}/{len(items)}: {item}, {time.monotonic() - began:.1f} s")
 
 
 class Progress:

@@ -1,0 +1,127 @@
+"""Files to predict: the channels of each case, from a file or a folder like nnU-Net's imagesTs."""
+
+import json
+import os
+import pathlib
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from medjax.check import InputError, require, same_shape
+from medjax.data import nifti, png
+from medjax.data.preprocess import Preprocessing
+from medjax.data.volume import Volume
+
+_AFFINE_TOLERANCE_MM = 1e-2
+
+
+class Case(NamedTuple):
+  """A name and its files, one a channel or one with all of them."""
+
+  name: str
+  files: tuple[pathlib.Path, ...]
+
+  @property
+  def ending(self) -> str:
+    """ ".nii.gz", ".nii" or ".png"."""
+    return next(e for e in (*nifti.SUFFIXES, ".png") if self.files[0].name.lower().endswith(e))
+
+  def __str__(self) -> str:
+    return self.name
+
+
+def find_cases(path: str | os.PathLike, preprocess: Preprocessing) -> tuple[Case, ...]:
+  """The cases in a folder, or the one that a file belongs to.
+
+  Args:
+    path: a folder with NAME_0000.nii.gz, NAME_0001.nii.gz, ... (for one channel NAME.nii.gz will
+      do), one such file, or a 4D file with all channels. A dataset.json beside the files must name
+      the channels that the network was trained on.
+    preprocess: of the network.
+  Raises:
+    InputError: nothing there, missing or superfluous channels, other channel names.
+  """
+  path = pathlib.Path(path)
+  require(path.exists(), f"a file or folder {path}", "nothing there", "check the path")
+  folder = path if path.is_dir() else path.parent
+  endings = (".png",) if preprocess.file_ending == ".png" else nifti.SUFFIXES
+  files = [p for p in sorted(folder.iterdir()) if p.name.lower().endswith(endings)]
+  files = [p for p in files if not p.name.startswith(".")]
+  if not path.is_dir():
+    require(
+      path in files, f"a file ending in {' or '.join(endings)}", f"{path}", "convert the file"
+    )
+    name, number = _split(path)
+    files = [p for p in files if number is not None and _split(p)[0] == name] or [path]
+  require(files, f"images ending in {' or '.join(endings)} in {folder}", "none", "check the path")
+  _check_channel_names(folder, preprocess)
+  found: dict[str, dict[int, pathlib.Path]] = {}
+  for file in files:
+    name, number = _split(file)
+    own = found.setdefault(name, {})
+    require(
+      (number or 0) not in own,
+      f"one file for channel {number or 0} of case {name}",
+      f"{own.get(number or 0)} and {file}",
+      "remove one",
+    )
+    own[number or 0] = file
+  num_channels = len(preprocess.channel_names)
+  for name, channels in found.items():
+    is_whole = sorted(channels) in ([0], list(range(num_channels)))
+    require(
+      is_whole,
+      f"{num_channels} channels ({', '.join(preprocess.channel_names)}) of case {name}",
+      f"files {[channels[c].name for c in sorted(channels)]}",
+      "give NAME_0000, NAME_0001, ... in the order of training",
+    )
+  return tuple(Case(n, tuple(c[i] for i in sorted(c))) for n, c in sorted(found.items()))
+
+
+def read_case(case: Case) -> Volume:
+  """Raw values [*space, channel] on the grid of the first file.
+
+  Raises:
+    InputError: a damaged file, channels on different grids.
+  """
+  volumes = [png.read_png(f) if case.ending == ".png" else nifti.read_nifti(f) for f in case.files]
+  first = volumes[0]
+  for file, volume in zip(case.files[1:], volumes[1:], strict=True):
+    same_shape(str(case.files[0]), first.space, str(file), volume.space)
+    if first.affine is not None and volume.affine is not None:
+      require(
+        np.allclose(first.affine, volume.affine, rtol=0, atol=_AFFINE_TOLERANCE_MM),
+        f"{case.files[0]} and {file} of one affine",
+        "two",
+        "resample one onto the other's grid",
+      )
+  arrays = [v.array if v.array.ndim > len(v.spacing) else v.array[..., None] for v in volumes]
+  return first._replace(array=np.concatenate(arrays, axis=-1))
+
+
+def _split(path: pathlib.Path) -> tuple[str, int | None]:
+  """Case name and channel number, None for a name without."""
+  stem = re.sub(r"(\.nii(\.gz)?|\.png)$", "", path.name, flags=re.IGNORECASE)
+  match = re.fullmatch(r"(.+)_(\d{4})", stem)
+  return (match.group(1), int(match.group(2))) if match else (stem, None)
+
+
+def _check_channel_names(folder: pathlib.Path, preprocess: Preprocessing) -> None:
+  for path in (folder / "dataset.json", folder.parent / "dataset.json"):
+    if not path.is_file():
+      continue
+    try:
+      listed = json.loads(path.read_text(encoding="utf-8")).get("channel_names", {})
+      names = tuple(str(listed[str(i)]) for i in range(len(listed)))
+    except (ValueError, KeyError, AttributeError):
+      continue  # not nnU-Net's: nothing to compare
+    if names and tuple(n.lower() for n in names) != tuple(
+      n.lower() for n in preprocess.channel_names
+    ):
+      raise InputError(
+        f"the channels that the network was trained on, {list(preprocess.channel_names)}",
+        f"{list(names)} in {path}",
+        "give the images of training's modalities, in its order, or correct dataset.json",
+      )
+    return

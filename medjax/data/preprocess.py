@@ -1,0 +1,128 @@
+"""From the grid and intensities of a file to those of a network, and back.
+
+A `Preprocessing` is saved beside the weights it trained, so that prediction repeats exactly what
+training saw: intensities are normalised on the grid of the file, axes brought to right, anterior,
+superior, the image resampled. Back goes what a network says of every voxel, channel by channel.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medjax.check import InputError, require, same_shape
+from medjax.data import nifti, normalise
+from medjax.data.resample import resample, resample_back
+from medjax.data.volume import Volume
+
+Spacing = Sequence[float | int | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+  """How files become the input of a network.
+
+  Attributes:
+    channel_names: of the image, in the order of the files _0000, _0001, ...
+    class_names: of the class ids 0..K-1 that the network tells apart.
+    label_values: value of each class id in label files.
+    spacing: voxel size in mm that images are resampled to, one per axis, None on an axis that keeps
+      the file's; None as a whole keeps the grid.
+    normalisation: `normalise.to_spec` of each channel.
+    reorient: bring NIfTI axes to right, anterior, superior.
+    file_ending: ".nii.gz", ".nii" or ".png".
+    patch: spatial shape of the images that the network was trained on; prediction slides a window
+      of this shape.
+    axis: axis of the volume across which a 2D network works slice by slice; None for 3D and PNG.
+  """
+
+  channel_names: tuple[str, ...]
+  class_names: tuple[str, ...]
+  label_values: tuple[int, ...]
+  spacing: tuple[float | int | None, ...] | None
+  normalisation: tuple[dict[str, Any], ...]
+  reorient: bool = True
+  file_ending: str = ".nii.gz"
+  patch: tuple[int, ...] | None = None
+  axis: int | None = None
+
+  def apply(self, volume: Volume, name: str = "the image") -> Volume:
+    """Network input [*space, channel] float32 from raw values on the grid of a file.
+
+    `name` is what errors call it.
+
+    Raises:
+      InputError: another number of channels than `channel_names`.
+    """
+    array = volume.array
+    array = array[..., None] if array.ndim == len(volume.spacing) else array
+    require(
+      array.shape[-1] == len(self.channel_names),
+      f"{len(self.channel_names)} channels ({', '.join(self.channel_names)}) in {name}",
+      f"{array.shape[-1]}",
+      "give one file a channel, in the order of training",
+    )
+    how = [normalise.from_spec(spec) for spec in self.normalisation]
+    image = volume._replace(array=normalise.normalise(array, how))
+    placed = place(image, spacing=self.spacing, reorient=self.reorient, order=1)
+    return placed._replace(array=placed.array.astype(np.float32, copy=False))
+
+  def restore(self, values: np.ndarray, volume: Volume) -> np.ndarray:
+    """Values [*network space, k] on the grid of the file that `volume` was read from, linearly.
+
+    Where nothing was resampled the numbers come back untouched, in the file's order of axes.
+
+    Raises:
+      InputError: values of another grid than `apply(volume)` gives.
+    """
+    geometry = volume._replace(array=np.empty(volume.space, np.uint8))
+    upright = nifti.to_ras(geometry) if self.reorient else geometry
+    spacing = _filled(self.spacing, upright)
+    back = resample_back(values, upright, spacing)
+    same_shape("restored values", back.shape[: len(volume.spacing)], "file", upright.space)
+    return nifti.from_ras(back, volume.affine) if self.reorient else back
+
+  def to_dict(self) -> dict[str, Any]:
+    """JSON-able; `from_dict` undoes it."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_dict(cls, content: Mapping[str, Any]) -> "Preprocessing":
+    """Raises InputError for fields that are missing or unknown here."""
+    known = {field.name for field in dataclasses.fields(cls)}
+    if set(content) != known:
+      different = sorted(known.symmetric_difference(content))
+      raise InputError(
+        f"preprocessing with the fields {sorted(known)}",
+        f"a difference in {different}",
+        "load it with the version of medjax that saved it",
+      )
+
+    def tuples(value: Any) -> Any:
+      return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+    return cls(**{name: tuples(value) for name, value in content.items()})
+
+
+def place(volume: Volume, *, spacing: Spacing | None, reorient: bool, order: int) -> Volume:
+  """Brings axes upright, then resamples: linearly (order 1) or to the nearest voxel (0)."""
+  if reorient:
+    volume = nifti.to_ras(volume)
+  target = _filled(spacing, volume)
+  return volume if target is None else resample(volume, target, order=order)
+
+
+def _filled(spacing: Spacing | None, volume: Volume) -> tuple[float, ...] | None:
+  """The spacing with the file's own where it is None."""
+  if spacing is None:
+    return None
+  require(
+    len(spacing) == len(volume.spacing),
+    f"spacing with {len(volume.spacing)} entries",
+    f"{tuple(spacing)}",
+    "give one voxel size in mm per spatial axis",
+  )
+  return tuple(
+    float(own if new is None else new) for new, own in zip(spacing, volume.spacing, strict=True)
+  )

@@ -1,0 +1,140 @@
+"""Class probabilities of whole images: softmax averaged over windows, symmetries, members."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from medjax.check import InputError, positive, require
+from medjax.data.preprocess import Preprocessing
+from medjax.inference.test_time import IDENTITY, Symmetry
+from medjax.inference.window import slide
+from medjax.types import Model, Params
+
+
+class Member(NamedTuple):
+  """A trained network; batch statistics, if any, are bound into `model.apply`."""
+
+  model: Model
+  params: Params
+  preprocess: Preprocessing
+  name: str
+
+
+class Predictor:
+  """`predictor(params, image) -> probabilities` of one model; compiles once for all of them.
+
+  Probabilities are the mean softmax over windows (Gaussian weights) and symmetries. nnU-Net
+  averages logits; means of probabilities stay probabilities, which calibration measures.
+
+  Args:
+    model: one example [*patch, channel] -> logits [*patch, class].
+    patch: window of prediction, voxels per axis.
+    overlap: of neighbouring windows, as a fraction of the patch.
+    batch_size: windows a call of the network; None: 1 on CPU, 4 elsewhere.
+    symmetries: moves to average over, see `test_time`; ones that swap axes need equal patch sizes.
+    axis: axis of 3D images across which a 2D network works slice by slice; None otherwise.
+  """
+
+  def __init__(
+    self,
+    model: Model,
+    patch: Sequence[int],
+    *,
+    overlap: float = 0.5,
+    batch_size: int | None = None,
+    symmetries: Sequence[Symmetry] = (IDENTITY,),
+    axis: int | None = None,
+  ):
+    default = 1 if jax.default_backend() == "cpu" else 4
+    self._batch_size = default if batch_size is None else batch_size
+    positive("batch_size", self._batch_size)
+    require(symmetries, "at least one symmetry", "none", "pass test_time.IDENTITY")
+    self._patch, self._overlap = tuple(patch), overlap
+    self._symmetries, self._axis = tuple(symmetries), axis
+    self._network = _network(model)
+
+  def __call__(self, params: Params, image: np.ndarray) -> np.ndarray:
+    """Probabilities [*space, class] float32 of a preprocessed image [*space, channel]."""
+    if self._axis is None:
+      return self._of_grid(params, image)
+    planes = np.moveaxis(image, self._axis, 0)
+    return np.stack([self._of_grid(params, plane) for plane in planes], axis=self._axis)
+
+  def _of_grid(self, params: Params, image: np.ndarray) -> np.ndarray:
+    network = functools.partial(self._network, params)
+    total = None
+    for symmetry in self._symmetries:
+      moved = np.ascontiguousarray(symmetry.forward(image))
+      values = slide(
+        network, moved, self._patch, overlap=self._overlap, batch_size=self._batch_size
+      )
+      back = symmetry.backward(values)
+      total = back if total is None else total + back
+    assert total is not None
+    return total / len(self._symmetries) if len(self._symmetries) > 1 else total
+
+
+class Ensemble:
+  """`ensemble(image) -> probabilities`, the mean over members (folds, seeds).
+
+  Args:
+    members: networks with one preprocessing.
+    overlap, batch_size, symmetries: see `Predictor`.
+  Raises:
+    InputError: members that differ in their preprocessing, or one without a patch.
+  """
+
+  def __init__(
+    self,
+    members: Sequence[Member],
+    *,
+    overlap: float = 0.5,
+    batch_size: int | None = None,
+    symmetries: Sequence[Symmetry] = (IDENTITY,),
+  ):
+    require(members, "at least one trained network", "none", "pass the run of a training")
+    first = members[0].preprocess
+    for member in members[1:]:
+      _same_preprocessing(members[0], member)
+    if first.patch is None:
+      raise InputError("a patch size in the preprocessing", "None", "set Preprocessing.patch")
+    self.preprocess = first
+    predictors: dict[Callable, Predictor] = {}
+    for member in members:
+      if member.model.apply not in predictors:
+        predictors[member.model.apply] = Predictor(
+          member.model,
+          first.patch,
+          overlap=overlap,
+          batch_size=batch_size,
+          symmetries=symmetries,
+          axis=first.axis,
+        )
+    self._parts = [(predictors[member.model.apply], member.params) for member in members]
+
+  def __call__(self, image: np.ndarray) -> np.ndarray:
+    """Probabilities [*space, class] float32 of a preprocessed image [*space, channel]."""
+    first, *others = (predictor(params, image) for predictor, params in self._parts)
+    return sum(others, start=first) / len(self._parts) if others else first
+
+
+def _network(model: Model) -> Callable[[Params, np.ndarray], jax.Array]:
+  def one(params: Params, image: jax.Array) -> jax.Array:
+    return jax.nn.softmax(model.apply(params, image)[0].astype("float32"))
+
+  return jax.jit(jax.vmap(one, (None, 0)))
+
+
+def _same_preprocessing(first: Member, second: Member) -> None:
+  one, two = first.preprocess.to_dict(), second.preprocess.to_dict()
+  different = [name for name in one if one[name] != two[name]]
+  if different:
+    name = different[0]
+    raise InputError(
+      f"networks with one preprocessing ({name}={one[name]!r} of {first.name})",
+      f"{name}={two[name]!r} of {second.name}",
+      "predict with each run apart",
+    )

@@ -1,0 +1,247 @@
+"""Files through a network and back: geometry to the bit, values, and what is refused."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from medjax import loading, predict
+from medjax.check import InputError
+from medjax.data import Preprocessing, find_cases
+from medjax.inference import Member
+from medjax.types import Model
+
+VALUES = (0, 3, 7)
+
+
+def threshold_logits(params, image, **options):
+  """Class k where the first channel is about k: reads the intensity, so its input is its answer."""
+  del options
+  distance = image[..., :1] - jnp.arange(3.0).reshape((1,) * (image.ndim - 1) + (3,))
+  return params - 50 * distance**2, {}
+
+
+MODEL = Model(lambda key, image: (jnp.zeros(()), {}), threshold_logits)
+PREPROCESS = Preprocessing(
+  channel_names=("T1",),
+  class_names=("background", "organ", "lesion"),
+  label_values=VALUES,
+  spacing=None,
+  normalisation=({"name": "none"},),
+  patch=(8, 6, 5),
+)
+
+
+def member(**changes):
+  return Member(MODEL, jnp.zeros(()), dataclasses.replace(PREPROCESS, **changes), "reader")
+
+
+def rotation(degrees):
+  a = np.radians(degrees)
+  return np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+
+
+def affine(matrix, offset=(-3.5, 7.25, 11.0)):
+  out = np.eye(4)
+  out[:3, :3], out[:3, 3] = matrix, offset
+  return out
+
+
+GEOMETRIES = {
+  "RAS": affine(np.eye(3)),
+  "LPS": affine(np.diag([-1.0, -1.0, 1.0])),
+  "permuted": affine(np.array([[0, 0, 1.0], [-1, 0, 0], [0, 1, 0]])),
+  "oblique": affine(rotation(20) @ np.diag([-1.0, 1.0, 1.0])),
+  "anisotropic": affine(rotation(-10) @ np.diag([0.8, -0.9, 4.0])),
+}
+
+
+def write(path, array, matrix, *, sform=2, qform=1, units=("mm", "sec")):
+  image = nibabel.Nifti1Image(array, matrix)
+  image.set_sform(matrix, sform)
+  image.set_qform(matrix, qform)
+  image.header.set_xyzt_units(*units)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  nibabel.save(image, path)
+  return path
+
+
+def classes(*shape, seed=0):
+  return np.random.default_rng(seed).integers(0, 3, shape)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("codes", [(2, 1), (1, 0), (0, 3), (4, 2)])
+def test_a_network_that_reads_its_answer_writes_it_on_the_grid_of_the_file(tmp_path, name, codes):
+  truth = classes(11, 7, 6)
+  path = tmp_path / "in" / "case_0000.nii.gz"
+  write(path, truth.astype(np.float32), GEOMETRIES[name], sform=codes[0], qform=codes[1])
+  (out,) = predict.predict([member()], path, tmp_path / "out", progress=False)
+  got, given = nibabel.load(out), nibabel.load(path)
+  np.testing.assert_array_equal(np.asarray(got.dataobj), np.asarray(VALUES)[truth])
+  np.testing.assert_array_equal(got.affine, given.affine)
+  for form in ("sform", "qform"):
+    want, code = getattr(given, f"get_{form}")(coded=True)
+    matrix, got_code = getattr(got, f"get_{form}")(coded=True)
+    assert got_code == code
+    if code:
+      np.testing.assert_array_equal(matrix, want)
+  np.testing.assert_array_equal(got.header.get_zooms(), given.header.get_zooms())
+  assert got.header.get_xyzt_units() == given.header.get_xyzt_units()
+  assert got.get_data_dtype() == np.uint8
+
+
+@pytest.mark.parametrize("name", ["LPS", "anisotropic"])
+def test_resampling_there_and_back_keeps_shape_affine_and_smooth_objects(tmp_path, name):
+  grid = np.stack(np.meshgrid(*map(np.arange, (30, 28, 12)), indexing="ij"), -1)
+  ball = ((grid - (15, 14, 6)) / (10, 9, 4)) ** 2
+  truth = (ball.sum(-1) < 1).astype(np.float32)
+  path = write(tmp_path / "in" / "ball.nii.gz", truth, GEOMETRIES[name])
+  reader = member(spacing=(1.3, 1.1, 1.7))
+  (out,) = predict.predict([reader], path, tmp_path / "out", progress=False)
+  got = nibabel.load(out)
+  np.testing.assert_array_equal(got.affine, nibabel.load(path).affine)
+  label = np.asarray(got.dataobj) > 0
+  assert label.shape == truth.shape
+  assert 2 * (label & (truth > 0)).sum() / (label.sum() + truth.sum()) > 0.95
+
+
+def test_probabilities_are_those_that_were_compared(tmp_path):
+  truth = classes(9, 7, 6)
+  path = write(
+    tmp_path / "in" / "case_0000.nii.gz", truth.astype(np.float32), GEOMETRIES["oblique"]
+  )
+  (out,) = predict.predict([member()], path, tmp_path / "out", probabilities=True, progress=False)
+  got = nibabel.load(tmp_path / "out" / "probabilities" / "case.nii.gz")
+  values = np.asarray(got.dataobj)
+  np.testing.assert_allclose(values.sum(-1), 1, atol=1e-6)
+  labels = np.asarray(nibabel.load(out).dataobj)
+  np.testing.assert_array_equal(np.asarray(VALUES)[values.argmax(-1)], labels)
+  np.testing.assert_array_equal(got.affine, nibabel.load(path).affine)
+
+
+def test_a_2d_network_labels_volumes_slice_by_slice(tmp_path):
+  truth = classes(9, 7, 4)
+  path = write(tmp_path / "in" / "case.nii.gz", truth.astype(np.float32), GEOMETRIES["LPS"])
+  (out,) = predict.predict([member(patch=(6, 6), axis=2)], path, tmp_path / "out", progress=False)
+  np.testing.assert_array_equal(np.asarray(nibabel.load(out).dataobj), np.asarray(VALUES)[truth])
+
+
+def test_pictures_give_pictures(tmp_path):
+  truth = classes(9, 7)
+  (tmp_path / "in").mkdir()
+  Image.fromarray(truth.astype(np.uint8)).save(tmp_path / "in" / "cell_0000.png")
+  reader = member(file_ending=".png", patch=(6, 6))
+  (out,) = predict.predict(
+    [reader], tmp_path / "in", tmp_path / "out", probabilities=True, progress=False
+  )
+  np.testing.assert_array_equal(np.asarray(Image.open(out)), np.asarray(VALUES)[truth])
+  saved = np.load(tmp_path / "out" / "probabilities" / "cell.npz")["probabilities"]
+  np.testing.assert_array_equal(saved.argmax(-1), truth)
+
+
+def two_channels(folder, names=("a", "b")):
+  for name in names:
+    for channel in range(2):
+      array = classes(8, 6, 5, seed=channel).astype(np.float32)
+      write(folder / f"{name}_{channel:04d}.nii.gz", array, np.eye(4))
+  return folder
+
+
+def test_cases_are_found_by_file_and_by_folder(tmp_path):
+  both = dataclasses.replace(
+    PREPROCESS, channel_names=("T1", "T2"), normalisation=({"name": "none"},) * 2
+  )
+  folder = two_channels(tmp_path / "in")
+  assert [case.name for case in find_cases(folder, both)] == ["a", "b"]
+  (case,) = find_cases(folder / "b_0001.nii.gz", both)
+  assert [path.name for path in case.files] == ["b_0000.nii.gz", "b_0001.nii.gz"]
+  four = write(tmp_path / "four" / "c.nii.gz", np.zeros((8, 6, 5, 2), np.float32), np.eye(4))
+  (out,) = predict.predict(
+    [member(channel_names=("T1", "T2"), normalisation=({"name": "none"},) * 2)],
+    four,
+    tmp_path / "out",
+    progress=False,
+  )
+  assert nibabel.load(out).shape == (8, 6, 5)
+
+
+@pytest.mark.parametrize(
+  ("break_it", "message"),
+  [
+    (lambda folder: (folder / "a_0001.nii.gz").unlink(), r"2 channels \(T1, T2\) in a, got 1"),
+    (lambda folder: write(folder / "a_0002.nii.gz", np.zeros((8, 6, 5)), np.eye(4)), "of case a"),
+    (lambda folder: write(folder / "a_0001.nii.gz", np.zeros((8, 6, 4)), np.eye(4)), "one grid"),
+    (lambda folder: write(folder / "a_0001.nii.gz", np.zeros((8, 6, 5)), 2 * np.eye(4)), "affine"),
+    (lambda folder: (folder / "a_0000.nii.gz").write_bytes(b"x"), "readable NIfTI"),
+    (
+      lambda folder: (folder / "dataset.json").write_text(
+        json.dumps({"channel_names": {"0": "T2", "1": "T1"}})
+      ),
+      r"\['T2', 'T1'\]",
+    ),
+  ],
+)
+def test_channels_that_are_not_those_of_training_are_refused(tmp_path, break_it, message):
+  folder = two_channels(tmp_path / "in")
+  break_it(folder)
+  reader = member(channel_names=("T1", "T2"), normalisation=({"name": "none"},) * 2)
+  with pytest.raises(InputError, match=message):
+    predict.predict([reader], folder, tmp_path / "out", progress=False)
+  assert not list((tmp_path / "out").glob("a*"))
+
+
+def test_one_channel_in_a_file_where_two_were_trained(tmp_path):
+  path = write(tmp_path / "in" / "a.nii.gz", np.zeros((8, 6, 5)), np.eye(4))
+  reader = member(channel_names=("T1", "T2"), normalisation=({"name": "none"},) * 2)
+  with pytest.raises(InputError, match=r"2 channels \(T1, T2\) in a, got 1"):
+    predict.predict([reader], path, tmp_path / "out", progress=False)
+
+
+def test_finished_cases_are_kept_and_other_settings_refused(tmp_path):
+  path = write(tmp_path / "in" / "a.nii.gz", classes(8, 6, 5).astype(np.float32), np.eye(4))
+  out = tmp_path / "out"
+  (label,) = predict.predict([member()], path, out, progress=False)
+  first = label.stat().st_mtime_ns
+  predict.predict([member()], path, out, progress=False)
+  assert label.stat().st_mtime_ns == first
+  with pytest.raises(InputError, match="--overwrite"):
+    predict.predict([member()], path, out, overlap=0.25, progress=False)
+  predict.predict([member()], path, out, overlap=0.25, overwrite=True, progress=False)
+  assert label.stat().st_mtime_ns > first
+  with pytest.raises(InputError, match="folder of its own"):
+    predict.predict([member()], path, path.parent, progress=False)
+
+
+def test_the_command_line(tmp_path, capsys):
+  """Trains nothing: saves a network of medjax.nets and predicts with all its names."""
+  import jax
+
+  from medjax import cli, nets
+
+  network = nets.UNet(num_outputs=3, widths=(2, 2))
+  params, _ = nets.from_linen(network).init(jax.random.key(0), jnp.zeros((8, 6, 5, 1)))
+  for seed in range(2):
+    path = tmp_path / "run" / "weights" / f"arm-{seed}.safetensors"
+    loading.save_member(path, params, PREPROCESS, network=network)
+  write(tmp_path / "in" / "a_0000.nii.gz", np.zeros((9, 6, 5)), np.eye(4))
+
+  def call(*args):
+    cli.command(predict.Config, predict.run, predict.__doc__, args=args)
+
+  files = ("--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"))
+  call("--run", str(tmp_path / "run"), *files, "--mirror", "--overlap", "0.2")
+  assert "1 label maps" in capsys.readouterr().out
+  settings = json.loads((tmp_path / "out" / "prediction.json").read_text())
+  assert settings["networks"] == ["arm-0", "arm-1"]
+  assert settings["labels"] == {"background": 0, "organ": 3, "lesion": 7}
+  with pytest.raises(SystemExit) as stop:
+    call("--run", str(tmp_path / "nowhere"), *files)
+  assert stop.value.code == 2
+  error = capsys.readouterr().err
+  assert error.startswith("error: expected trained networks")
+  assert error.count("\n") == 1
