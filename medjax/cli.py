@@ -14,10 +14,13 @@ An experiment ends with
 """
 
 import dataclasses
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
+
+import jax
 
 from medjax.check import InputError
 from medjax.train import NonFiniteError
@@ -76,6 +79,7 @@ def run(
       `error: ...` on stderr; what `build` raises as SystemExit. Other exceptions keep their
       traceback. A finished run says where its results are and returns.
   """
+  _keep_compiled_programs()
   experiment = experiment or _name_of_main(build)
   words = list(sys.argv[1:] if args is None else args)
   try:
@@ -112,6 +116,7 @@ def command(
   """
   import tyro
 
+  _keep_compiled_programs()
   words = list(sys.argv[1:] if args is None else args)
   try:
     call: Any = tyro.cli(
@@ -121,6 +126,13 @@ def command(
   except InputError as error:
     _say_error(error)
     raise SystemExit(2) from error
+
+
+def _keep_compiled_programs() -> None:
+  """JAX's compilation cache in the user's cache folder, unless they chose another place."""
+  if jax.config.jax_compilation_cache_dir is None:
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(home / "medjax" / "xla"))
 
 
 def _say_error(error: Exception) -> None:

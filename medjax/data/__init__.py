@@ -1,5 +1,6 @@
 """Sources of cases, splits over subjects, and streams of batches as functions of (seed, step)."""
 
+from medjax.data import augmentation
 from medjax.data.cases import Case, find_cases, read_case
 from medjax.data.combine import concat, subset
 from medjax.data.duplicates import check_near_duplicates, near_duplicates
@@ -37,6 +38,7 @@ __all__ = [
   "ProceduralAnatomy",
   "Splits",
   "Volume",
+  "augmentation",
   "batches",
   "check_content",
   "check_disjoint",

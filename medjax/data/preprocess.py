@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from medjax.check import InputError, require, same_shape
-from medjax.data import nifti, normalise
+from medjax.data import nifti
+from medjax.data.normalise import from_spec, normalise
 from medjax.data.resample import resample, resample_back
 from medjax.data.volume import Volume
 
@@ -63,8 +64,8 @@ class Preprocessing:
       f"{array.shape[-1]}",
       "give one file a channel, in the order of training",
     )
-    how = [normalise.from_spec(spec) for spec in self.normalisation]
-    image = volume._replace(array=normalise.normalise(array, how))
+    how = [from_spec(spec) for spec in self.normalisation]
+    image = volume._replace(array=normalise(array, how))
     placed = place(image, spacing=self.spacing, reorient=self.reorient, order=1)
     return placed._replace(array=placed.array.astype(np.float32, copy=False))
 

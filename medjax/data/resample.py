@@ -63,10 +63,11 @@ def resample_back(
     InputError: `values` are not on that grid.
   """
   grid = None if spacing is None else _grid(volume, spacing)
-  ratio, offset, new = grid or (None, None, volume.space)
+  new = volume.space if grid is None else grid[2]
   same_shape("values", values.shape[:-1], "the resampled grid", new)
-  if ratio is None:
+  if grid is None:
     return values
+  ratio, offset, _ = grid
   return _interpolated(values, 1 / ratio, -offset / ratio, volume.space, 1)
 
 

@@ -1,4 +1,4 @@
-"""Separable linear filters whose width is known only at run time: Gaussian blur.
+"""Separable linear filters whose width is known only at run time: blur, resolution.
 
   y = M_0 x, then M_1 along the next axis, ...         M_a[i, j] ~ exp(-(c_i - j)^2 / (2 sigma_a^2))
 
@@ -11,7 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from medjax import check
 
@@ -75,3 +75,36 @@ def gaussian_blur(
     for axis, size in enumerate(image.shape[:-1])
   )
   return apply_separable(image, matrices)
+
+
+def low_resolution(
+  image: Float[Array, "*space channel"], num_samples: Int[Array, " ndim"]
+) -> Float[Array, "*space channel"]:
+  """Samples the nearest voxels on a coarser grid and interpolates back linearly.
+
+  Sample k of m along an axis of n voxels lies at (k + 1/2) n / m - 1/2; of two nearest voxels the
+  upper one is taken.
+
+  Args:
+    image: [*space, channel].
+    num_samples: [ndim] from 1 to the length of the axis; a traced array.
+  Returns:
+    Shape of `image`.
+  Guarantees: as many samples as voxels is the identity; a constant image stays constant.
+
+  >>> low_resolution(jnp.arange(4.0)[:, None], jnp.array([2]))[:, 0].tolist()
+  [1.0, 1.5, 2.5, 3.0]
+  """
+  check.same_shape("num_samples", num_samples.shape, "spatial axes", (image.ndim - 1,))
+  matrices = []
+  for axis, size in enumerate(image.shape[:-1]):
+    # Integers: XLA multiplies by the reciprocal of a constant, and floor would show it.
+    count, voxels = num_samples[axis], jnp.arange(size)
+    position = jnp.maximum((2 * voxels + 1) * count - size, 0)  # among the samples, times 2 n
+    lower = position // (2 * size)
+    weight = ((position % (2 * size)) / (2 * size))[:, None]
+    neighbours = jnp.stack([lower, jnp.minimum(lower + 1, count - 1)])
+    nearest = (2 * neighbours + 1) * size // (2 * count)
+    is_taken = nearest[..., None] == voxels[None, None, :]
+    matrices.append(jnp.where(is_taken[0], 1 - weight, 0) + jnp.where(is_taken[1], weight, 0))
+  return apply_separable(image, tuple(matrices))

@@ -1,4 +1,4 @@
-"""Sampling an array at arbitrary coordinates: nearest for labels, linear for images and fields.
+"""Sampling an array at arbitrary coordinates: linear for images, nearest or by majority for labels.
 
   output(x) = array(coordinates(x))                                   (pull-back)
 
@@ -85,6 +85,51 @@ def sample_linear(
       values = jnp.where(jnp.asarray(inside)[..., None], values, fill)
     result = result + values * jnp.asarray(corner_weight)[..., None]
   return result
+
+
+def sample_majority(
+  array: Shaped[Array, "*space"], coordinates: Float[Array, "*out ndim"], *, fill: int = 0
+) -> Shaped[Array, "*out"]:
+  """The label that holds most of the weight of multilinear interpolation.
+
+  Where `sample_linear` of the mask of a label exceeds 1/2, that label is taken, so that labels move
+  exactly as an image does; where none does (junctions of three labels, ties), the nearest voxel's.
+  It finds the label by a majority vote with one candidate (Boyer & Moore 1991), weighted, and so
+  costs the same for any number of labels: about as much as `sample_linear` of one channel.
+
+  Args:
+    array: [*space] label map.
+    coordinates: [*out, ndim] in voxels of `array`.
+    fill: label of the world outside the array.
+  Returns:
+    [*out] in the type of `array`.
+
+  >>> sample_majority(jnp.array([5, 6, 7]), jnp.array([[0.4], [1.0], [2.7]]), fill=-1).tolist()
+  [5, 6, -1]
+  """
+  _check(array.ndim, coordinates)
+  # A margin of one voxel of `fill` makes every corner a voxel of the array.
+  padded = jnp.pad(array, 1, constant_values=fill)
+  flat, strides = padded.reshape(-1), _strides(padded.shape)
+  weight, first, nearest = [], 0, 0
+  for axis, size in enumerate(array.shape):
+    position = jnp.clip(coordinates[..., axis], -1, size) + 1
+    lower = jnp.minimum(jnp.floor(position), size).astype(jnp.int32)
+    weight.append(position - lower)
+    first = first + lower * strides[axis]
+    nearest = nearest + jnp.where(weight[axis] >= 0.5, strides[axis], 0)
+  corners = []
+  for corner in itertools.product((0, 1), repeat=array.ndim):
+    offset = sum(step * stride for step, stride in zip(corner, strides, strict=True))
+    share = math.prod(w if step else 1 - w for step, w in zip(corner, weight, strict=True))
+    corners.append((flat.at[first + offset].get(mode="promise_in_bounds"), share))
+  candidate, lead = corners[0]
+  for label, share in corners[1:]:
+    lead = jnp.where(label == candidate, lead + share, lead - share)
+    candidate = jnp.where(lead < 0, label, candidate)
+    lead = jnp.abs(lead)
+  held = sum(jnp.where(label == candidate, share, 0.0) for label, share in corners)
+  return jnp.where(held > 0.5, candidate, flat.at[first + nearest].get(mode="promise_in_bounds"))
 
 
 def _strides(shape: tuple[int, ...]) -> list[int]:

@@ -47,3 +47,22 @@ def test_gradient_in_sigma_equals_finite_differences():
 def test_one_sigma_per_axis():
   with pytest.raises(check.InputError, match="sigma"):
     blur.gaussian_blur(jnp.zeros((4, 4, 1)), jnp.ones(3))
+
+
+@pytest.mark.parametrize("num_samples", [(4, 7), (6, 5), (3, 1), (12, 7)])
+def test_low_resolution_is_nearest_sampling_and_linear_interpolation(num_samples):
+  image = np.random.default_rng(0).random((12, 7), np.float32)
+  expected = image
+  for axis, count in enumerate(num_samples):
+    size = image.shape[axis]
+    places = (np.arange(count) + 0.5) * size / count
+    taken = np.take(expected, np.floor(places).astype(int), axis)  # halves: the upper voxel
+
+    def back(samples, count=count, size=size):
+      return np.interp((np.arange(size) + 0.5) * count / size - 0.5, np.arange(count), samples)
+
+    expected = np.apply_along_axis(back, axis, taken)
+  low = jax.jit(blur.low_resolution)(image[..., None], jnp.array(num_samples))
+  np.testing.assert_allclose(low[..., 0], expected, atol=1e-6)
+  if num_samples == image.shape:
+    np.testing.assert_array_equal(low[..., 0], image)
