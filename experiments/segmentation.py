@@ -37,7 +37,9 @@ PRESETS = {
     mirror=False,
   ),
   "folder": Config(),
-  "evidence": Config(arms=("augmented", "plain"), patch=(32, 48, 32), num_steps=600),
+  "evidence": Config(
+    arms=("augmented", "plain"), patch=(32, 48, 32), widths=(8, 16, 32, 64), num_steps=500
+  ),
 }
 
 
