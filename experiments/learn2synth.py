@@ -14,7 +14,8 @@ and claims no accuracy.
 results.json, `demo`: test_cases, test_subjects; dice.<row>.{mean, <class>, scored, missed} for the
 rows "label vote" (training label maps alone), "naive" and "learn2synth", scored: structures in the
 means, missed: those with Dice 0; learned: natural parameters of the augmentation after training,
-one entry a seed.
+one entry a seed; comparison: rows of `metrics.comparison_table` against "naive" over test subjects,
+none for the template.
 results.json, `recovery`: recoveries, one entry a preset, with preset, minimiser and minimiser_error
 of the profile, estimate and estimate_error of the method, estimates by seed, profile_passes,
 method_passes; profile.levels and profile.losses [preset][seed][level].

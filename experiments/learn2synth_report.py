@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments import noise_recovery, real_images
+from medjax import metrics
 from medjax.train.report import Report
 
 _DEMONSTRATION = (
@@ -218,6 +219,12 @@ def _tables(
     f" {config.num_seeds} seed(s). Equal updates; an update of Learn2Synth computes about 3.3 times"
     " as much as one of naive randomisation.",
   )
+  if results["comparison"]:
+    report.table(
+      *metrics.comparison_cells(results["comparison"]),
+      "Paired differences to naive randomisation over test subjects, by hierarchical bootstrap"
+      " against a margin of 0.01.",
+    )
   report.curves(
     {
       k: ([r["step"] for r in v if "validation/dice" in r], _column(v, "validation/dice"))

@@ -17,7 +17,7 @@ import optax
 
 from experiments import synthetic_training
 from experiments.synthetic_training import Task
-from medjax import check, data, methods, rng, synth, train
+from medjax import check, data, methods, metrics, rng, synth, train
 from medjax.types import Batch, Params, Source
 
 ARMS = ("naive", "learn2synth")
@@ -273,7 +273,26 @@ def results(study: Study) -> dict[str, Any]:
     "test_subjects": len(set(study.setting.cases.test.subject.tolist())),
     "dice": {name: row(values) for name, values in study.dice.items()},
     "learned": study.learned,
+    "comparison": _comparison(study),
   }
+
+
+def _comparison(study: Study) -> list[dict[str, Any]]:
+  """Paired verdicts against naive randomisation over test subjects; none on the template."""
+  subjects = study.setting.cases.test.subject
+  if study.setting.is_template or len(set(subjects.tolist())) < 2:
+    return []
+  num_seeds = len(study.dice["naive"])
+  tables = {}
+  for name, values in study.dice.items():
+    found = np.isfinite(values)
+    sums = np.where(found, values, 0.0).sum(-1)
+    count = found.sum(-1)  # a case without any structure, found or to be found, is right
+    table = np.where(count > 0, sums / np.maximum(count, 1), 1.0)
+    tables[name] = np.broadcast_to(table, (num_seeds, table.shape[-1]))
+  return metrics.comparison_table(
+    {"equal updates": tables}, reference="naive", subjects=subjects.tolist()
+  )
 
 
 def score(prediction: np.ndarray, cases: Batch, setting: Setting) -> np.ndarray:

@@ -38,7 +38,7 @@ PRESETS = {
   ),
   "folder": Config(),
   "evidence": Config(
-    arms=("augmented", "plain"), patch=(32, 48, 32), widths=(8, 16, 32, 64), num_steps=500
+    arms=("augmented", "plain"), patch=(32, 48, 32), widths=(8, 16, 32, 64), num_steps=600
   ),
 }
 

@@ -212,11 +212,12 @@ def fit(
   augmentation = data.augmentation.nnunet(patch)
   stream = data.patches(
     data.load_cases(setting.source, fold.train),
-    augmentation.source_shape if arm == "augmented" else patch,
+    patch,
     setting.batch_size,
     rng.stream(key, "patches"),
     foreground_fraction=config.foreground_fraction,
     axis=preprocess.axis,
+    block=augmentation.source_shape if arm == "augmented" else None,
   )
   segmentation_loss = losses.deep_supervision(
     losses.weighted_sum(

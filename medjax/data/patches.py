@@ -32,6 +32,7 @@ class PatchStream:
   places: tuple[tuple[np.ndarray, ...], ...]  # of each case, flat voxel positions of each class
   known: tuple[np.ndarray | None, ...]  # of each case, positions that are not IGNORE, None for all
   patch: tuple[int, ...]  # one size per axis of the cases, 1 across slices
+  block: tuple[int, ...]  # what is cut around a patch, likewise
   axis: int | None
   batch_size: int
   num_foreground: int
@@ -45,10 +46,10 @@ class PatchStream:
     first = self.cases.examples[0]
     image = label = None
     if first.image is not None:
-      shape = (self.batch_size, *self.patch, first.image.shape[-1])
+      shape = (self.batch_size, *self.block, first.image.shape[-1])
       image = np.zeros(shape, np.float32)
     if first.label is not None:
-      label = np.full((self.batch_size, *self.patch), IGNORE, np.int32)
+      label = np.full((self.batch_size, *self.block), IGNORE, np.int32)
     for b, (draw, row) in enumerate(zip(draws.tolist(), rows.tolist(), strict=True)):
       example = self.cases.examples[row]
       is_foreground = b >= self.batch_size - self.num_foreground
@@ -83,12 +84,15 @@ class PatchStream:
     return np.clip(np.asarray(voxel) - np.asarray(self.patch) // 2, 0, last)
 
   def _slices(self, corner: np.ndarray, row: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Where a patch lies in its case and where its voxels go, in the middle if there are few."""
+    """Where a block lies in its case, and where these voxels go in it."""
     here, there = [], []
-    for start, new, old in zip(corner, self.patch, space_of(self.cases.examples[row]), strict=True):
-      size, margin = min(old, new), max(new - old, 0) // 2
-      here.append(slice(start, start + size))
-      there.append(slice(margin, margin + size))
+    space = space_of(self.cases.examples[row])
+    for start, patch, block, size in zip(corner, self.patch, self.block, space, strict=True):
+      # A patch larger than the case has the case in its middle; a block its patch.
+      first = int(start) - max(patch - size, 0) // 2 - (block - patch) // 2
+      low, high = max(first, 0), min(first + block, size)
+      here.append(slice(low, high))
+      there.append(slice(low - first, high - first))
     return tuple(here), tuple(there)
 
 
@@ -100,6 +104,7 @@ def patches(
   *,
   foreground_fraction: float | int = 1 / 3,
   axis: int | None = None,
+  block: Sequence[int] | None = None,
   name: str = "",
 ) -> Stream:
   """An endless stream of patches in which every epoch takes one patch of every case.
@@ -115,9 +120,12 @@ def patches(
       batch_size - round(batch_size * (1 - foreground_fraction)) of the batch as in nnU-Net, and
       at least one unless the fraction is 0. A case without foreground gives any patch.
     axis: 0, 1 or 2 for 2D patches of 3D cases.
+    block: shape to cut around each patch, at least `patch` on every axis: what an augmentation
+      needs to rotate and shrink without a border (`Augmentation.source_shape`). The patch, its
+      middle, is drawn as without. None: the patch itself.
     name: tells the streams of one seed apart.
   Returns:
-    Stream of `Batch` with numpy arrays: image [batch, *patch, channel], label [batch, *patch],
+    Stream of `Batch` with numpy arrays: image [batch, *block, channel], label [batch, *block],
     either None where the cases have none. `index` is the running number of the draw, modulo 2**31,
     and not that of the case: a case may occur twice in a batch and must then get two keys.
     A case smaller than the patch is padded on both sides: the image by 0, what nnU-Net pads with in
@@ -130,6 +138,13 @@ def patches(
   require(batch_size >= 1, "batch_size >= 1", f"{batch_size=}", "pass a positive number")
   in_interval("foreground_fraction", foreground_fraction, 0, 1)
   size = _per_axis(cases.examples, patch, axis)
+  around = size if block is None else _per_axis(cases.examples, block, axis)
+  require(
+    all(b >= p for b, p in zip(around, size, strict=True)),
+    f"a block of at least the patch {tuple(patch)}",
+    f"{block}",
+    "pass block=None, or the augmentation's source_shape",
+  )
   has_labels = _all_or_none(cases.examples, "label")
   _all_or_none(cases.examples, "image")
   require(
@@ -145,6 +160,7 @@ def patches(
     places=tuple(classes for classes, _ in found),
     known=tuple(known for _, known in found),
     patch=size,
+    block=around,
     axis=axis,
     batch_size=batch_size,
     num_foreground=max(num_foreground, 1) if foreground_fraction > 0 else 0,

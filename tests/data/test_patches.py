@@ -203,3 +203,20 @@ def test_wrong_sizes():
     patches(volume, (3, 3, 3), 2, 0, foreground_fraction=1.5)
   with pytest.raises(InputError, match="batch_size >= 1"):
     patches(volume, (3, 3, 3), 0, 0)
+
+
+@pytest.mark.parametrize("space", [(12, 9), (5, 4)])
+def test_a_block_has_the_patch_in_its_middle_and_zeros_beyond_the_case(space):
+  """The patch drawn is the same with and without a block, at the border of the case too."""
+  one = case(0, space, (np.indices(space).sum(0) % 2).astype(np.int32), channels=1)
+  held = cases(one.replace(image=one.image + 1))
+  plain = patches(held, (6, 4), 3, seed=0)
+  around = patches(held, (6, 4), 3, seed=0, block=(10, 8))
+  for step in range(20):
+    small, large = plain(step), around(step)
+    assert large.image.shape == (3, 10, 8, 1)
+    np.testing.assert_array_equal(large.image[:, 2:-2, 2:-2], small.image)
+    np.testing.assert_array_equal(large.label[:, 2:-2, 2:-2], small.label)
+    np.testing.assert_array_equal(large.label == IGNORE, large.image[..., 0] == 0)
+  with pytest.raises(InputError, match="at least the patch"):
+    patches(held, (6, 4), 3, seed=0, block=(5, 8))
