@@ -3,12 +3,31 @@
 import pathlib
 import re
 
+import pytest
+
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
+BLOCKS = dict(
+  zip(
+    ("learn2synth", "clipping"), re.findall(r"```python\n(.*?)```", README, re.DOTALL), strict=True
+  )
+)
 
 
-def test_take_one_method_runs_and_is_short(capsys):
-  (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize(
+  ("name", "low", "high"),
+  [("learn2synth", 0.0, 1.0), ("clipping", 0.0, 0.1)],  # a noise level; a mean of clipped gradients
+)
+def test_a_method_in_the_reader_s_own_loop_runs_and_is_short(name, low, high, capsys):
+  code = BLOCKS[name]
   assert len([line for line in code.splitlines() if line.strip()]) <= 25
   exec(compile(code, "README.md", "exec"), {})
-  printed = float(capsys.readouterr().out)
-  assert 0 < printed < 1  # a noise level
+  assert low < float(capsys.readouterr().out) < high
+
+
+def test_commands_name_modules_and_presets_that_exist():
+  import importlib.util
+
+  modules = set(re.findall(r"python -m ([\w.]+)", README))
+  assert {"experiments.segmentation", "medjax.predict", "medjax.export"} <= modules
+  for module in modules:
+    assert importlib.util.find_spec(module) is not None, module

@@ -1,6 +1,18 @@
-"""Computations on gradients: hypergradients through an optimiser step."""
+"""Computations on gradients: per-example, clipped, and hypergradients through an optimiser step."""
 
 from medjax.grads.batch import batch_mean
+from medjax.grads.clipping import ClippedSum, clipped_sum
 from medjax.grads.hyper import Hyper, HyperAux, hypergradient
+from medjax.grads.per_sample import PerSample, per_sample, per_sample_dot
 
-__all__ = ["Hyper", "HyperAux", "batch_mean", "hypergradient"]
+__all__ = [
+  "ClippedSum",
+  "Hyper",
+  "HyperAux",
+  "PerSample",
+  "batch_mean",
+  "clipped_sum",
+  "hypergradient",
+  "per_sample",
+  "per_sample_dot",
+]

@@ -16,7 +16,7 @@ def batch_mean(loss: Callable[[PyTree, Key], jax.Array], batch: PyTree, key: Key
   and devices change nothing. The vmapped axis is named "batch" for losses that couple examples.
   """
   num_examples = jax.tree.leaves(batch)[0].shape[0]
-  index, weight = _entry(batch, "index"), _entry(batch, "weight")
+  index, weight = entry(batch, "index"), entry(batch, "weight")
   keys = rng.per_example(key, jnp.arange(num_examples) if index is None else index)
   values = jax.vmap(loss, axis_name="batch")(batch, keys)
   if weight is None:
@@ -25,7 +25,7 @@ def batch_mean(loss: Callable[[PyTree, Key], jax.Array], batch: PyTree, key: Key
   return jnp.where(weight > 0, weight * values, 0.0).sum() / jnp.where(total > 0, total, 1.0)
 
 
-def _entry(batch: PyTree, name: str) -> jax.Array | None:
+def entry(batch: PyTree, name: str) -> jax.Array | None:
   """`batch.name` or `batch[name]` where there is one; tuples have a method called index."""
   if isinstance(batch, Mapping):
     return batch.get(name)

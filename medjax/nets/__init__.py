@@ -1,6 +1,7 @@
 """Networks: Linen modules behind `Model(init, apply)`, and an adapter for NNX."""
 
 from medjax.nets.model import from_linen, from_nnx
+from medjax.nets.resnet import ResNet9
 from medjax.nets.unet import UNet
 
-__all__ = ["UNet", "from_linen", "from_nnx"]
+__all__ = ["ResNet9", "UNet", "from_linen", "from_nnx"]

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from flax import linen
 
 from medjax import check
+from medjax.nets.resnet import ResNet9
 from medjax.nets.unet import UNet
 
-CLASSES: dict[str, type[linen.Module]] = {"UNet": UNet}
+CLASSES: dict[str, type[linen.Module]] = {"ResNet9": ResNet9, "UNet": UNet}
 
 
 def describe(module: linen.Module) -> dict[str, Any]:

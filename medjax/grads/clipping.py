@@ -1,0 +1,264 @@
+"""Sums of clipped per-example gradients: the one place where private training touches an example.
+
+  sum_i  w_i  a_i  c_i  g_i,     c_i = min(1, max_norm / |g_i|)                (Abadi et al. 2016)
+                                 c_i = max_norm / (|g_i| + 0.01)  "automatic"  (Bu et al. 2023)
+
+with weights w_i from the batch and a_i = weight_fn(|g_i|, <g_i, direction>) in [0, 1].
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from medjax import check
+from medjax.grads.batch import entry
+from medjax.grads.ghost import engine, program
+from medjax.grads.per_sample import alone, example_keys
+from medjax.types import Key, Params, PyTree
+
+Clip = Literal["global", "per_leaf", "automatic"] | Callable[[str], str]
+_AUTOMATIC_FLOOR = 0.01  # gamma of automatic clipping
+
+
+class ClippedSum(NamedTuple):
+  """Result of `clipped_sum`; arrays have the examples first.
+
+  Attributes:
+    grads: the weighted sum, a tree like the parameters.
+    norms: [batch] L2 norms of the whole, unclipped gradients; inf or NaN where one is not finite.
+    dots: [batch] <g_i, direction>; zeros without a direction.
+    losses: [batch].
+    aux: what the loss returned beside, leaves [batch, ...]; () without `has_aux`.
+  """
+
+  grads: Any
+  norms: Any
+  dots: Any
+  losses: Any
+  aux: Any
+
+
+def clipped_sum(
+  loss_fn: Callable[..., Any],
+  max_norm: float | jax.Array | Mapping[str, float],
+  *,
+  method: Literal["auto", "ghost", "vmap"] = "auto",
+  clip: Clip = "global",
+  chunk: int | None = None,
+  has_aux: bool = False,
+) -> Callable[..., ClippedSum]:
+  """Sum of clipped gradients of a loss of one example, exact, at little more than a plain gradient.
+
+  >>> def loss(params, example, key):
+  ...   return (params * example).sum()  # its gradient is the example
+  >>> batch = jnp.array([[3.0, 4.0], [0.3, 0.4]])
+  >>> out = clipped_sum(loss, 1.0)(jnp.zeros(2), batch, jax.random.key(0))
+  >>> [round(float(x), 4) for x in (*out.norms, *out.grads)]
+  [5.0, 0.5, 0.9, 1.2]
+
+  Args:
+    loss_fn: `loss_fn(params, example, key) -> scalar`, with `has_aux` `(scalar, aux)`.
+    max_norm: bound C > 0 on the L2 norm of what one example adds, jnp.inf for none; for groups a
+      bound for each group by name.
+    method: "ghost" reads the loss operation by operation (see `grads.explain`), "vmap" forms all
+      gradients; both are exact. "auto" is ghost.
+    clip: "global": the whole gradient to C. "per_leaf": every leaf to C, so that an example adds at
+      most C * sqrt(leaves). "automatic": scaled to just below C. A function leaf path -> group
+      name: every group to its own bound, in all at most the root of the sum of their squares.
+    chunk: examples worked on together, None for all: less memory, the same sum to rounding. The
+      batch is padded to whole chunks by examples of weight 0.
+    has_aux: see `loss_fn`.
+  Returns:
+    `(params, batch, key, *, weights=None, direction=None, weight_fn=None) -> ClippedSum`.
+    `weights` [batch] multiply the clipped gradients and default to batch.weight, else 1; the
+    sensitivity is that of `clip` times the largest weight. `direction` is a tree like the
+    parameters. `weight_fn(norm, dot)` of one example gives a factor, cut to [0, 1], NaN to 0. Keys
+    are fold_in(key, batch.index), by position without an index.
+  Raises:
+    InputError: a max_norm that is not positive, a loss that mixes examples, an unknown option.
+  Guarantees: an example whose gradient is not finite, or has weight 0, adds exactly 0. Order, chunk
+    and number of devices change the sum by rounding only.
+  """
+  check.one_of("method", method, ("auto", "ghost", "vmap"))
+  if not callable(clip):
+    check.one_of("clip", clip, ("global", "per_leaf", "automatic"))
+  if chunk is not None:
+    check.positive("chunk", chunk)
+  for bound in max_norm.values() if isinstance(max_norm, Mapping) else [max_norm]:
+    if not isinstance(bound, jax.core.Tracer):
+      check.positive("max_norm", float(bound), "use jnp.inf for no clipping")
+  gradients = _vmapped if method == "vmap" else _ghost
+
+  @functools.partial(jax.jit, static_argnames=("weight_fn",))
+  def run(
+    params: Params, batch: PyTree, keys: Key, weights: jax.Array, direction: Any, weight_fn: Any
+  ) -> ClippedSum:
+    found = gradients(loss_fn, params, batch, keys, direction, has_aux)
+    norms = jnp.sqrt(found.squares.sum(1))
+    dots = jnp.zeros_like(norms) if found.dots is None else found.dots
+    if weight_fn is not None:
+      factor = jax.vmap(weight_fn)(norms, dots)
+      weights = weights * jnp.where(jnp.isnan(factor), 0.0, jnp.clip(factor, 0.0, 1.0))
+    factors = _factors(found.squares, params, max_norm, clip)
+    sums = found.weighted_sum(factors * weights[:, None])
+    grads = jax.tree.unflatten(jax.tree.structure(params), sums)
+    return ClippedSum(grads, norms, dots, found.losses, found.aux)
+
+  def clipped(
+    params: Params,
+    batch: PyTree,
+    key: Key,
+    *,
+    weights: jax.Array | None = None,
+    direction: PyTree | None = None,
+    weight_fn: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+  ) -> ClippedSum:
+    keys = example_keys(batch, key)
+    size = keys.shape[0]
+    if weights is None:
+      weights = entry(batch, "weight")
+    weights = jnp.ones(size) if weights is None else jnp.asarray(weights, jnp.float32)
+    check.same_shape("weights", weights.shape, "examples", (size,))
+    work = functools.partial(alone, run, params)
+    if chunk is None or chunk >= size:
+      return work(batch, keys, weights, direction, weight_fn)
+    return _in_chunks(work, chunk, batch, keys, weights, direction, weight_fn)
+
+  return clipped
+
+
+def _ghost(
+  loss_fn: Callable[..., Any],
+  params: Params,
+  batch: PyTree,
+  keys: Key,
+  direction: PyTree | None,
+  has_aux: bool,
+) -> engine.Chunk:
+  example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+  traced = program.trace(
+    loss_fn, params, example, jax.eval_shape(lambda k: k[0], keys), has_aux=has_aux
+  )
+  if not traced.is_example_dependent:
+    return _vmapped(loss_fn, params, batch, keys, direction, has_aux)
+  leaves = jax.tree.leaves(params)
+  toward = None if direction is None else jax.tree.leaves(direction)
+  how = engine.plan(traced, leaves)
+  return engine.run(traced, how, leaves, [*jax.tree.leaves(batch), keys], toward)
+
+
+def _vmapped(
+  loss_fn: Callable[..., Any],
+  params: Params,
+  batch: PyTree,
+  keys: Key,
+  direction: PyTree | None,
+  has_aux: bool,
+) -> engine.Chunk:
+  def one(example: PyTree, key: Key) -> Any:
+    out, grads = jax.value_and_grad(loss_fn, has_aux=has_aux)(params, example, key)
+    return (*(out if has_aux else (out, ())), jax.tree.leaves(grads))
+
+  losses, aux, grads = jax.vmap(one)(batch, keys)
+  toward = None if direction is None else jax.tree.leaves(direction)
+  return engine.of_gradients(losses, aux, grads, toward)
+
+
+def _factors(squares: jax.Array, params: Params, max_norm: Any, clip: Clip) -> jax.Array:
+  """[example, leaf] clipping factors."""
+  if callable(clip):
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    groups = [clip(jax.tree_util.keystr(p, simple=True, separator="/")) for p, _ in paths]
+    check.require(
+      isinstance(max_norm, Mapping) and set(groups) <= set(max_norm),
+      f"max_norm as a mapping with {sorted(set(groups))}",
+      f"{max_norm}",
+      "give each group a bound",
+    )
+    bounds = jnp.asarray([max_norm[group] for group in groups], jnp.float32)
+    same = jnp.asarray([[a == b for b in groups] for a in groups], jnp.float32)
+    return _shrink(jnp.sqrt(squares @ same), bounds[None])
+  check.require(
+    not isinstance(max_norm, Mapping), "one max_norm", f"{max_norm}", "pass clip=leaf path -> group"
+  )
+  if clip == "per_leaf":
+    return _shrink(jnp.sqrt(squares), max_norm)
+  norm = jnp.sqrt(squares.sum(1, keepdims=True))
+  if clip == "automatic":
+    factor = max_norm / (norm + _AUTOMATIC_FLOOR)
+  else:
+    factor = _shrink(norm, max_norm)
+  return jnp.broadcast_to(factor, squares.shape)
+
+
+def _shrink(norm: jax.Array, bound: Any) -> jax.Array:
+  """min(1, bound / norm), 1 at norm 0."""
+  return jnp.where(norm > bound, bound / jnp.where(norm > 0, norm, 1.0), 1.0)
+
+
+def _in_chunks(
+  work: Callable[..., ClippedSum],
+  chunk: int,
+  batch: PyTree,
+  keys: Key,
+  weights: jax.Array,
+  direction: PyTree | None,
+  weight_fn: Any,
+) -> ClippedSum:
+  """Sums over chunks; chunk i holds the examples i, i + n, i + 2n, ... of n chunks.
+
+  Taken so, every chunk of a batch that is sharded over devices is spread over all of them. On CPU
+  the loop is unrolled, because XLA runs convolutions in loops several times slower there.
+  """
+  size = keys.shape[0]
+  count = -(-size // chunk)
+  spare = count * chunk - size
+
+  def padded(x: jax.Array) -> jax.Array:
+    return jnp.concatenate([x, jnp.broadcast_to(x[:1], (spare, *x.shape[1:]))]) if spare else x
+
+  batch, keys = jax.tree.map(padded, (batch, keys))
+  weights = jnp.pad(weights, (0, spare))
+  split = jax.tree.map(
+    lambda x: x.reshape(chunk, count, *x.shape[1:]).swapaxes(0, 1), (batch, keys, weights)
+  )
+
+  def one(total: Any, part: Any) -> tuple[Any, Any]:
+    out = work(*part, direction, weight_fn)
+    return jax.tree.map(jnp.add, total, out.grads), out._replace(grads=())
+
+  if jax.default_backend() == "cpu":
+    total, parts = None, []
+    for i in range(count):
+      part = jax.tree.map(operator.itemgetter(i), split)
+      if total is None:
+        out = work(*part, direction, weight_fn)
+        total, rest = out.grads, out._replace(grads=())
+      else:
+        total, rest = one(total, _after(total, part))
+      parts.append(rest)
+    rest = jax.tree.map(lambda *x: jnp.stack(x), *parts)
+  else:
+    shapes = jax.eval_shape(
+      lambda: work(*jax.tree.map(lambda x: x[0], split), direction, weight_fn)
+    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.grads)
+    total, rest = jax.lax.scan(one, zeros, split)
+  rest = jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(chunk * count, *x.shape[2:])[:size], rest)
+  return rest._replace(grads=total)
+
+
+def _after(total: PyTree, part: PyTree) -> PyTree:
+  """`part`, but not before `total` is there: else XLA would hold all chunks in memory at once."""
+  probe = sum(x.ravel()[0].astype(jnp.float32) for x in jax.tree.leaves(total))
+
+  def wait(x: jax.Array) -> jax.Array:
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return x
+    return jnp.where(jnp.isfinite(probe), x, jnp.zeros((), x.dtype))
+
+  return jax.tree.map(wait, part)

@@ -1,0 +1,173 @@
+"""Gradient of one example with respect to the kernel of a convolution, and its norm without it.
+
+  G[k] = sum_t  x[place of output t under kernel offset k]  (outer)  b[t]
+  |G|^2 = sum_{t,t'}  <b[t], b[t']>  sum_k <x[place of t under k], x[place of t' under k]>
+
+XLA computes a batch of such gradients as one grouped convolution, which is slow on CPUs and no
+faster than matrix products on accelerators. 1D, 2D and 3D; strided, dilated, grouped, transposed.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from medjax.grads.ghost.program import Operation
+
+
+def is_supported(operation: Operation) -> bool:
+  """Whether `kernel_gradient` knows the operation: a convolution without batch groups."""
+  return (
+    operation.primitive.name == "conv_general_dilated"
+    and operation.params["batch_group_count"] == 1
+  )
+
+
+def kernel_gradient(
+  operation: Operation, kernel: Sequence[int], image: jax.Array, cotangent: jax.Array
+) -> jax.Array:
+  """Gradient with respect to the kernel of one example.
+
+  Args:
+    operation: a `conv_general_dilated` that `is_supported`.
+    kernel: shape of the kernel, in the layout of the operation.
+    image: its first operand, in the layout of the operation.
+    cotangent: of its result, in the layout of the operation.
+  Returns:
+    In the layout of the kernel.
+  """
+  p = operation.params
+  numbers, groups = p["dimension_numbers"], p["feature_group_count"]
+  x = jnp.transpose(image, _last(numbers.lhs_spec))  # [batch, *space, channel]
+  y = jnp.transpose(cotangent, _last(numbers.out_spec))
+  space = tuple(kernel[i] for i in numbers.rhs_spec[2:])
+  take = _Windows(
+    x.shape[1:-1],
+    y.shape[1:-1],
+    p["window_strides"],
+    p["padding"],
+    p["lhs_dilation"],
+    p["rhs_dilation"],
+  )
+  x = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+  y = y.reshape(*y.shape[:-1], groups, y.shape[-1] // groups)
+  parts = []
+  for offset in itertools.product(*map(range, space)):
+    seen, given = take(x, y, offset)
+    seen = seen.reshape(-1, *seen.shape[-2:])
+    given = given.reshape(-1, *given.shape[-2:])
+    # [group, in / group, out / group]
+    parts.append(jnp.einsum("tgi,tgo->gio", seen, given, preferred_element_type=jnp.float32))
+  stacked = jnp.stack(parts)  # [offset, group, in / group, out / group]
+  num_in, num_out = stacked.shape[2], groups * stacked.shape[3]
+  gradient = stacked.transpose(0, 2, 1, 3).reshape(*space, num_in, num_out)
+  inverse = [0] * len(kernel)  # rhs_spec is (out, in, *space)
+  for axis, place in enumerate((*numbers.rhs_spec[2:], numbers.rhs_spec[1], numbers.rhs_spec[0])):
+    inverse[place] = axis
+  return jnp.transpose(gradient, inverse)
+
+
+def has_pair_norm(operation: Operation) -> bool:
+  """Whether `pair_norm` knows the operation: neither grouped nor transposed."""
+  p = operation.params
+  return p["feature_group_count"] == 1 and all(d == 1 for d in p["lhs_dilation"])
+
+
+def pair_norm_cost(
+  operation: Operation, image: Sequence[int], kernel: Sequence[int], output: Sequence[int]
+) -> int:
+  """Multiplications of `pair_norm`."""
+  numbers = operation.params["dimension_numbers"]
+  places = image[numbers.lhs_spec[0]]
+  for axis, (low, high) in zip(numbers.lhs_spec[2:], operation.params["padding"], strict=True):
+    places *= max(image[axis] + low + high, 0)
+  channels_in, channels_out = image[numbers.lhs_spec[1]], output[numbers.out_spec[1]]
+  offsets = math.prod(kernel[axis] for axis in numbers.rhs_spec[2:])
+  rows = math.prod(output) // channels_out
+  return places**2 * channels_in + rows**2 * (channels_out + offsets)
+
+
+def pair_norm(
+  operation: Operation, kernel: Sequence[int], image: jax.Array, cotangent: jax.Array
+) -> jax.Array:
+  """Squared norm of `kernel_gradient` from the inner products of places and of cotangents."""
+  p = operation.params
+  numbers = p["dimension_numbers"]
+  x = jnp.transpose(image, _last(numbers.lhs_spec)).astype(jnp.float32)
+  y = jnp.transpose(cotangent, _last(numbers.out_spec)).astype(jnp.float32)
+  x = jax.lax.pad(x, jnp.float32(0), [(0, 0, 0), *((a, b, 0) for a, b in p["padding"]), (0, 0, 0)])
+  space, out_space = x.shape[:-1], y.shape[:-1]
+  flat, rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+  between_places = (flat @ flat.T).reshape(*space, *space)
+  between_rows = (rows @ rows.T).reshape(*out_space, *out_space)
+  offsets = itertools.product(*(range(kernel[axis]) for axis in numbers.rhs_spec[2:]))
+  total = jnp.zeros_like(between_rows)
+  for offset in offsets:
+    seen = [slice(None)]
+    for k, count, stride, dilation in zip(
+      offset, out_space[1:], p["window_strides"], p["rhs_dilation"], strict=True
+    ):
+      start = k * dilation
+      seen.append(slice(start, start + (count - 1) * stride + 1, stride))
+    total = total + between_places[(*seen, *seen)]
+  return jnp.sum(total * between_rows)
+
+
+class _Windows:
+  """Which image voxels meet which outputs under one kernel offset k.
+
+  Output o reads the place  o * stride + k * rhs_dilation - padding  of the image whose voxels lie
+  lhs_dilation apart. Without lhs_dilation the image is sliced, without stride the output.
+  """
+
+  def __init__(
+    self,
+    image: Sequence[int],
+    output: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    spread: Sequence[int],
+    dilation: Sequence[int],
+  ):
+    self._axes = list(zip(image, output, strides, padding, spread, dilation, strict=True))
+
+  def __call__(
+    self, x: jax.Array, y: jax.Array, offset: Sequence[int]
+  ) -> tuple[jax.Array, jax.Array]:
+    for axis, (k, (size, count, stride, (low, _), spread, dilation)) in enumerate(
+      zip(offset, self._axes, strict=True), start=1
+    ):
+      shift = k * dilation - low  # place of output 0
+      if spread > 1 and stride > 1:
+        x, size, spread = _spread(x, axis, spread), (size - 1) * spread + 1, 1
+      if spread == 1:
+        # outputs whose place lies inside the image
+        first = max(0, math.ceil(-shift / stride))
+        last = min(count - 1, math.floor((size - 1 - shift) / stride))
+        x = _strided(x, axis, first * stride + shift, last - first + 1, stride)
+        y = _strided(y, axis, first, last - first + 1, 1)
+      else:
+        # voxel i lies at place i * spread: output i * spread - shift
+        first = max(0, math.ceil(shift / spread))
+        last = min(size - 1, math.floor((count - 1 + shift) / spread))
+        x = _strided(x, axis, first, last - first + 1, 1)
+        y = _strided(y, axis, first * spread - shift, last - first + 1, spread)
+    return x, y
+
+
+def _strided(x: jax.Array, axis: int, start: int, count: int, stride: int) -> jax.Array:
+  if count <= 0:
+    return jax.lax.slice_in_dim(x, 0, 0, axis=axis)
+  return jax.lax.slice_in_dim(x, start, start + (count - 1) * stride + 1, stride, axis)
+
+
+def _spread(x: jax.Array, axis: int, factor: int) -> jax.Array:
+  config = [(0, 0, factor - 1 if i == axis else 0) for i in range(x.ndim)]
+  return jax.lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
+def _last(spec: Sequence[int]) -> tuple[int, ...]:
+  """Axes in the order batch, *space, channel; `spec` is (batch, channel, *space)."""
+  return (spec[0], *spec[2:], spec[1])

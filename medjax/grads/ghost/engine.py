@@ -1,0 +1,268 @@
+"""Per-example norms and weighted sums of one chunk of examples, from one backward pass.
+
+taps at the sites  ->  losses, operands a, cotangents b; no weight gradient is formed on the way
+rules              ->  |g_i|^2 per leaf, <g_i, r>
+weights w_i        ->  sum_i w_i g_i, from kept gradients or from the pairs (a_i, w_i b_i)
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medjax.grads.ghost import rules
+from medjax.grads.ghost.program import Program, Site
+
+
+class Chunk(NamedTuple):
+  """What one backward pass over a chunk gave; arrays have the examples first.
+
+  Attributes:
+    losses: [chunk].
+    aux: what the loss returned beside.
+    squares: [chunk, leaf] squared norms, float32.
+    dots: [chunk] inner products with the direction, None without one.
+    weighted_sum: `weighted_sum(weights [chunk, leaf]) -> leaves`; an example whose squares are not
+      all finite adds exactly 0.
+  """
+
+  losses: Any
+  aux: Any
+  squares: Any
+  dots: Any
+  weighted_sum: Callable[[jax.Array], list[jax.Array]]
+
+
+class Plan(NamedTuple):
+  """What is done with every site and leaf; decided from shapes.
+
+  Attributes:
+    rules: one a site.
+    added: leaves whose sites overlap: their gradients are added before they are measured.
+    keeps_pair: of each site, whether it keeps operand and cotangent instead of gradients.
+  """
+
+  rules: tuple[rules.Rule, ...]
+  added: frozenset[int]
+  keeps_pair: tuple[bool, ...]
+
+
+class _Found(NamedTuple):
+  """What a site gave: per cut squares [chunk] and gradients (None from a pair), dots [chunk]."""
+
+  squares: tuple[Any, ...]
+  gradients: tuple[Any, ...] | None
+  dots: Any
+  weighted_sum: Callable[[list[jax.Array], jax.Array], tuple[Any, ...]]
+
+
+def plan(program: Program, leaves: Sequence[Any]) -> Plan:
+  """Chooses the rules."""
+  constants, cuts = program.constants(leaves), program.cuts(leaves)
+  sites = program.sites.values()
+  chosen = tuple(rules.choose(s, own, constants) for s, own in zip(sites, cuts, strict=True))
+  added = frozenset(_overlapping(program))
+  keeps = tuple(
+    rule.pair_norm is not None and site.cuts[0].leaf not in added
+    for rule, site in zip(chosen, sites, strict=True)
+  )
+  return Plan(chosen, added, keeps)
+
+
+def run(
+  program: Program,
+  how: Plan,
+  leaves: Sequence[Any],
+  examples: Sequence[Any],
+  direction: Sequence[Any] | None = None,
+) -> Chunk:
+  """One forward and one backward pass over a chunk.
+
+  Args:
+    program: of the loss of one example.
+    how: its plan.
+    leaves: of the parameters.
+    examples: leaves [chunk, ...] of batch and keys.
+    direction: leaves like the parameters.
+  """
+  constants = program.constants(leaves)
+  cuts, pull_cuts = jax.vjp(lambda *x: program.cuts(x), *leaves)
+  toward = None
+  if direction is not None:
+    toward = jax.jvp(lambda *x: program.cuts(x), tuple(leaves), tuple(direction))[1]
+
+  def backward(*example: Any) -> tuple[Any, Any]:
+    loss, pull, seen = jax.vjp(
+      lambda taps: program.forward(constants, example, taps), program.taps(), has_aux=True
+    )
+    return seen, pull(jnp.ones_like(loss))[0]
+
+  seen, cotangents = jax.vmap(backward)(*examples)
+  sites = tuple(program.sites.values())
+  found = []
+  for s, (site, rule) in enumerate(zip(sites, how.rules, strict=True)):
+    measure = _keep_pair if how.keeps_pair[s] else _form_gradients
+    aim = None if toward is None else toward[s]
+    found.append(measure(site, rule, cuts[s], aim, seen.operands[s], cotangents[s], constants))
+
+  squares = [jnp.zeros(examples[0].shape[0], jnp.float32) for _ in leaves]
+  for site, part in zip(sites, found, strict=True):
+    for cut, square in zip(site.cuts, part.squares, strict=True):
+      if cut.leaf not in how.added:
+        squares[cut.leaf] += square
+  for leaf, total in _added_gradients(sites, found, how.added, cuts, pull_cuts).items():
+    squares[leaf] += _inner(total, total)
+  table = jnp.stack(squares, axis=1)
+  is_finite = jnp.isfinite(table).all(axis=1)
+
+  def weighted_sum(weights: jax.Array) -> list[jax.Array]:
+    weights = jnp.where(is_finite[:, None], weights, 0.0).astype(jnp.float32)
+    sums = tuple(
+      part.weighted_sum([weights[:, cut.leaf] for cut in site.cuts], is_finite)
+      for site, part in zip(sites, found, strict=True)
+    )
+    return list(pull_cuts(sums))
+
+  dots = None if direction is None else sum(part.dots for part in found)
+  return Chunk(seen.loss, seen.aux, table, dots, weighted_sum)
+
+
+def of_gradients(
+  losses: jax.Array, aux: Any, gradients: Sequence[Any], direction: Sequence[Any] | None
+) -> Chunk:
+  """The same from gradients [chunk, *leaf] that are all there."""
+  squares = jnp.stack([_inner(g, g) for g in gradients], axis=1)
+  is_finite = jnp.isfinite(squares).all(axis=1)
+  dots = None if direction is None else sum(map(_dot, gradients, direction))
+
+  def weighted_sum(weights: jax.Array) -> list[jax.Array]:
+    return [
+      _weighted(weights[:, n], is_finite, gradient, gradient.dtype)
+      for n, gradient in enumerate(gradients)
+    ]
+
+  return Chunk(losses, aux, squares, dots, weighted_sum)
+
+
+def _form_gradients(
+  site: Site,
+  rule: rules.Rule,
+  cuts: Sequence[Any],
+  toward: Sequence[Any] | None,
+  operands: Any,
+  cotangents: Any,
+  constants: Mapping[int, Any],
+) -> _Found:
+  del site, constants
+  found = jax.vmap(lambda x, b: rule.gradient(cuts, x, b))(operands, cotangents)
+
+  def weighted_sum(weights: list[jax.Array], is_finite: jax.Array) -> tuple[Any, ...]:
+    return tuple(
+      _weighted(w, is_finite, g, value.dtype)
+      for w, g, value in zip(weights, found, cuts, strict=True)
+    )
+
+  dots = None if toward is None else sum(map(_dot, found, toward))
+  return _Found(tuple(_inner(g, g) for g in found), found, dots, weighted_sum)
+
+
+def _keep_pair(
+  site: Site,
+  rule: rules.Rule,
+  cuts: Sequence[Any],
+  toward: Sequence[Any] | None,
+  operands: Any,
+  cotangents: Any,
+  constants: Mapping[int, Any],
+) -> _Found:
+  """<g_i, r> = <b_i, op(a_i, r)>, because the operation is linear in its only cut."""
+  assert rule.pair_norm is not None
+
+  def results(cuts: Sequence[Any], operands: Any) -> tuple[Any, ...]:
+    return jax.vmap(lambda x: site.run(cuts, x, constants))(operands)
+
+  def weighted_sum(weights: list[jax.Array], is_finite: jax.Array) -> tuple[Any, ...]:
+    seen = jax.tree.map(lambda x: _cleared(x, is_finite), operands)
+    scaled = jax.tree.map(
+      lambda b: _cleared(b, is_finite) * _column(weights[0], b).astype(b.dtype), cotangents
+    )
+    return jax.vjp(lambda c: results(c, seen), tuple(cuts))[1](scaled)[0]
+
+  dots = None
+  if toward is not None:
+    dots = sum(map(_inner, cotangents, results(toward, operands)))
+  square = jax.vmap(rule.pair_norm)(operands, cotangents)
+  return _Found((square,), None, dots, weighted_sum)
+
+
+def _added_gradients(
+  sites: Sequence[Site],
+  found: Sequence[_Found],
+  added: frozenset[int],
+  cuts: Sequence[Any],
+  pull_cuts: Callable[..., Any],
+) -> dict[int, jax.Array]:
+  """[chunk, *leaf] gradients of the leaves in `added`."""
+  if not added:
+    return {}
+
+  def of_leaves(gradients: Any) -> list[Any]:
+    full = tuple(
+      tuple(
+        jnp.zeros_like(value) if cut.leaf not in added or own is None else own[c]
+        for c, (cut, value) in enumerate(zip(site.cuts, values, strict=True))
+      )
+      for site, own, values in zip(sites, gradients, cuts, strict=True)
+    )
+    pulled = pull_cuts(full)
+    return [pulled[leaf] for leaf in sorted(added)]
+
+  totals = jax.vmap(of_leaves)(tuple(part.gradients for part in found))
+  return dict(zip(sorted(added), totals, strict=True))
+
+
+def _overlapping(program: Program) -> set[int]:
+  """Leaves that several cuts share an element of."""
+  taken: dict[int, list[np.ndarray | None]] = {}
+  for site in program.sites.values():
+    for cut in site.cuts:
+      taken.setdefault(cut.leaf, []).append(cut.places)
+  shared = set()
+  for leaf, places in taken.items():
+    known = [p for p in places if p is not None]
+    together = np.concatenate(known) if known else np.empty(0)
+    is_apart = len(known) == len(places) and len(np.unique(together)) == len(together)
+    if len(places) > 1 and not is_apart:
+      shared.add(leaf)
+  return shared
+
+
+def _weighted(weight: jax.Array, is_finite: jax.Array, gradient: jax.Array, dtype: Any) -> Any:
+  weight = jnp.where(is_finite, weight, 0.0).astype(jnp.float32)
+  return jnp.tensordot(weight, _cleared(gradient, is_finite), 1).astype(dtype)
+
+
+def _inner(x: jax.Array, y: jax.Array) -> jax.Array:
+  """[example] inner products over all other axes, in float32."""
+  return jnp.einsum("ei,ei->e", _flat(x), _flat(y), preferred_element_type=jnp.float32)
+
+
+def _dot(gradients: jax.Array, direction: jax.Array) -> jax.Array:
+  return jnp.tensordot(_flat(gradients), direction.astype(jnp.float32).ravel(), 1)
+
+
+def _flat(x: jax.Array) -> jax.Array:
+  return x.reshape(x.shape[0], -1).astype(jnp.float32)
+
+
+def _column(weight: jax.Array, like: jax.Array) -> jax.Array:
+  return weight.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _cleared(x: jax.Array, is_finite: jax.Array) -> jax.Array:
+  """Zero in the rows of the examples that are not finite: 0 times NaN would be NaN."""
+  if not jnp.issubdtype(x.dtype, jnp.inexact):
+    return x
+  return jnp.where(_column(is_finite, x), x, jnp.zeros((), x.dtype))

@@ -1,0 +1,120 @@
+"""How each site gives the squared norm of its gradient: the cheapest exact way that is known.
+
+  gradient   the gradient of every example is formed, measured and kept for the weighted sum
+  pair       operand a and cotangent b are kept; |sum_t a_t b_t^T|^2 = <A A^T, B B^T>
+             (Goodfellow 2015 for one t; Li et al. 2022, Bu et al. 2023 for many)
+  leaf       gradients of several sites that share parameters are added per example, then measured
+
+Gradients of operations without a special form come from `jax.vjp` of the operation itself, so that
+a site of any kind is exact.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from medjax.grads.ghost import convolution
+from medjax.grads.ghost.program import Site
+
+_PRODUCTS_A_NUMBER = 32
+"""Multiplications that take as long as to write a number to memory and read it twice (measured on a
+CPU; accelerators do more)."""
+
+
+class Rule(NamedTuple):
+  """What is done at a site.
+
+  Attributes:
+    name: for people: "dense", "convolution", "lookup", "scan", ...
+    gradient: `gradient(cuts, operands, cotangents) -> per-cut gradients` of one example.
+    pair_norm: `pair_norm(operands, cotangents) -> squared norm` of one example, None if there is
+      none or it would not pay.
+  """
+
+  name: str
+  gradient: Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, ...]]
+  pair_norm: Callable[[Sequence[Any], Sequence[Any]], jax.Array] | None
+
+
+def choose(site: Site, cuts: Sequence[Any], constants: Mapping[int, Any]) -> Rule:
+  """The rule of a site whose cuts have the shapes of `cuts`."""
+  name = site.operation.primitive.name
+  if site.is_plain and name == "dot_general":
+    return _dense(site, cuts[0].shape, constants)
+  if site.is_plain and name == "gather" and site.operation.inputs[0] == site.cuts[0].value:
+    return Rule("lookup", _by_vjp(site, constants), None)
+  if (
+    site.is_plain
+    and convolution.is_supported(site.operation)
+    and site.operation.inputs[1] == site.cuts[0].value
+  ):
+    return _convolution(site, tuple(cuts[0].shape), constants)
+  return Rule(name, _by_vjp(site, constants), None)
+
+
+def _by_vjp(site: Site, constants: Mapping[int, Any]) -> Callable[..., tuple[Any, ...]]:
+  def gradient(cuts: Sequence[Any], operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+    _, pull = jax.vjp(lambda c: site.run(c, operands, constants), tuple(cuts))
+    return pull(tuple(cotangents))[0]
+
+  return gradient
+
+
+def _convolution(site: Site, kernel: tuple[int, ...], constants: Mapping[int, Any]) -> Rule:
+  operation = site.operation
+
+  def gradient(cuts: Sequence[Any], operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+    del cuts
+    return (convolution.kernel_gradient(operation, kernel, operands[0], cotangents[0]),)
+
+  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> jax.Array:
+    return convolution.pair_norm(operation, kernel, operands[0], cotangents[0])
+
+  image, result = operation.input_avals[0].shape, operation.avals[0].shape
+  cost = convolution.pair_norm_cost(operation, image, kernel, result)
+  pays = convolution.has_pair_norm(operation) and _pays(cost, kernel)
+  return Rule("convolution", gradient, pair_norm if pays else None)
+
+
+def _pays(multiplications: int, weight: Sequence[int]) -> bool:
+  """Whether a norm from pairs costs less than to write one gradient and read it twice."""
+  return multiplications < _PRODUCTS_A_NUMBER * math.prod(weight)
+
+
+def _dense(site: Site, weight: tuple[int, ...], constants: Mapping[int, Any]) -> Rule:
+  """A matrix product with the parameters on either side."""
+  operation = site.operation
+  side = 0 if operation.inputs[0] == site.cuts[0].value else 1
+  (contract, batch) = operation.params["dimension_numbers"]
+  mine, other = contract[side], contract[1 - side]
+  mine_batch, other_batch = batch[side], batch[1 - side]
+  num_batch = len(mine_batch)
+  columns = [i for i in range(len(weight)) if i not in (*mine, *mine_batch)]
+  size_in = math.prod(weight[i] for i in mine)
+  size_out = math.prod(weight[i] for i in columns)
+  result = operation.avals[0].shape
+  blocks = math.prod(result[:num_batch])
+  rows = math.prod(result) // max(blocks * size_out, 1)
+
+  def matrices(operand: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """[block, row, in] and [block, row, out]."""
+    free = [i for i in range(operand.ndim) if i not in (*other, *other_batch)]
+    a = operand.transpose(*other_batch, *free, *other).reshape(blocks, rows, size_in)
+    # results are [batch, free of the left, free of the right]
+    if side == 1:
+      b = cotangent.reshape(blocks, rows, size_out)
+    else:
+      b = cotangent.reshape(blocks, size_out, rows).swapaxes(1, 2)
+    return a.astype(jnp.float32), b.astype(jnp.float32)
+
+  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> jax.Array:
+    a, b = matrices(operands[0], cotangents[0])
+    if rows == 1:
+      return ((a * a).sum((1, 2)) * (b * b).sum((1, 2))).sum()
+    return jnp.sum((a @ a.swapaxes(1, 2)) * (b @ b.swapaxes(1, 2)))
+
+  pays = _pays(blocks * rows**2 * (size_in + size_out), weight)
+  return Rule("dense", _by_vjp(site, constants), pair_norm if pays else None)

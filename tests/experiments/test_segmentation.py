@@ -1,0 +1,146 @@
+"""The segmentation experiment as a person runs it: a folder in; scores, networks, labels out."""
+
+import csv
+import json
+import shutil
+
+import nibabel
+import numpy as np
+import pytest
+
+import medjax
+from experiments import segmentation, segmentation_training
+from medjax import cli
+from tests.data.folders import nnunet
+
+CASES = tuple(f"p{i}_scan{j}" for i in range(6) for j in range(2))
+SMALL = [
+  *("--num_folds", "2", "--num_steps", "2", "--batch_size", "2"),
+  *("--widths", "2", "2", "2", "--log_every", "1", "--eval_every", "1", "--checkpoint_every", "2"),
+  *("--subject_pattern", r"(p\d+)_", "--validation_fraction", "0.3"),
+]
+AFFINE = np.array([[-2.0, 0, 0, 9], [0, -1.0, 0.1, 8], [0, 0.1, 3.0, -7], [0, 0, 0, 1]])
+
+
+def run(*args):
+  cli.run(segmentation.PRESETS, segmentation.build, segmentation.__doc__, args=args)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  root = tmp_path_factory.mktemp("segmentation")
+  folder = nnunet(root / "data", CASES, shape=(9, 8, 5), affine=AFFINE)
+  shutil.copy(
+    folder / "imagesTr" / f"{CASES[0]}_0000.nii.gz", folder / "imagesTs" / "new_0000.nii.gz"
+  )
+  arguments = [
+    "folder",
+    *SMALL,
+    "--patch",
+    "8",
+    "8",
+    "4",
+    "--arms",
+    "augmented",
+    "plain",
+    "--keep",
+    "best",
+  ]
+  arguments += ["--data", str(folder), "--workdir", str(root / "run")]
+  run(*arguments)
+  return folder, root / "run", arguments
+
+
+def test_every_subject_is_held_out_once_and_in_one_part_of_each_fold(finished):
+  _, workdir, _ = finished
+  folds = json.loads((workdir / "splits.json").read_text())["folds"]
+  assert sorted(p for fold in folds for p in fold["test"]) == [f"p{i}" for i in range(6)]
+  for fold in folds:
+    people = [p for part in ("train", "validation", "test") for p in fold[part]]
+    assert sorted(people) == [f"p{i}" for i in range(6)]
+  with open(workdir / "cases.csv") as file:
+    rows = list(csv.DictReader(file))
+  for arm in ("augmented", "plain"):
+    assert sorted(row["case"] for row in rows if row["arm"] == arm) == sorted(CASES)
+
+
+def test_results_have_their_keys_and_a_verdict(finished):
+  results = json.loads((finished[1] / "results.json").read_text())
+  assert results["test_cases"] == 12
+  assert results["test_subjects"] == 6
+  for values in results["arms"].values():
+    assert values["dice"]["low"] <= values["dice"]["mean"] <= values["dice"]["high"]
+    assert set(values["dice_by_class"]) == {"organ", "lesion"}
+    assert len(values["dice_by_fold"]) == len(values["temperatures"]) == 2
+  (row,) = results["comparison"]
+  assert (row["arm"], row["reference"], row["column"]) == ("augmented", "plain", "equal updates")
+  assert row["verdict"] in ("better", "worse", "undecided")
+
+
+def test_new_images_are_labelled_on_their_grid(finished):
+  folder, workdir, _ = finished
+  written = nibabel.load(workdir / "predictions" / "new.nii.gz")
+  given = nibabel.load(folder / "imagesTs" / "new_0000.nii.gz")
+  np.testing.assert_array_equal(written.affine, given.affine)
+  assert written.shape == given.shape
+  assert set(np.unique(np.asarray(written.dataobj))) <= {0, 3, 7}
+
+
+def test_the_networks_load_by_name(finished):
+  names = [member.name for member in medjax.load_members(finished[1])]
+  want = [f"{arm}-fold{fold}-0" for arm in ("augmented", "plain") for fold in range(2)]
+  assert names == want
+  _, _, preprocess = medjax.load_run(finished[1], name=names[0])
+  assert preprocess.label_values == (0, 3, 7)
+  assert preprocess.patch == (8, 8)
+  assert preprocess.axis == 2  # slices of the volumes
+
+
+def test_the_page_shows_everything(finished):
+  text = (finished[1] / "report.html").read_text()
+  for words in ("Held-out subjects", "New images", "Can its probabilities", "Where the time went"):
+    assert words in text
+  assert text.count("data:image/png") >= 10
+
+
+def test_the_same_command_again_changes_nothing(finished, capsys):
+  _, workdir, arguments = finished
+  before = (workdir / "results.json").read_bytes()
+  (workdir / "results.json").unlink()  # as if killed before the last write
+  run(*arguments)
+  assert (workdir / "results.json").read_bytes() == before
+  run(*arguments)
+  assert "finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["folder"], "an nnU-Net folder after --data"),
+    (["folder", "--data", "nowhere"], "nowhere"),
+    (["demo", "--fold", "5"], "fold in"),
+    (["demo", "--keep", "best", "--validation_fraction", "0"], "validation_fraction > 0"),
+  ],
+)
+def test_bad_input_gets_one_line_and_status_2(arguments, message, tmp_path, capsys):
+  with pytest.raises(SystemExit) as stop:
+    run(*arguments, "--workdir", str(tmp_path / "run"))
+  assert stop.value.code == 2
+  assert message in capsys.readouterr().err
+  assert not (tmp_path / "run").exists()
+
+
+def test_dice_by_counting_is_the_definition():
+  random = np.random.default_rng(0)
+  prediction, target = random.integers(0, 3, (2, 5, 6))
+  target[0] = -1
+  known = target >= 0
+  want = [
+    2
+    * ((prediction == k) & (target == k)).sum()
+    / ((prediction == k)[known].sum() + (target == k).sum())
+    for k in (1, 2)
+  ]
+  np.testing.assert_allclose(segmentation_training.dice(prediction, target, 3), want)
+  empty = np.zeros((2, 2), int)
+  assert np.isnan(segmentation_training.dice(empty, empty, 2)).all()
