@@ -78,6 +78,7 @@ def _open(config: Any, options: cli.RunOptions, manifest: Any) -> train.RunDirec
     config=config,
     seed=options.seed,
     data_manifest=manifest,
+    log_to=options.log_to,
   )
 
 

@@ -117,6 +117,7 @@ def run(config: Config, seed: int, directory: train.RunDirectory) -> Study:
         rng.stream(jax.random.key(seed + s), "profile"),  # one stream for all levels: paired
         num_steps=config.profile_steps,
         workdir=directory.path,
+        writers=directory.writers,
         name=f"profile-{sigma:.2f}-{s}",
         log_every=config.log_every,
       )
@@ -148,6 +149,7 @@ def run(config: Config, seed: int, directory: train.RunDirectory) -> Study:
         rng.stream(jax.random.key(seed + s), "learn2synth"),
         num_steps=config.num_steps,
         workdir=directory.path,
+        writers=directory.writers,
         name=name,
         log_every=config.log_every,
         checkpoint_every=10 * config.log_every,

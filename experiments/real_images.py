@@ -370,6 +370,7 @@ def _fit(
     num_steps=config.num_steps,
     evaluators={"validation": synthetic_training.MeanDice(task, cases.validation)},
     workdir=directory.path,
+    writers=directory.writers,
     name=name,
     log_every=config.log_every,
     eval_every=config.eval_every,

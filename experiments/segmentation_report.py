@@ -39,7 +39,7 @@ def page(
 
 def _scores(report: Report, config: Config, setting: Setting, results: dict[str, Any]) -> None:
   names = setting.source.class_names[1:]
-  report.section("Held-out subjects")
+  report.section("Held-out subjects", config.known)
   report.table(
     ["arm", "mean", "low", "high", *names, "missed"],
     [
@@ -66,8 +66,7 @@ def _scores(report: Report, config: Config, setting: Setting, results: dict[str,
       header,
       cells,
       f"Paired differences to plain training, by hierarchical bootstrap against a margin of"
-      f" {config.margin}. One update costs the arms nearly the same (see Where the time went), so"
-      " equal updates are equal compute here.",
+      f" {config.margin}. Equal compute is listed where an update costs the arms the same to 5 %.",
     )
 
 

@@ -84,8 +84,20 @@ def symmetries(config: Config, preprocess: data.Preprocessing) -> tuple[inferenc
   return inference.mirrorings(len(preprocess.patch)) if config.mirror else (inference.IDENTITY,)
 
 
-def results(config: Config, setting: Setting, scored: dict[str, list[Scored]]) -> dict[str, Any]:
-  """results.json: fixed keys, no times; `scored` has every network of an arm."""
+def results(
+  config: Config,
+  setting: Setting,
+  scored: dict[str, list[Scored]],
+  flops: dict[str, float],
+) -> dict[str, Any]:
+  """results.json: fixed keys, no times.
+
+  Args:
+    config, setting: of the run.
+    scored: every network of an arm.
+    flops: of an update of each arm; where they differ by 5 % or less, equal updates are equal
+      compute, and the comparison has both columns.
+  """
   rows = [row for parts in scored.values() for part in parts for row in part.rows]
   tables = subject_scores(setting, scored)
   names = setting.source.class_names[1:]
@@ -99,6 +111,7 @@ def results(config: Config, setting: Setting, scored: dict[str, list[Scored]]) -
       for i in range(2)
     )
     by_arm[arm] = {
+      "flops_a_step": flops[arm],
       "dice": {"mean": interval.mean, "low": interval.low, "high": interval.high},
       "dice_by_class": {n: figures[f"dice/{n}"]["mean"] for n in names},
       "dice_by_fold": [
@@ -113,9 +126,10 @@ def results(config: Config, setting: Setting, scored: dict[str, list[Scored]]) -
   comparison = []
   if len(scored) > 1:
     reference = "plain" if "plain" in scored else next(iter(scored))
-    comparison = metrics.comparison_table(
-      {"equal updates": tables}, reference=reference, margin=config.margin
-    )
+    columns = {"equal updates": tables}
+    if max(flops.values()) <= 1.05 * min(flops.values()):
+      columns["equal compute"] = tables
+    comparison = metrics.comparison_table(columns, reference=reference, margin=config.margin)
   return {
     "test_cases": len({row["case"] for row in rows}),
     "test_subjects": len({row["subject"] for row in rows}),

@@ -58,6 +58,7 @@ class Config:
     checkpoint_every: steps between two checkpoints.
     overlap: of the windows of prediction, as a fraction of the patch.
     mirror: average predictions over all mirrorings.
+    known: what is known of these data, a sentence shown beside the scores.
     margin: of Dice, that a difference between arms has to exceed to be called one.
   """
 
@@ -88,6 +89,7 @@ class Config:
   checkpoint_every: int = 200
   overlap: float = 0.5
   mirror: bool = True
+  known: str = ""
   margin: float = 0.01
 
   def __post_init__(self):
@@ -250,6 +252,7 @@ def fit(
     num_steps=config.num_steps,
     evaluators=evaluators,
     workdir=directory.path,
+    writers=directory.writers,
     name=name,
     log_every=config.log_every,
     eval_every=config.eval_every,

@@ -7,7 +7,8 @@ All programs of a group run interleaved in one process, warm; times are medians 
 90th percentile. Ratios are medians over rounds of (this program / the group's first), which cancels
 what a shared machine does to both. Floors come from counting convolutions: a plain step is three
 passes (forward, input, weights), a hypergradient step ten, so 10/3 of a plain step and 10/6 of a
-plain step plus a forward and backward pass on real images.
+plain step plus a forward and backward pass on real images. A clipped sum has the three passes of a
+plain gradient.
 
 results.json holds what is exact, by row: flops, temporary_bytes. timing.json holds the times:
 median_s, low_s, high_s, ratio (to the first row), ratio_to_second, compile_s, examples_per_s. A
@@ -15,15 +16,15 @@ further method adds a row to `groups`.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import clipping_programs
+from experiments.measuring import Program, measure
 from medjax import cli, data, grads, losses, nets, synth, train
 from medjax.ops import conv
 from medjax.train.report import Report
@@ -41,6 +42,9 @@ class Config:
     batch_size: examples a step.
     num_classes: classes, background included.
     widths: channels of the U-Nets' levels.
+    images: 32 x 32 x 3 images of the clipped sums.
+    chunks: examples worked on together, as many as are tried; plain gradients too.
+    clipped_volumes: 3D examples of the clipped sums.
     num_rounds: timed rounds; every program runs once a round.
   """
 
@@ -51,6 +55,9 @@ class Config:
   batch_size: int = 4
   num_classes: int = 6
   widths: tuple[int, ...] = (16, 32, 64)
+  images: int = 8
+  chunks: tuple[int, ...] = (8, 4)
+  clipped_volumes: int = 4
   num_rounds: int = 15
 
 
@@ -61,35 +68,20 @@ PRESETS = {
     volume=(32, 32, 32),
     synthesis_shape=(256, 256),
     synthesis_volume=(128, 128, 128),
+    images=64,
+    chunks=(64, 16, 8, 4),
+    clipped_volumes=8,
     num_rounds=25,
   ),
 }
-
-
-class Program(NamedTuple):
-  """One row: `fn(*args)` handles `num_examples` examples; `floor` is the least possible ratio."""
-
-  name: str
-  fn: Callable[..., Any]
-  args: tuple[Any, ...]
-  num_examples: int
-  floor: float | None = None
-
-
-class Measured(NamedTuple):
-  """A row's numbers; times in seconds a call, `ratios` [round] to the group's first program."""
-
-  flops: float
-  temporary_bytes: int
-  compile_s: float
-  times: np.ndarray
-  ratios: np.ndarray
 
 
 def groups(config: Config) -> dict[str, Sequence[Program]]:
   """Programs that are compared with the first of their group."""
   return {
     "Learn2Synth, 2D U-Net": learn2synth_programs(config),
+    "Clipping, ResNet9": clipping_programs.resnet(config.images, config.chunks),
+    "Clipping, 3D U-Net": clipping_programs.unet(config.clipped_volumes, config.volume),
     "3D U-Net training step": convolution_programs(config),
     "Synthesis, 2D, one image": synthesis_programs(config, config.synthesis_shape),
     "Synthesis, 3D, one image": synthesis_programs(config, config.synthesis_volume),
@@ -186,34 +178,6 @@ def synthesis_programs(config: Config, shape: tuple[int, ...]) -> list[Program]:
     )
     for name, generator in generators.items()
   ]
-
-
-def measure(programs: Sequence[Program], num_rounds: int) -> dict[str, Measured]:
-  """Compiles all, warms up, then runs them in turn."""
-  compiled, counts = {}, {}
-  for program in programs:
-    start = time.perf_counter()
-    executable = jax.jit(program.fn).lower(*program.args).compile()
-    seconds = time.perf_counter() - start
-    cost, memory = executable.cost_analysis(), executable.memory_analysis()
-    compiled[program.name] = executable
-    assert cost is not None and memory is not None  # all backends of today's JAX count
-    counts[program.name] = (cost["flops"], memory.temp_size_in_bytes, seconds)
-  times = {program.name: np.zeros(num_rounds) for program in programs}
-  for repeat in range(-2, num_rounds):  # two rounds to warm up
-    for program in programs:
-      start = time.perf_counter()
-      jax.block_until_ready(compiled[program.name](*program.args))
-      if repeat >= 0:
-        times[program.name][repeat] = time.perf_counter() - start
-  first = times[programs[0].name]
-  return {
-    program.name: Measured(
-      flops, temporary_bytes, compile_s, times[program.name], times[program.name] / first
-    )
-    for program in programs
-    for flops, temporary_bytes, compile_s in [counts[program.name]]
-  }
 
 
 def build(config: Config, options: cli.RunOptions) -> None:

@@ -18,7 +18,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 
@@ -38,6 +38,7 @@ class RunOptions:
     data: files or directories with the reader's own data; () for what the experiment ships.
     preset: name of the preset the configuration started from.
     experiment: name of the experiment.
+    log_to: see `train.RunDirectory.open`.
   """
 
   workdir: pathlib.Path
@@ -45,6 +46,7 @@ class RunOptions:
   data: tuple[pathlib.Path, ...]
   preset: str
   experiment: str
+  log_to: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,8 @@ class _Options:
   """Base seed, an integer."""
   data: tuple[pathlib.Path, ...] = ()
   """Files or directories with your data; several after one flag, or the flag several times."""
+  log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+  """Where rows go beside metrics.jsonl; each needs the extra of its name."""
 
 
 def run(
@@ -86,7 +90,8 @@ def run(
     preset, config, options = _parse(presets, doc, words, f"python -m experiments.{experiment}")
     default = pathlib.Path("runs") / f"{experiment}-{preset}-{options.seed}"
     workdir = default if options.workdir is None else options.workdir
-    build(config, RunOptions(workdir, options.seed, options.data, preset, experiment))
+    given = (workdir, options.seed, options.data, preset, experiment, options.log_to)
+    build(config, RunOptions(*given))
   except (InputError, NonFiniteError) as error:
     _say_error(error)
     raise SystemExit(2 if isinstance(error, InputError) else 3) from error
@@ -130,7 +135,7 @@ def command(
 
 def _keep_compiled_programs() -> None:
   """JAX's compilation cache in the user's cache folder, unless they chose another place."""
-  if jax.config.jax_compilation_cache_dir is None:
+  if getattr(jax.config, "jax_compilation_cache_dir", None) is None:
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "medjax" / "xla"))
 

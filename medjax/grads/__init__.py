@@ -2,16 +2,20 @@
 
 from medjax.grads.batch import batch_mean
 from medjax.grads.clipping import ClippedSum, clipped_sum
+from medjax.grads.ghost.explain import Explanation, LeafCost, explain
 from medjax.grads.hyper import Hyper, HyperAux, hypergradient
 from medjax.grads.per_sample import PerSample, per_sample, per_sample_dot
 
 __all__ = [
   "ClippedSum",
+  "Explanation",
   "Hyper",
   "HyperAux",
+  "LeafCost",
   "PerSample",
   "batch_mean",
   "clipped_sum",
+  "explain",
   "hypergradient",
   "per_sample",
   "per_sample_dot",

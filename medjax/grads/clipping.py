@@ -239,7 +239,7 @@ def _in_chunks(
         out = work(*part, direction, weight_fn)
         total, rest = out.grads, out._replace(grads=())
       else:
-        total, rest = one(total, _after(total, part))
+        total, rest = one(total, after(total, part))
       parts.append(rest)
     rest = jax.tree.map(lambda *x: jnp.stack(x), *parts)
   else:
@@ -252,7 +252,7 @@ def _in_chunks(
   return rest._replace(grads=total)
 
 
-def _after(total: PyTree, part: PyTree) -> PyTree:
+def after(total: PyTree, part: PyTree) -> PyTree:
   """`part`, but not before `total` is there: else XLA would hold all chunks in memory at once."""
   probe = sum(x.ravel()[0].astype(jnp.float32) for x in jax.tree.leaves(total))
 

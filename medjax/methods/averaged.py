@@ -1,6 +1,6 @@
 """Exponential moving average of the parameters, around any method (Polyak & Juditsky 1992).
 
-average_t = d_t average_{t-1} + (1 - d_t) phi_t,   d_t = min(decay, (1 + t) / (10 + t)),   t = 1, 2, ...
+average_t = d_t average_{t-1} + (1 - d_t) phi_t,   d_t = min(decay, (1 + t) / (10 + t)),   t >= 1
 """
 
 from typing import Any, NamedTuple

@@ -8,13 +8,14 @@ import platform
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any
 
 import jax
 
-from medjax.check import InputError
-from medjax.train import jsonfile
+from medjax.check import InputError, one_of
+from medjax.train import jsonfile, writers
+from medjax.train.logging import Writer
 
 CONFIG, RESULTS, TIMING = "config.json", "results.json", "timing.json"
 _LOCK = ".lock"
@@ -23,16 +24,39 @@ _COMPARED = ("experiment", "preset", "seed", "config", "data")
 _MAY_DIFFER = ("versions", "commit", "devices")
 
 
+def _tensorboard(path: pathlib.Path, config: dict[str, Any]) -> Writer:
+  del config
+  return writers.tensorboard(path / "tensorboard")
+
+
+def _wandb(path: pathlib.Path, config: dict[str, Any]) -> Writer:
+  return writers.wandb(f"medjax-{config['experiment']}", group=path.name, config=config["config"])
+
+
+LOGGERS: dict[str, Callable[[pathlib.Path, dict[str, Any]], Writer]] = {
+  "tensorboard": _tensorboard,
+  "wandb": _wandb,
+}
+
+
 class RunDirectory:
   """A directory that one run owns; make it with `RunDirectory.open`, use it as a context manager.
 
   Attributes:
     path: the directory.
     config: what config.json holds.
+    writers: to hand to `fit`; closed with the directory.
   """
 
-  def __init__(self, path: pathlib.Path, config: dict[str, Any], lock: IO[str]):
+  def __init__(
+    self,
+    path: pathlib.Path,
+    config: dict[str, Any],
+    lock: IO[str],
+    writers: Sequence[Writer] = (),
+  ):
     self.path, self.config, self._lock = path, config, lock
+    self.writers = tuple(writers)
 
   @classmethod
   def open(
@@ -44,6 +68,7 @@ class RunDirectory:
     config: Any,
     seed: int,
     data_manifest: Mapping[str, Any] | None = None,
+    log_to: Sequence[str] = (),
   ) -> "RunDirectory":
     """Starts a run directory, or opens that of the same run again.
 
@@ -54,6 +79,7 @@ class RunDirectory:
       config: dataclass with every setting.
       seed: base seed.
       data_manifest: what the data are (files, hashes, subjects), as `Source.manifest` gives it.
+      log_to: where rows go beside metrics.jsonl, names of `LOGGERS`; a run may change it.
     Returns:
       The directory, locked until `close` or the end of the process. Versions, commit or devices
       that differ from those of the first start give one warning line on stderr each.
@@ -62,6 +88,8 @@ class RunDirectory:
         files and no config.json, or another process is writing it.
     Guarantees: a refusal changes nothing in the directory.
     """
+    for name in log_to:
+      one_of("log_to", name, LOGGERS)
     path = pathlib.Path(path)
     current = {
       "experiment": experiment,
@@ -79,10 +107,11 @@ class RunDirectory:
         current = _check_same(path, jsonfile.read(path / CONFIG), current)
       else:
         jsonfile.write(path / CONFIG, current)
+      logs = [LOGGERS[name](path, current) for name in log_to]
     except BaseException:
       lock.close()
       raise
-    return cls(path, current, lock)
+    return cls(path, current, lock, logs)
 
   @property
   def finished(self) -> bool:
@@ -106,7 +135,9 @@ class RunDirectory:
     return path
 
   def close(self) -> None:
-    """Lets other processes write here."""
+    """Lets other processes write here, and closes the writers."""
+    for writer in self.writers:
+      writer.close()
     self._lock.close()
 
   def _read(self, name: str) -> Any:

@@ -72,7 +72,7 @@ def test_results_have_their_keys_and_a_verdict(finished):
     assert values["dice"]["low"] <= values["dice"]["mean"] <= values["dice"]["high"]
     assert set(values["dice_by_class"]) == {"organ", "lesion"}
     assert len(values["dice_by_fold"]) == len(values["temperatures"]) == 2
-  (row,) = results["comparison"]
+  row = results["comparison"][0]
   assert (row["arm"], row["reference"], row["column"]) == ("augmented", "plain", "equal updates")
   assert row["verdict"] in ("better", "worse", "undecided")
 

@@ -107,3 +107,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     jsonfile.write(path, {"a": 2})
   assert json.loads(path.read_text()) == {"a": 1}
   assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_rows_go_to_tensorboard_too_and_the_writers_close_with_the_directory(tmp_path):
+  pytest.importorskip("tensorboardX")
+  with open_run(tmp_path / "run", log_to=["tensorboard"]) as directory:
+    (writer,) = directory.writers
+    writer.write("main", 1, {"loss": 0.5})
+  assert list((tmp_path / "run" / "tensorboard" / "main").iterdir())
+  open_run(tmp_path / "run").close()  # another choice is no other run
+  with pytest.raises(InputError, match="log_to"):
+    open_run(tmp_path / "run", log_to=["comet"])
