@@ -170,6 +170,14 @@ def lookup(p, tokens, key):
   return jnp.sum(jnp.tanh(p["table"][tokens] @ p["w"]) ** 2)
 
 
+def lookup_outside(p, tokens, key):
+  """Indices beyond the table: dropped by one reading, clipped to the last row by the other."""
+  del key
+  rows = p["table"].at[tokens - 7].get(mode="fill", fill_value=0.5)
+  rows += p["other"].at[2 * tokens].get(mode="clip")
+  return jnp.sum(jnp.tanh(rows) ** 2)
+
+
 def tied(p, tokens, key):
   del key
   return jnp.sum(jax.nn.log_softmax(jnp.tanh(p["table"][tokens] @ p["w"]) @ p["table"].T))
@@ -233,10 +241,16 @@ def sliced(p, tokens, key):
 
 
 @pytest.mark.parametrize(
-  "loss", [lookup, tied, recurrent, branched, normalised, called, custom, clamped, sliced]
+  "loss",
+  [lookup, lookup_outside, tied, recurrent, branched, normalised, called, custom, clamped, sliced],
 )
 def test_operations_of_every_kind(loss):
-  params = {"w": normal(5, 3, 3), "b": normal(6, 3), "table": normal(7, 5, 3)}
+  params = {
+    "w": normal(5, 3, 3),
+    "b": normal(6, 3),
+    "table": normal(7, 5, 3),
+    "other": normal(9, 4, 3),
+  }
   check(loss, params, jax.random.randint(jax.random.key(8), (4, 6), 0, 5))
 
 

@@ -177,7 +177,7 @@ def _keep_pair(
   cotangents: Any,
   constants: Mapping[int, Any],
 ) -> _Found:
-  """<g_i, r> = <b_i, op(a_i, r)>, because the operation is linear in its only cut."""
+  """<g_i, r> = <b_i, d op(a_i, .)[r]>: a tangent, for a lookup beyond its table is not linear."""
   assert rule.pair_norm is not None
 
   def results(cuts: Sequence[Any], operands: Any) -> tuple[Any, ...]:
@@ -192,7 +192,8 @@ def _keep_pair(
 
   dots = None
   if toward is not None:
-    dots = sum(map(_inner, cotangents, results(toward, operands)))
+    _, tangents = jax.jvp(lambda c: results(c, operands), (tuple(cuts),), (tuple(toward),))
+    dots = sum(map(_inner, cotangents, tangents))
   square = jax.vmap(rule.pair_norm)(operands, cotangents)
   return _Found((square,), None, dots, weighted_sum)
 

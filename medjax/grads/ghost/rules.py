@@ -44,8 +44,8 @@ def choose(site: Site, cuts: Sequence[Any], constants: Mapping[int, Any]) -> Rul
   name = site.operation.primitive.name
   if site.is_plain and name == "dot_general":
     return _dense(site, cuts[0].shape, constants)
-  if site.is_plain and name == "gather" and site.operation.inputs[0] == site.cuts[0].value:
-    return Rule("lookup", _by_vjp(site, constants), None)
+  if site.is_plain and name == "gather" and _is_lookup(site, cuts[0].shape):
+    return _lookup(site, cuts[0].shape, constants)
   if (
     site.is_plain
     and convolution.is_supported(site.operation)
@@ -82,6 +82,40 @@ def _convolution(site: Site, kernel: tuple[int, ...], constants: Mapping[int, An
 def _pays(multiplications: int, weight: Sequence[int]) -> bool:
   """Whether a norm from pairs costs less than to write one gradient and read it twice."""
   return multiplications < _PRODUCTS_A_NUMBER * math.prod(weight)
+
+
+def _is_lookup(site: Site, table: tuple[int, ...]) -> bool:
+  """Whether a gather takes whole rows of its first operand."""
+  operation = site.operation
+  numbers = operation.params["dimension_numbers"]
+  return (
+    operation.inputs[0] == site.cuts[0].value
+    and tuple(numbers.start_index_map) == tuple(numbers.collapsed_slice_dims) == (0,)
+    and not numbers.operand_batching_dims
+    and tuple(operation.params["slice_sizes"]) == (1, *table[1:])
+  )
+
+
+def _lookup(site: Site, table: tuple[int, ...], constants: Mapping[int, Any]) -> Rule:
+  """Rows of a table by index: those of equal index are added, so their products count crosswise."""
+  operation = site.operation
+  num_rows, is_clipped = table[0], operation.params["mode"] == jax.lax.GatherScatterMode.CLIP
+  offsets = operation.params["dimension_numbers"].offset_dims
+
+  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> jax.Array:
+    index, b = operands[0].reshape(-1), cotangents[0]
+    leading = [axis for axis in range(b.ndim) if axis not in offsets]
+    b = b.transpose(*leading, *offsets).reshape(index.size, -1).astype(jnp.float32)
+    if is_clipped:
+      index = jnp.clip(index, 0, num_rows - 1)
+    else:  # what lies outside reads a constant and has no gradient
+      b = jnp.where(((index >= 0) & (index < num_rows))[:, None], b, 0.0)
+    is_same = index[:, None] == index[None, :]
+    return jnp.sum(jnp.where(is_same, b @ b.T, 0.0))
+
+  count = math.prod(operation.avals[0].shape) // max(math.prod(table[1:]), 1)
+  pays = _pays(count**2 * math.prod(table[1:]), table)
+  return Rule("lookup", _by_vjp(site, constants), pair_norm if pays else None)
 
 
 def _dense(site: Site, weight: tuple[int, ...], constants: Mapping[int, Any]) -> Rule:
