@@ -21,10 +21,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
+from tyro.conf import Positional
 
 from medjax.check import InputError
 from medjax.train import NonFiniteError
 
+__all__ = ["Positional", "RunOptions", "command", "run"]
 _RESULTS = "results.json"
 
 

@@ -1,4 +1,4 @@
-"""One trained network as an artefact without Python code: `python -m medjax.export --run RUN OUT`.
+"""One trained network as an artefact without Python code: `python -m medjax.export --run RUN --output OUT`.
 
 See `inference.exported` for the file; `python -m medjax.predict --run OUT` predicts with it.
 """
