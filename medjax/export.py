@@ -1,6 +1,8 @@
-"""One trained network as an artefact without Python code: `python -m medjax.export --run RUN --output OUT`.
+"""One trained network as a program without Python code.
 
-See `inference.exported` for the file; `python -m medjax.predict --run OUT` predicts with it.
+  python -m medjax.export --run RUN --output network.zip
+
+See `inference.exported` for the file; `python -m medjax.predict --run network.zip` predicts with it.
 """
 
 import dataclasses
