@@ -2,7 +2,7 @@
 
   python -m medjax.export --run RUN --output network.zip
 
-See `inference.exported` for the file; `python -m medjax.predict --run network.zip` predicts with it.
+See `inference.exported` for the file. `python -m medjax.predict --run network.zip` predicts.
 """
 
 import dataclasses
