@@ -6,6 +6,7 @@ Prints one JSON object: row -> {median_s, low_s, high_s, ratio}. Ratios compare 
 seconds of two frameworks differ by their convolutions.
 """
 
+import importlib
 import json
 import statistics
 import sys
@@ -92,10 +93,8 @@ def rows(torch: Any, opacus: Any, batch: int) -> dict[str, Callable[[], None]]:
 
 
 def main(batch: int = 64, rounds: int = 5) -> None:
-  import opacus
-  import opacus.grad_sample
-  import torch
-
+  torch, opacus = map(importlib.import_module, ("torch", "opacus"))
+  importlib.import_module("opacus.grad_sample")
   torch.manual_seed(0)
   functions = rows(torch, opacus, batch)
   times: dict[str, list[float]] = {name: [] for name in functions}

@@ -16,7 +16,7 @@ further method adds a row to `groups`.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ import optax
 
 from experiments import clipping_programs
 from experiments.measuring import Program, measure
-from medjax import cli, data, grads, losses, nets, synth, train
+from medjax import check, cli, data, grads, losses, nets, synth, train
 from medjax.ops import conv
 from medjax.train.report import Report
 
@@ -46,6 +46,7 @@ class Config:
     chunks: examples worked on together, as many as are tried; plain gradients too.
     clipped_volumes: 3D examples of the clipped sums.
     num_rounds: timed rounds; every program runs once a round.
+    only: run the groups whose title begins with one of these words; all if there are none.
   """
 
   shape: tuple[int, int] = (64, 64)
@@ -59,6 +60,7 @@ class Config:
   chunks: tuple[int, ...] = (8, 4)
   clipped_volumes: int = 4
   num_rounds: int = 15
+  only: tuple[str, ...] = ()
 
 
 PRESETS = {
@@ -78,14 +80,19 @@ PRESETS = {
 
 def groups(config: Config) -> dict[str, Sequence[Program]]:
   """Programs that are compared with the first of their group."""
-  return {
-    "Learn2Synth, 2D U-Net": learn2synth_programs(config),
-    "Clipping, ResNet9": clipping_programs.resnet(config.images, config.chunks),
-    "Clipping, 3D U-Net": clipping_programs.unet(config.clipped_volumes, config.volume),
-    "3D U-Net training step": convolution_programs(config),
-    "Synthesis, 2D, one image": synthesis_programs(config, config.synthesis_shape),
-    "Synthesis, 3D, one image": synthesis_programs(config, config.synthesis_volume),
+  makers: dict[str, Callable[[], Sequence[Program]]] = {
+    "Learn2Synth, 2D U-Net": lambda: learn2synth_programs(config),
+    "Clipping, ResNet9": lambda: clipping_programs.resnet(config.images, config.chunks),
+    "Clipping, 3D U-Net": lambda: clipping_programs.unet(config.clipped_volumes, config.volume),
+    "3D U-Net training step": lambda: convolution_programs(config),
+    "Synthesis, 2D, one image": lambda: synthesis_programs(config, config.synthesis_shape),
+    "Synthesis, 3D, one image": lambda: synthesis_programs(config, config.synthesis_volume),
   }
+  chosen = {t: make() for t, make in makers.items() if not config.only or t.startswith(config.only)}
+  check.require(
+    chosen, f"a group of {sorted(makers)}", f"only={config.only}", "begin as a title does"
+  )
+  return chosen
 
 
 def learn2synth_programs(config: Config) -> list[Program]:
