@@ -76,7 +76,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     )
     first = config.arms[0]
     unlabelled = segmentation_scores.predict_unlabelled(
-      config, setting, [one.member for one in trained[first]], directory.path / "predictions"
+      config, setting, first, [one.member for one in trained[first]], directory.path / "predictions"
     )
     flops = {arm: parts[0].flops for arm, parts in trained.items()}
     results = segmentation_scores.results(config, setting, scored, flops)

@@ -51,7 +51,7 @@ def score(
   """Predicts and compares the held-out cases."""
   preprocess, source = setting.preprocess, setting.source
   ensemble = inference.Ensemble(
-    [trained.member], overlap=config.overlap, symmetries=symmetries(config, preprocess)
+    [trained.member], overlap=config.overlap, symmetries=symmetries(config, preprocess, arm)
   )
   temperature = _temperature(setting, fold, ensemble)
   truth = data.NnUNetFolder(source.root, normalise="none", reorient=False)
@@ -79,9 +79,14 @@ def score(
   return Scored(rows, (before, after), temperature, seconds / len(fold.test), pictures)
 
 
-def symmetries(config: Config, preprocess: data.Preprocessing) -> tuple[inference.Symmetry, ...]:
+def symmetries(
+  config: Config, preprocess: data.Preprocessing, arm: str
+) -> tuple[inference.Symmetry, ...]:
+  """Mirrorings for the arm that trained on mirrored images; the other has never seen one."""
   assert preprocess.patch is not None
-  return inference.mirrorings(len(preprocess.patch)) if config.mirror else (inference.IDENTITY,)
+  if not config.mirror or arm == "plain":
+    return (inference.IDENTITY,)
+  return inference.mirrorings(len(preprocess.patch))
 
 
 def results(
@@ -224,7 +229,7 @@ def _figures(summary: metrics.Calibration) -> dict[str, float]:
 
 
 def predict_unlabelled(
-  config: Config, setting: Setting, members: Sequence[inference.Member], output: Any
+  config: Config, setting: Setting, arm: str, members: Sequence[inference.Member], output: Any
 ) -> list[Picture]:
   """Label maps of imagesTs by all networks of an arm, in `output`; [] where there are none."""
   folder = setting.source.root / "imagesTs"
@@ -235,7 +240,7 @@ def predict_unlabelled(
     folder,
     output,
     overlap=config.overlap,
-    symmetries=symmetries(config, setting.preprocess),
+    symmetries=symmetries(config, setting.preprocess, arm),
   )
   pictures = []
   values = np.asarray(setting.preprocess.label_values)

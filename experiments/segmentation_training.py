@@ -43,8 +43,7 @@ class Config:
     slice_axis: axis that 2D work slices along (0 sagittal, 1 coronal, 2 axial).
     batch_size: patches an update.
     foreground_fraction: share of the patches centred on foreground.
-    arms: trainings to compare: with nnU-Net-strength augmentation, and with mirroring left out as
-      well as everything else.
+    arms: trainings to compare: with nnU-Net-strength augmentation, and with none, not even mirroring.
     num_seeds: seeds, each with its own initial weights and draws.
     num_steps: updates.
     widths: channels of the U-Net's levels.
@@ -57,7 +56,7 @@ class Config:
     eval_every: steps between two evaluations on validation cases.
     checkpoint_every: steps between two checkpoints.
     overlap: of the windows of prediction, as a fraction of the patch.
-    mirror: average predictions over all mirrorings.
+    mirror: average predictions over all mirrorings, for arms that trained on mirrored images.
     known: what is known of these data, a sentence shown beside the scores.
     margin: of Dice, that a difference between arms has to exceed to be called one.
   """
