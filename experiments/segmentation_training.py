@@ -43,7 +43,7 @@ class Config:
     slice_axis: axis that 2D work slices along (0 sagittal, 1 coronal, 2 axial).
     batch_size: patches an update.
     foreground_fraction: share of the patches centred on foreground.
-    arms: trainings to compare: with nnU-Net-strength augmentation, and with none, not even mirroring.
+    arms: trainings to compare: with nnU-Net-strength augmentation, and with none, no mirroring.
     num_seeds: seeds, each with its own initial weights and draws.
     num_steps: updates.
     widths: channels of the U-Net's levels.
