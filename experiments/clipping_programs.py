@@ -88,7 +88,7 @@ def _clipped(
   args: tuple[Any, ...],
   chunk: int,
   *,
-  method: Any = "ghost",
+  method: Any = "auto",
   with_filter: bool = False,
 ) -> Program:
   clipped = grads.clipped_sum(_loss(model), _MAX_NORM, method=method, chunk=chunk)

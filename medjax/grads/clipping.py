@@ -65,7 +65,8 @@ def clipped_sum(
     max_norm: bound C > 0 on the L2 norm of what one example adds, jnp.inf for none; for groups a
       bound for each group by name.
     method: "ghost" reads the loss operation by operation (see `grads.explain`), "vmap" forms all
-      gradients; both are exact. "auto" is ghost.
+      gradients; both are exact. "auto" is ghost, and vmap for one example at a time, where there
+      is nothing to gain.
     clip: "global": the whole gradient to C. "per_leaf": every leaf to C, so that an example adds at
       most C * sqrt(leaves). "automatic": scaled to just below C. A function leaf path -> group
       name: every group to its own bound, in all at most the root of the sum of their squares.
@@ -91,12 +92,13 @@ def clipped_sum(
   for bound in max_norm.values() if isinstance(max_norm, Mapping) else [max_norm]:
     if not isinstance(bound, jax.core.Tracer):
       check.positive("max_norm", float(bound), "use jnp.inf for no clipping")
-  gradients = _vmapped if method == "vmap" else _ghost
 
   @functools.partial(jax.jit, static_argnames=("weight_fn",))
   def run(
     params: Params, batch: PyTree, keys: Key, weights: jax.Array, direction: Any, weight_fn: Any
   ) -> ClippedSum:
+    is_vmapped = method == "vmap" or method == "auto" and keys.shape[0] == 1
+    gradients = _vmapped if is_vmapped else _ghost
     found = gradients(loss_fn, params, batch, keys, direction, has_aux)
     norms = jnp.sqrt(found.squares.sum(1))
     dots = jnp.zeros_like(norms) if found.dots is None else found.dots

@@ -1,5 +1,7 @@
-"""Label map to image: `draw(key)` then `apply(parameters, label)`, on the device, 2D and 3D."""
+"""Label map to image, by random draws or by the physics of a scanner, on the device, 2D and 3D."""
 
+from medjax.synth import sites, tissues
+from medjax.synth.acquisition import Site, acquire, rescan
 from medjax.synth.augment import Augmentation, ParametricAugmentation
 from medjax.synth.background import split_background, strip_background, with_clusters
 from medjax.synth.deformation import Deformation, Flip
@@ -24,13 +26,18 @@ __all__ = [
   "Noise",
   "ParametricAugmentation",
   "Resolution",
+  "Site",
   "UNetResidual",
+  "acquire",
   "build",
   "generate",
   "identity",
   "learn2synth",
+  "rescan",
+  "sites",
   "split_background",
   "strip_background",
   "synthseg",
+  "tissues",
   "with_clusters",
 ]

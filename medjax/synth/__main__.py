@@ -1,0 +1,138 @@
+"""What another scanner would have made of an image: stress-test a model on your own data.
+
+  python -m medjax.synth --site motion-t1 IN.nii.gz OUT.nii.gz
+  python -m medjax.synth --list
+
+Without labels the contrast of the image stays, and the site adds all that needs no labels: receive
+profile, motion, ghosting, ringing, resolution, noise, intensity curve, gain. With --labels the
+contrast too is made new, from smoothed tissue maps by the signal equation of the site's sequence.
+The result lies on the grid of the input, header and all.
+"""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medjax import cli
+from medjax.check import InputError, require, same_shape
+from medjax.data import nifti
+from medjax.synth import sites, tissues
+from medjax.synth.acquisition import Site, acquire, rescan
+from medjax.synth.grouping import Grouping
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  input: cli.Positional[pathlib.Path | None] = None
+  """NIfTI image of one channel, values 0 or more."""
+  output: cli.Positional[pathlib.Path | None] = None
+  """NIfTI file to write."""
+  site: str = ""
+  """Name of the scanner, see --list."""
+  labels: pathlib.Path | None = None
+  """Label map on the grid of the image; makes the contrast new."""
+  tissues: tuple[str, ...] = ()
+  """VALUE=TISSUE for each label value, for example 1=csf; none: FreeSurfer's values."""
+  seed: int = 0
+  """Of noise, coil position, motion and all else that is random."""
+  list: bool = False
+  """Print the scanners and stop."""
+
+
+def run(config: Config) -> None:
+  if config.list:
+    print("\n".join(_lines()))
+    return
+  if config.input is None or config.output is None:
+    raise InputError(
+      "IN.nii.gz OUT.nii.gz", "fewer files", "name an image and the file to write, or pass --list"
+    )
+  require(config.site, "--site NAME", "none", "choose one of --list")
+  require(
+    config.input.resolve() != config.output.resolve(),
+    "an output of its own",
+    f"the input, {config.output}",
+    "pass another file",
+  )
+  site = sites.find(config.site)
+  volume = nifti.read_nifti(config.input)
+  require(
+    volume.array.ndim == 3,
+    f"an image of one channel in {config.input}",
+    f"shape {volume.array.shape}",
+    "split it into one file a channel",
+  )
+  lowest = float(volume.array.min())
+  require(
+    lowest >= 0, f"values of 0 or more in {config.input}", f"{lowest:g}", "shift or clip the image"
+  )
+  upright = nifti.to_ras(volume)
+  key = jax.random.key(config.seed)
+  if config.labels is None:
+    image = jnp.asarray(upright.array[..., None], jnp.float32)
+    scanned = rescan(site, key, image, spacing=upright.spacing)
+  else:
+    label, table = _labels(config, volume.space)
+    maps = tissues.tissue_fractions(table, jnp.asarray(label, jnp.int32), spacing=upright.spacing)
+    scanned = acquire(site, key, maps, spacing=upright.spacing)
+  result = nifti.from_ras(np.asarray(scanned[..., 0]), volume.affine)
+  nifti.write_like(config.output, result, config.input)
+  print(_said(site, config))
+
+
+def _labels(config: Config, space: tuple[int, ...]) -> tuple[np.ndarray, Grouping]:
+  """The label map upright, and the tissues of its values."""
+  assert config.labels is not None
+  volume = nifti.read_nifti(config.labels)
+  same_shape(str(config.labels), volume.array.shape, str(config.input), space)
+  table = tissues.by_freesurfer()
+  if config.tissues:
+    pairs = [word.partition("=") for word in config.tissues]
+    require(
+      all(value.isdigit() and name for value, _, name in pairs),
+      "--tissues VALUE=TISSUE ...",
+      " ".join(config.tissues),
+      "write for example 1=csf 2=grey_matter 3=white_matter",
+    )
+    table = tissues.by_name({int(value): name for value, _, name in pairs})
+  label = nifti.to_ras(volume).array.astype(np.int32)
+  table.check_label(label)
+  return label, table
+
+
+def _said(site: Site, config: Config) -> str:
+  contrast = (
+    f"contrast of the input kept ({site.sequence.describe()} needs --labels)"
+    if config.labels is None
+    else f"contrast by {site.sequence.describe()} at {site.field:g} T"
+  )
+  effects = ", ".join(site.out_of_family) or "no out-of-family effect"
+  return f"{config.output}: {site.name}, seed {config.seed}; {contrast}; {effects}"
+
+
+def _lines() -> list[str]:
+  rows = [("site", "T", "sequence", "voxel mm", "noise", "beyond the family", "")]
+  for site in sites.catalogue():
+    rows.append(
+      (
+        site.name,
+        f"{site.field:g}",
+        site.sequence.describe(),
+        " x ".join(f"{v:g}" for v in (site.voxel_mm[0], *site.voxel_mm)),
+        "-".join(f"{v:g}" for v in site.noise),
+        ", ".join(site.out_of_family),
+        site.description,
+      )
+    )
+  widths = [max(len(row[i]) for row in rows) for i in range(6)]
+  return [
+    "  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), row[6]]).rstrip()
+    for row in rows
+  ]
+
+
+if __name__ == "__main__":
+  cli.command(Config, run, __doc__, prog="python -m medjax.synth")

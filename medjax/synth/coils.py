@@ -1,0 +1,91 @@
+"""Receive coils: smooth shading of an image by the sensitivity of elements around the head.
+
+On the axis of a loop of radius a, at distance d, the field of Biot and Savart is
+(1 + d^2 / a^2)^(-3/2) of that in its centre; the same falloff with the distance from the centre is
+used in all directions. The elements combine as root sum of squares (Roemer et al. 1990):
+
+  S(r) = (sum_j (1 + |r - c_j|^2 / a^2)^-3)^(1/2)
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from medjax import check, rng
+from medjax.types import Key
+
+
+class CoilParameters(NamedTuple):
+  """[] angle of the first element in radians, [ndim] place of the head in half fields of view."""
+
+  angle: Any
+  position: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Coil:
+  """A ring of equal elements around the slice axis; lengths are in half fields of view.
+
+  Attributes:
+    num_elements: 8 or more shade radially and evenly, 1 is a surface coil.
+    distance: from the centre of the image to an element, 1 is at the border.
+    radius: a, of one element; small ones shade steeply.
+    shading: how much of the profile is left in the image, in [0, 1]: 1 is raw, 0 is divided out by
+      the scanner ("prescan normalise", CLEAR, PURE), which raises the noise where S was low.
+    angle: of the first element in degrees, from the first in-plane axis towards the second.
+    jitter: standard deviation of the head's position, and of the angle in radians.
+  """
+
+  num_elements: int = 8
+  distance: float | int = 1.3
+  radius: float | int = 0.7
+  shading: float | int = 0.3
+  angle: float | int = 0.0
+  jitter: float | int = 0.05
+
+  def __post_init__(self):
+    check.positive("num_elements", self.num_elements)
+    check.positive("distance", self.distance)
+    check.positive("radius", self.radius)
+    check.in_interval("shading", self.shading, 0.0, 1.0)
+    check.non_negative("jitter", self.jitter)
+
+  def draw(self, key: Key, num_axes: int) -> CoilParameters:
+    """Where one person lies."""
+    angle_key, position_key = rng.streams(key, "angle", "position")
+    return CoilParameters(
+      angle=math.radians(self.angle) + self.jitter * jax.random.normal(angle_key),
+      position=self.jitter * jax.random.normal(position_key, (num_axes,)),
+    )
+
+  def profile(
+    self, parameters: CoilParameters, shape: tuple[int, ...], *, slice_axis: int | None = None
+  ) -> Float[Array, "*space 1"]:
+    """Sensitivity S, positive, mean 1.
+
+    Args:
+      parameters: what `draw` gave.
+      shape: [*space] of the image, 2D or 3D.
+      slice_axis: axis of the ring, which then lies in the middle slice; None in 2D.
+    """
+    in_plane = [axis for axis in range(len(shape)) if axis != slice_axis]
+    check.require(len(in_plane) == 2, "two in-plane axes", f"{in_plane}", "give slice_axis in 3D")
+    position = []  # of every voxel along its axis
+    for axis, size in enumerate(shape):
+      centres = (2 * jnp.arange(size, dtype=jnp.float32) + 1) / size - 1
+      lead = [-1 if a == axis else 1 for a in range(len(shape))]
+      position.append((centres + parameters.position[axis]).reshape(lead))
+    power = jnp.zeros(shape)
+    for element in range(self.num_elements):
+      angle = parameters.angle + 2 * math.pi * element / self.num_elements
+      centre = [jnp.zeros(())] * len(shape)
+      centre[in_plane[0]] = self.distance * jnp.cos(angle)
+      centre[in_plane[1]] = self.distance * jnp.sin(angle)
+      squares = [((x - c) / self.radius) ** 2 for x, c in zip(position, centre, strict=True)]
+      power = power + (1 + sum(jnp.broadcast_to(s, shape) for s in squares)) ** -3
+    sensitivity = jnp.sqrt(power)
+    return (sensitivity / jnp.mean(sensitivity))[..., None]
