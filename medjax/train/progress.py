@@ -1,5 +1,6 @@
 """Says how far a run is: a bar on a terminal, now and then a line elsewhere. Owns rich."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -78,7 +79,8 @@ class Progress:
       _say(f"{self._status()}, {time.monotonic() - self._began:.1f} s")
 
   def _status(self) -> str:
-    return f"{self._name}: step {self._done}/{self._total}, loss {self._loss:.4g}"
+    loss = "" if math.isnan(self._loss) else f", loss {self._loss:.4g}"
+    return f"{self._name}: step {self._done}/{self._total}{loss}"
 
   def _show(self) -> None:
     seconds = max(time.monotonic() - self._began, 1e-9)
