@@ -20,14 +20,15 @@ def page(
   results: dict[str, Any],
 ) -> Report:
   """Scores first, then pictures, calibration, curves and times."""
-  arm, best = max(results["arms"].items(), key=lambda item: item[1]["dice"]["mean"])
-  interval = best["dice"]
+  scores = ", ".join(
+    "{mean:.3f} ({low:.3f} to {high:.3f}) ".format(**values["dice"]) + arm
+    for arm, values in results["arms"].items()
+  )
   report = Report(
     f"Segmentation of {setting.source.root.resolve().name}",
-    f"Mean Dice {interval['mean']:.3f} (95 % interval {interval['low']:.3f} to"
-    f" {interval['high']:.3f}) on {results['test_cases']} held-out cases of"
-    f" {results['test_subjects']} subjects, {len(setting.folds)} of {config.num_folds} folds, arm"
-    f" {arm}. No subject whose score is shown was trained on or took part in a choice.",
+    f"Mean Dice {scores}, with 95 % intervals, on {results['test_cases']} held-out cases of"
+    f" {results['test_subjects']} subjects, {len(setting.folds)} of {config.num_folds} folds. No"
+    " subject whose score is shown was trained on or took part in a choice.",
   )
   _scores(report, config, setting, results)
   _pictures(report, config, setting, scored, unlabelled)
