@@ -23,7 +23,7 @@ from typing import Any
 
 from experiments import procedural_folder, segmentation_report, segmentation_scores
 from experiments.segmentation_training import Config, Trained, fit, load
-from medjax import check, cli, train
+from medjax import check, cli, data, train
 from medjax.metrics import case_table
 
 PRESETS = {
@@ -62,6 +62,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
     if directory.finished:
       return
     directory.write_json("splits", setting.splits)
+    if segmentation_scores.has_unlabelled(setting.source):  # refused now, not after the training
+      data.find_cases(root / "imagesTs", setting.preprocess)
     trained: dict[str, list[Trained]] = {arm: [] for arm in config.arms}
     scored: dict[str, list[segmentation_scores.Scored]] = {arm: [] for arm in config.arms}
     for fold in setting.folds:

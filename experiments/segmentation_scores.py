@@ -55,16 +55,15 @@ def score(
   )
   temperature = _temperature(setting, fold, ensemble)
   truth = data.NnUNetFolder(source.root, normalise="none", reorient=False)
-  cases = {c.name: c for c in data.find_cases(source.root / "imagesTr", preprocess)}
   names = source.class_names[1:]
   rows, sums, pictures, seconds = [], [], [], 0.0
   for index in fold.test:
     name = source.names[index]
     label = truth[index].label
     assert label is not None
-    volume = data.read_case(cases[name])
+    volume = data.read_case(source.case(index))
     began = time.perf_counter()
-    probability = preprocess.restore(ensemble(preprocess.apply(volume, name).array), volume)
+    probability = preprocess.restore(ensemble.of_volume(volume, name), volume)
     seconds += time.perf_counter() - began
     prediction = probability.argmax(-1)
     scores = dice(prediction, label, len(source.class_names))
@@ -228,12 +227,18 @@ def _figures(summary: metrics.Calibration) -> dict[str, float]:
   }
 
 
+def has_unlabelled(source: data.NnUNetFolder) -> bool:
+  folder = source.root / "imagesTs"
+  ending = source.spec.file_ending
+  return folder.is_dir() and any(path.name.endswith(ending) for path in folder.iterdir())
+
+
 def predict_unlabelled(
   config: Config, setting: Setting, arm: str, members: Sequence[inference.Member], output: Any
 ) -> list[Picture]:
   """Label maps of imagesTs by all networks of an arm, in `output`; [] where there are none."""
   folder = setting.source.root / "imagesTs"
-  if not folder.is_dir() or not any(folder.iterdir()):
+  if not has_unlabelled(setting.source):
     return []
   predict.predict(
     members,

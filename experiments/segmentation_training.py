@@ -169,11 +169,14 @@ def load(config: Config, root: pathlib.Path, seed: int) -> Setting:
   if plan is not None:
     how: Any = [data.from_spec(spec) for spec in plan.normalisation]
   elif config.normalise == "ct":
-    # Statistics of the training cases of every fold that is trained here, never of a test case
-    # when one fold is trained; with all folds, of all cases, as nnU-Net does.
-    indices = sorted({index for fold in folds for index in fold.train})
+    check.require(
+      len(folds) == 1,
+      "one --fold at a time with --normalise ct",
+      f"{len(folds)}",
+      "its statistics are those of the fold's training cases; medjax.predict averages the runs",
+    )
     channels = range(len(raw.channel_names))
-    how = [data.foreground_statistics(raw, indices, channel) for channel in channels]
+    how = [data.foreground_statistics(raw, folds[0].train, channel) for channel in channels]
   else:
     how = config.normalise
   source = data.NnUNetFolder(root, normalise=how, **options)

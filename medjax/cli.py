@@ -18,16 +18,27 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
-from tyro.conf import Positional
 
 from medjax.check import InputError
 from medjax.train import NonFiniteError
 
+if TYPE_CHECKING:
+  from tyro.conf import Positional
+
 __all__ = ["Positional", "RunOptions", "command", "run"]
 _RESULTS = "results.json"
+
+
+def __getattr__(name: str) -> Any:
+  """`Positional` of tyro, which loads when it is used."""
+  if name == "Positional":
+    from tyro.conf import Positional
+
+    return Positional
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,8 @@ class and fields of the network (for those of medjax.nets) and the preprocessing
 alone is enough to predict.
 """
 
+import functools
+import json
 import os
 import pathlib
 from collections.abc import Sequence
@@ -122,13 +124,19 @@ def _load(path: pathlib.Path, model: Model | None) -> Member:
       "none, and its network is not one of medjax.nets",
       "pass the Model that was trained",
     )
-    model = nets.from_linen(spec.build(found.settings["network"]))
+    model = _model(json.dumps(found.settings["network"], sort_keys=True))
   params, model_state = jax.eval_shape(model.init, jax.random.key(0), _example(preprocess))
   template = {"params": params, "model_state": model_state}
   loaded = weights.load_into(template, found.arrays, strict=True, say=lambda text: None)
   name = path.name.removesuffix(SUFFIX)
   bound = _bound(model, loaded.params["model_state"])
   return Member(bound, loaded.params["params"], preprocess, name)
+
+
+@functools.lru_cache(maxsize=8)
+def _model(described: str) -> Model:
+  """One model for all networks of one description: they then compile once."""
+  return nets.from_linen(spec.build(json.loads(described)))
 
 
 def _example(preprocess: Preprocessing) -> Any:

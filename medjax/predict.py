@@ -11,11 +11,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from medjax import cli
 from medjax.check import InputError, require
-from medjax.data import cases, nifti, png
+from medjax.data import cases, manifest, nifti, png
 from medjax.data.volume import Volume
 from medjax.inference import IDENTITY, Ensemble, Member, Symmetry, both, mirrorings, rotations
 from medjax.loading import load_members
@@ -46,8 +47,9 @@ def predict(
     overlap, symmetries, batch_size: see `inference.Predictor`.
     probabilities: also write probabilities/NAME, 4D NIfTI [*space, class] with the geometry of the
       input (.npz for PNG).
-    overwrite: replace what another prediction left in `output`; else cases that are there are
-      skipped if the settings agree, and refused if they do not.
+    overwrite: remove what a prediction with other settings left in `output`; else that is refused.
+      Cases predicted before from the same files by the same weights are skipped. Files that this
+      function did not write are never replaced.
     progress: print what is done.
   Returns:
     Paths of the label maps.
@@ -67,28 +69,33 @@ def predict(
   found = cases.find_cases(source, preprocess)
   settings = jsonfile.plain(
     {
-      "networks": [member.name for member in members],
+      "networks": {member.name: _digest(member) for member in members},
       "preprocess": preprocess.to_dict(),
       "overlap": overlap,
       "symmetries": symmetries,
       "labels": dict(zip(preprocess.class_names, preprocess.label_values, strict=True)),
     }
   )
-  _claim(output, settings, overwrite)
+  record = _Record.open(output, settings, overwrite)
   paths = [output / f"{case.name}{case.ending}" for case in found]
-  extra = [_probability_path(output, case) for case in found]
+  for path in paths:
+    record.check_ours(path)
+  inputs = [[manifest.file_digest(file) for file in case.files] for case in found]
+  plan = dict(zip(found, zip(paths, inputs, strict=True), strict=True))
   todo = [
     case
-    for case, path, beside in zip(found, paths, extra, strict=True)
-    if overwrite or not path.exists() or (probabilities and not beside.exists())
+    for case, (path, digests) in plan.items()
+    if not record.is_done(path, digests)
+    or (probabilities and not _probability_path(output, case).exists())
   ]
   for case in counted(todo, "predicting", enabled=progress):
+    path, digests = plan[case]
     volume = cases.read_case(case)
-    values = preprocess.restore(ensemble(preprocess.apply(volume, case.name).array), volume)
+    values = preprocess.restore(ensemble.of_volume(volume, case.name), volume)
     if probabilities:
       _write_probabilities(_probability_path(output, case), values, case, volume)
-    label = np.asarray(preprocess.label_values)[values.argmax(-1)]
-    _write_label(output / f"{case.name}{case.ending}", label, case)
+    _write_label(path, np.asarray(preprocess.label_values)[values.argmax(-1)], case)
+    record.add(path, digests)
   return paths
 
 
@@ -126,9 +133,9 @@ def run(config: Config) -> None:
     if config.mirror:
       moves = mirrorings(len(preprocess.patch))
     if config.rotate:
-      moves = both(
-        moves, rotations(preprocess.patch, _plane_spacing(preprocess.spacing, preprocess.axis))
-      )
+      is_picture = preprocess.file_ending == ".png"
+      spacing = _plane_spacing(preprocess.spacing, preprocess.axis, is_picture)
+      moves = both(moves, rotations(preprocess.patch, spacing))
   paths = predict(
     members,
     config.input,
@@ -142,29 +149,83 @@ def run(config: Config) -> None:
   print(f"{len(paths)} label maps in {config.output}")
 
 
-def _plane_spacing(spacing: Any, axis: int | None) -> tuple[float, ...] | None:
-  """Voxel sizes along the axes of the patch, if they are known."""
-  if spacing is None:
+def _plane_spacing(spacing: Any, axis: int | None, is_picture: bool) -> tuple[float, ...] | None:
+  """Voxel sizes along the axes of the patch; pictures have none and need none."""
+  if is_picture:
     return None
-  kept = [size for i, size in enumerate(spacing) if i != axis]
-  return None if None in kept else tuple(kept)
+  kept = [] if spacing is None else [size for i, size in enumerate(spacing) if i != axis]
+  require(
+    kept and None not in kept,
+    "a voxel size that training fixed, for --rotate",
+    "the files' own",
+    "train with --spacing, or leave --rotate out",
+  )
+  return tuple(kept)
 
 
-def _claim(output: pathlib.Path, settings: Any, overwrite: bool) -> None:
-  """Makes the folder this prediction's, or refuses one that is another's."""
-  output.mkdir(parents=True, exist_ok=True)
-  path = output / SETTINGS
-  if path.exists() and not overwrite:
-    saved = jsonfile.read(path)
-    different = [k for k in {**settings, **saved} if settings.get(k) != saved.get(k)]
-    if different:
-      name = different[0]
-      raise InputError(
-        f"the settings of the predictions in {output}, {name}={_short(saved.get(name))}",
-        f"{name}={_short(settings.get(name))}",
-        "pass --overwrite, or another --output",
-      )
-  jsonfile.write(path, settings)
+@dataclasses.dataclass(frozen=True)
+class _Record:
+  """prediction.json: the settings, and which label map came from which input.
+
+  A label map that is not listed there is somebody else's and is never touched.
+  """
+
+  path: pathlib.Path
+  settings: Any
+  done: dict[str, list[str]]
+
+  @classmethod
+  def open(cls, output: pathlib.Path, settings: Any, overwrite: bool) -> "_Record":
+    """Makes the folder this prediction's, or refuses one of other settings.
+
+    With `overwrite` the label maps of the other settings are removed first: an interrupted run must
+    not leave them among the new ones.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / SETTINGS
+    record = cls(path, settings, {})
+    if path.exists():
+      saved = jsonfile.read(path)
+      old = saved.get("settings", {})
+      record.done.update(saved.get("cases", {}))
+      different = [k for k in {**settings, **old} if settings.get(k) != old.get(k)]
+      if different and not overwrite:
+        name = different[0]
+        raise InputError(
+          f"the settings of the predictions in {output}, {name}={_short(old.get(name))}",
+          f"{name}={_short(settings.get(name))}",
+          "pass --overwrite, or another --output",
+        )
+      if overwrite:
+        for name in list(record.done):
+          (output / name).unlink(missing_ok=True)
+          del record.done[name]
+    record._write()
+    return record
+
+  def check_ours(self, path: pathlib.Path) -> None:
+    require(
+      path.name in self.done or not path.exists(),
+      f"no file {path} that this command did not write",
+      "one",
+      "pass another --output",
+    )
+
+  def is_done(self, path: pathlib.Path, digests: list[str]) -> bool:
+    return path.exists() and self.done.get(path.name) == digests
+
+  def add(self, path: pathlib.Path, digests: list[str]) -> None:
+    self.done[path.name] = digests
+    self._write()
+
+  def _write(self) -> None:
+    jsonfile.write(self.path, {"settings": self.settings, "cases": self.done})
+
+
+def _digest(member: Member) -> str:
+  """Of the weights: two trainings may share a name."""
+  leaves = [np.asarray(x).ravel().view(np.uint8) for x in jax.tree.leaves(member.params)]
+  return manifest.array_digest(np.concatenate(leaves)) if leaves else member.name
 
 
 def _short(value: Any) -> str:

@@ -211,10 +211,55 @@ def test_finished_cases_are_kept_and_other_settings_refused(tmp_path):
   assert label.stat().st_mtime_ns == first
   with pytest.raises(InputError, match="--overwrite"):
     predict.predict([member()], path, out, overlap=0.25, progress=False)
-  predict.predict([member()], path, out, overlap=0.25, overwrite=True, progress=False)
+  retrained = member()._replace(params=jnp.ones(()))  # another training of the same name
+  with pytest.raises(InputError, match="networks"):
+    predict.predict([retrained], path, out, progress=False)
+  predict.predict([retrained], path, out, overwrite=True, progress=False)
   assert label.stat().st_mtime_ns > first
   with pytest.raises(InputError, match="folder of its own"):
     predict.predict([member()], path, path.parent, progress=False)
+
+
+def test_another_image_of_the_same_name_is_predicted_anew(tmp_path):
+  first, second = classes(8, 6, 5), classes(8, 6, 5, seed=1)
+  for truth in (first, second):
+    path = write(tmp_path / "in" / "a.nii.gz", truth.astype(np.float32), np.eye(4))
+    (out,) = predict.predict([member()], path, tmp_path / "out", progress=False)
+    np.testing.assert_array_equal(np.asarray(nibabel.load(out).dataobj), np.asarray(VALUES)[truth])
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_that_is_not_ours_is_never_touched(tmp_path, overwrite):
+  path = write(tmp_path / "in" / "a_0000.nii.gz", classes(8, 6, 5).astype(np.float32), np.eye(4))
+  truth = write(tmp_path / "labelsTr" / "a.nii.gz", np.ones((8, 6, 5), np.uint8), np.eye(4))
+  before = truth.read_bytes()
+  with pytest.raises(InputError, match="did not write"):
+    predict.predict([member()], path, tmp_path / "labelsTr", overwrite=overwrite, progress=False)
+  assert truth.read_bytes() == before
+
+
+def test_overwriting_removes_the_old_maps_before_the_first_new_one(tmp_path):
+  for name in "ab":
+    write(tmp_path / "in" / f"{name}.nii.gz", classes(8, 6, 5).astype(np.float32), np.eye(4))
+  out = tmp_path / "out"
+  predict.predict([member()], tmp_path / "in", out, progress=False)
+  one = tmp_path / "in" / "a.nii.gz"
+  predict.predict([member()], one, out, overlap=0.25, overwrite=True, progress=False)
+  assert sorted(p.name for p in out.glob("*.nii.gz")) == ["a.nii.gz"]
+
+
+def test_members_may_differ_in_their_normalisation(tmp_path):
+  """Folds trained apart have their own CT statistics; the mean is that of both predictions."""
+  scaled = {"name": "ct", "low": -5.0, "high": 5.0, "mean": 0.0, "std": 2.0}
+  pair = [member(), member(normalisation=(scaled,))]
+  truth = classes(8, 6, 5).astype(np.float32)
+  path = write(tmp_path / "in" / "a.nii.gz", truth, np.eye(4))
+  values = []
+  for n, members in enumerate([pair[:1], pair[1:], pair]):
+    out = tmp_path / f"out{n}"
+    predict.predict(members, path, out, probabilities=True, progress=False)
+    values.append(nibabel.load(out / "probabilities" / "a.nii.gz").get_fdata())
+  np.testing.assert_allclose(values[2], (values[0] + values[1]) / 2, atol=1e-6)
 
 
 def test_the_command_line(tmp_path, capsys):
@@ -237,7 +282,8 @@ def test_the_command_line(tmp_path, capsys):
   call("--run", str(tmp_path / "run"), *files, "--mirror", "--overlap", "0.2")
   assert "1 label maps" in capsys.readouterr().out
   settings = json.loads((tmp_path / "out" / "prediction.json").read_text())
-  assert settings["networks"] == ["arm-0", "arm-1"]
+  settings = settings["settings"]
+  assert list(settings["networks"]) == ["arm-0", "arm-1"]
   assert settings["labels"] == {"background": 0, "organ": 3, "lesion": 7}
   with pytest.raises(SystemExit) as stop:
     call("--run", str(tmp_path / "nowhere"), *files)

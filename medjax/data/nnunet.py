@@ -11,6 +11,7 @@ import numpy as np
 
 from medjax.check import InputError, one_of, require, same_shape
 from medjax.data import labels, manifest, nifti, png
+from medjax.data.cases import Case
 from medjax.data.dataset_json import read_dataset_json
 from medjax.data.normalise import NORMALISERS, Normaliser, normalise, to_spec
 from medjax.data.preprocess import Preprocessing, Spacing, place
@@ -120,6 +121,11 @@ class NnUNetFolder:
       subjects=self.subjects,
       options=self._options,
     )
+
+  def case(self, index: int) -> Case:
+    """Name and image files of a case."""
+    name = self.names[index]
+    return Case(name, tuple(self._images[name]))
 
   def preprocessing(self, **changes: Any) -> Preprocessing:
     """How the files become examples, to save beside a network; `changes` are its other fields.

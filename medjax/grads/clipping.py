@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from medjax import check
 from medjax.grads.batch import entry
@@ -89,6 +90,9 @@ def clipped_sum(
     check.one_of("clip", clip, ("global", "per_leaf", "automatic"))
   if chunk is not None:
     check.positive("chunk", chunk)
+  if clip == "automatic":
+    is_finite = isinstance(max_norm, jax.core.Tracer) or np.isfinite(np.asarray(max_norm)).all()
+    check.require(is_finite, "a finite max_norm for clip='automatic'", f"{max_norm}", "pass one")
   for bound in max_norm.values() if isinstance(max_norm, Mapping) else [max_norm]:
     if not isinstance(bound, jax.core.Tracer):
       check.positive("max_norm", float(bound), "use jnp.inf for no clipping")
@@ -121,6 +125,11 @@ def clipped_sum(
   ) -> ClippedSum:
     keys = example_keys(batch, key)
     size = keys.shape[0]
+    for leaf in jax.tree.leaves(params):
+      is_real = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+      check.require(
+        is_real, "real floating-point parameters", f"{jnp.result_type(leaf)}", "keep others apart"
+      )
     if weights is None:
       weights = entry(batch, "weight")
     weights = jnp.ones(size) if weights is None else jnp.asarray(weights, jnp.float32)
@@ -142,10 +151,9 @@ def _ghost(
   has_aux: bool,
 ) -> engine.Chunk:
   example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
-  traced = program.trace(
-    loss_fn, params, example, jax.eval_shape(lambda k: k[0], keys), has_aux=has_aux
-  )
-  if not traced.is_example_dependent:
+  one_key = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
+  traced = program.trace(loss_fn, params, example, one_key, has_aux=has_aux)
+  if not traced.is_example_dependent or traced.has_own_gradients:
     return _vmapped(loss_fn, params, batch, keys, direction, has_aux)
   leaves = jax.tree.leaves(params)
   toward = None if direction is None else jax.tree.leaves(direction)
@@ -198,8 +206,10 @@ def _factors(squares: jax.Array, params: Params, max_norm: Any, clip: Clip) -> j
 
 
 def _shrink(norm: jax.Array, bound: Any) -> jax.Array:
-  """min(1, bound / norm), 1 at norm 0."""
-  return jnp.where(norm > bound, bound / jnp.where(norm > 0, norm, 1.0), 1.0)
+  """min(1, bound / norm), 1 at norm 0; a norm that is no number lets nothing through."""
+  is_above = norm > bound
+  shrunk = jnp.where(is_above, bound / jnp.where(is_above, norm, 1.0), 0.0)
+  return jnp.where(norm <= bound, 1.0, shrunk)
 
 
 def _in_chunks(

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import export
 
 from medjax.check import InputError, require
+from medjax.data.manifest import file_digest
 from medjax.data.preprocess import Preprocessing
 from medjax.inference.predictor import Member
 from medjax.types import Model
@@ -90,7 +91,8 @@ def load_exported(path: str | os.PathLike) -> Member:
     return network(image), model_state or {}
 
   model = Model(lambda key, image: ({}, {}), apply)
-  return Member(model, {}, Preprocessing.from_dict(settings), path.name.removesuffix(SUFFIX))
+  name = f"{path.name.removesuffix(SUFFIX)}-{file_digest(path)}"  # the weights are in the file
+  return Member(model, {}, Preprocessing.from_dict(settings), name)
 
 
 def _serialised(program: export.Exported) -> bytes:

@@ -9,6 +9,7 @@ import numpy as np
 
 from medjax.check import InputError, positive, require
 from medjax.data.preprocess import Preprocessing
+from medjax.data.volume import Volume
 from medjax.inference.test_time import IDENTITY, Symmetry
 from medjax.inference.window import slide
 from medjax.types import Model, Params
@@ -81,10 +82,10 @@ class Ensemble:
   """`ensemble(image) -> probabilities`, the mean over members (folds, seeds).
 
   Args:
-    members: networks with one preprocessing.
+    members: networks with one preprocessing; only their normalisation may differ.
     overlap, batch_size, symmetries: see `Predictor`.
   Raises:
-    InputError: members that differ in their preprocessing, or one without a patch.
+    InputError: members that differ in more than their normalisation, or one without a patch.
   """
 
   def __init__(
@@ -113,12 +114,33 @@ class Ensemble:
           symmetries=symmetries,
           axis=first.axis,
         )
-    self._parts = [(predictors[member.model.apply], member.params) for member in members]
+    self._parts = [(predictors[m.model.apply], m.params, m.preprocess) for m in members]
 
   def __call__(self, image: np.ndarray) -> np.ndarray:
-    """Probabilities [*space, class] float32 of a preprocessed image [*space, channel]."""
-    first, *others = (predictor(params, image) for predictor, params in self._parts)
-    return sum(others, start=first) / len(self._parts) if others else first
+    """Probabilities [*space, class] float32 of an image [*space, channel] preprocessed for all."""
+    require(
+      all(preprocess == self.preprocess for _, _, preprocess in self._parts),
+      "members of one normalisation",
+      "several",
+      "call of_volume with the raw values",
+    )
+    return self._mean([predictor(params, image) for predictor, params, _ in self._parts])
+
+  def of_volume(self, volume: Volume, name: str = "the image") -> np.ndarray:
+    """Probabilities [*network space, class] of raw values on the grid of a file."""
+    images: dict[str, np.ndarray] = {}
+    values = []
+    for predictor, params, preprocess in self._parts:
+      key = repr(preprocess)
+      if key not in images:
+        images[key] = preprocess.apply(volume, name).array
+      values.append(predictor(params, images[key]))
+    return self._mean(values)
+
+  @staticmethod
+  def _mean(values: list[np.ndarray]) -> np.ndarray:
+    first, *others = values
+    return sum(others, start=first) / len(values) if others else first
 
 
 def _network(model: Model) -> Callable[[Params, np.ndarray], jax.Array]:
@@ -130,11 +152,11 @@ def _network(model: Model) -> Callable[[Params, np.ndarray], jax.Array]:
 
 def _same_preprocessing(first: Member, second: Member) -> None:
   one, two = first.preprocess.to_dict(), second.preprocess.to_dict()
-  different = [name for name in one if one[name] != two[name]]
+  different = [name for name in one if one[name] != two[name] and name != "normalisation"]
   if different:
     name = different[0]
     raise InputError(
-      f"networks with one preprocessing ({name}={one[name]!r} of {first.name})",
+      f"networks with one grid and one set of labels ({name}={one[name]!r} of {first.name})",
       f"{name}={two[name]!r} of {second.name}",
       "predict with each run apart",
     )

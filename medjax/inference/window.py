@@ -4,15 +4,18 @@ As in nnU-Net (Isensee et al. 2021): windows at even distances of at most (1 - o
 weights of a Gaussian with a standard deviation of an eighth of the patch.
 """
 
+import collections
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from medjax.check import in_interval, require
 
+_IN_FLIGHT = 2  # batches of windows whose results wait on the device
 _LEAST_WEIGHT = 1e-3  # of the largest; keeps corners that one window covers well conditioned
 
 Network = Callable[[np.ndarray], jax.Array]
@@ -54,24 +57,32 @@ def slide(
   )
   inside = tuple(slice(m // 2, m // 2 + s) for m, s in zip(margins, space, strict=True))
   blocks = [tuple(slice(c, c + p) for c, p in zip(cs, patch, strict=True)) for cs in corners]
-  pending = []
+  weight = gaussian(patch)[..., None]
+  total, weights = None, np.zeros((*padded.shape[:-1], 1), np.float32)
+  pending: collections.deque[tuple[list[Any], jax.Array]] = collections.deque()
+
+  def collect() -> None:
+    nonlocal total
+    group, values = pending.popleft()
+    found = np.asarray(values)
+    if total is None:
+      total = np.zeros((*padded.shape[:-1], found.shape[-1]), np.float32)
+    for block, value in zip(group, found, strict=False):
+      total[block] += weight * value
+      weights[block] += weight
+
   for first in range(0, len(blocks), batch_size):
     group = blocks[first : first + batch_size]
     batch = np.zeros((batch_size, *patch, image.shape[-1]), np.float32)
     for place, block in enumerate(group):
       batch[place] = padded[block]
     pending.append((group, network(batch)))  # dispatched: the device works while windows are cut
-  if len(blocks) == 1:
-    return np.asarray(pending[0][1])[0][inside]
-  weight = gaussian(patch)[..., None]
-  total, weights = None, np.zeros((*padded.shape[:-1], 1), np.float32)
-  for group, values in pending:
-    values = np.asarray(values)
-    if total is None:
-      total = np.zeros((*padded.shape[:-1], values.shape[-1]), np.float32)
-    for block, value in zip(group, values, strict=False):
-      total[block] += weight * value
-      weights[block] += weight
+    if len(blocks) == 1:
+      return np.asarray(pending[0][1])[0][inside]
+    if len(pending) > _IN_FLIGHT:
+      collect()
+  while pending:
+    collect()
   assert total is not None
   total /= weights
   return total[inside]

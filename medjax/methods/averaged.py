@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check
+from medjax.tree import at_least_float32
 from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
 
 
@@ -27,17 +28,17 @@ def averaged(step: Step, decay: float = 0.999) -> Step:
     decay: in [0, 1): the average remembers about 1 / (1 - decay) steps. The first steps use the
       smaller (1 + t) / (10 + t), so that the initial weights are forgotten.
   Returns:
-    Step whose state holds the average in `extra.params` and the method's own `extra` in
-    `extra.inner`. Integers among the parameters are copied, not averaged.
+    Step whose state holds the average in `extra.params`, float32 or wider, and the method's own
+    `extra` in `extra.inner`. Integers among the parameters are copied, not averaged.
   """
-  check.in_interval("decay", decay, 0.0, 1.0)
+  check.require(0 <= decay < 1, "decay in [0, 1)", f"{decay=}", "pass for example 0.999")
 
   def own(state: TrainState) -> TrainState:
     return state.replace(extra=state.extra.inner)
 
   def init(params: Params, key: Key) -> TrainState:
     state = step.init(params, key)
-    return state.replace(extra=Averaged(jax.tree.map(jnp.copy, state.params), state.extra))
+    return state.replace(extra=Averaged(jax.tree.map(_wide, state.params), state.extra))
 
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
     new, metrics = step.update(own(state), batch, key)
@@ -47,6 +48,7 @@ def averaged(step: Step, decay: float = 0.999) -> Step:
     def blend(old: jax.Array, value: jax.Array) -> jax.Array:
       if not jnp.issubdtype(value.dtype, jnp.inexact):
         return value
+      value = at_least_float32(value)  # in bfloat16 a decay of 0.999 is 1
       return value + kept.astype(value.dtype) * (old - value)
 
     average = jax.tree.map(blend, state.extra.params, new.params)
@@ -54,3 +56,7 @@ def averaged(step: Step, decay: float = 0.999) -> Step:
 
   manifest = {**step.manifest, "parameter_average": decay}
   return Step(init, update, manifest, step.hints)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+  return jnp.copy(at_least_float32(x) if jnp.issubdtype(x.dtype, jnp.inexact) else x)

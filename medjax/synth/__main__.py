@@ -18,7 +18,8 @@ import numpy as np
 
 from medjax import cli
 from medjax.check import InputError, require, same_shape
-from medjax.data import nifti
+from medjax.data import labels, nifti
+from medjax.data.volume import Volume
 from medjax.synth import sites, tissues
 from medjax.synth.acquisition import Site, acquire, rescan
 from medjax.synth.grouping import Grouping
@@ -57,6 +58,12 @@ def run(config: Config) -> None:
     f"the input, {config.output}",
     "pass another file",
   )
+  require(
+    config.output.parent.is_dir(),
+    f"a folder {config.output.parent}",
+    "nothing there",
+    "make it, or pass another output",
+  )
   site = sites.find(config.site)
   volume = nifti.read_nifti(config.input)
   require(
@@ -75,7 +82,7 @@ def run(config: Config) -> None:
     image = jnp.asarray(upright.array[..., None], jnp.float32)
     scanned = rescan(site, key, image, spacing=upright.spacing)
   else:
-    label, table = _labels(config, volume.space)
+    label, table = _labels(config, config.labels, volume)
     maps = tissues.tissue_fractions(table, jnp.asarray(label, jnp.int32), spacing=upright.spacing)
     scanned = acquire(site, key, maps, spacing=upright.spacing)
   result = nifti.from_ras(np.asarray(scanned[..., 0]), volume.affine)
@@ -83,11 +90,17 @@ def run(config: Config) -> None:
   print(_said(site, config))
 
 
-def _labels(config: Config, space: tuple[int, ...]) -> tuple[np.ndarray, Grouping]:
+def _labels(config: Config, path: pathlib.Path, image: Volume) -> tuple[np.ndarray, Grouping]:
   """The label map upright, and the tissues of its values."""
-  assert config.labels is not None
-  volume = nifti.read_nifti(config.labels)
-  same_shape(str(config.labels), volume.array.shape, str(config.input), space)
+  volume = nifti.read_nifti(path)
+  same_shape(str(path), volume.array.shape, str(config.input), image.space)
+  assert volume.affine is not None and image.affine is not None
+  require(
+    np.allclose(volume.affine, image.affine, atol=1e-3),
+    f"{path} and {config.input} with one affine",
+    f"{volume.affine[:3].round(3).tolist()} and {image.affine[:3].round(3).tolist()}",
+    "resample the labels to the image",
+  )
   table = tissues.by_freesurfer()
   if config.tissues:
     pairs = [word.partition("=") for word in config.tissues]
@@ -95,10 +108,10 @@ def _labels(config: Config, space: tuple[int, ...]) -> tuple[np.ndarray, Groupin
       all(value.isdigit() and name for value, _, name in pairs),
       "--tissues VALUE=TISSUE ...",
       " ".join(config.tissues),
-      "write for example 1=csf 2=grey_matter 3=white_matter",
+      "write for example 1=csf 2=cortical_gray_matter 3=white_matter",
     )
     table = tissues.by_name({int(value): name for value, _, name in pairs})
-  label = nifti.to_ras(volume).array.astype(np.int32)
+  label = labels.whole_numbers(nifti.to_ras(volume).array, str(path))
   table.check_label(label)
   return label, table
 
@@ -109,27 +122,38 @@ def _said(site: Site, config: Config) -> str:
     if config.labels is None
     else f"contrast by {site.sequence.describe()} at {site.field:g} T"
   )
-  effects = ", ".join(site.out_of_family) or "no out-of-family effect"
-  return f"{config.output}: {site.name}, seed {config.seed}; {contrast}; {effects}"
+  added = [
+    *site.out_of_family,
+    "coil profile",
+    f"voxels of {_voxel(site)} mm",
+    "Rician noise",
+    "gain",
+  ]
+  return f"{config.output}: {site.name}, seed {config.seed}; {contrast}; {', '.join(added)}"
+
+
+def _voxel(site: Site) -> str:
+  return " x ".join(f"{v:g}" for v in (site.voxel_mm[0], *site.voxel_mm))
 
 
 def _lines() -> list[str]:
-  rows = [("site", "T", "sequence", "voxel mm", "noise", "beyond the family", "")]
+  rows = [("site", "T", "sequence", "voxel mm", "noise", "gain", "beyond the family", "")]
   for site in sites.catalogue():
     rows.append(
       (
         site.name,
         f"{site.field:g}",
         site.sequence.describe(),
-        " x ".join(f"{v:g}" for v in (site.voxel_mm[0], *site.voxel_mm)),
+        _voxel(site),
         "-".join(f"{v:g}" for v in site.noise),
+        "-".join(f"{v:g}" for v in site.gain),
         ", ".join(site.out_of_family),
         site.description,
       )
     )
-  widths = [max(len(row[i]) for row in rows) for i in range(6)]
+  widths = [max(len(row[i]) for row in rows) for i in range(7)]
   return [
-    "  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), row[6]]).rstrip()
+    "  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), row[7]]).rstrip()
     for row in rows
   ]
 

@@ -154,4 +154,8 @@ def tissue_fractions(
   one_hot = jax.nn.one_hot(table.to_target(label), len(TISSUES))
   if sigma_mm == 0:
     return one_hot
-  return blur.gaussian_blur(one_hot, jnp.asarray([sigma_mm / size for size in spacing]))
+  sigma = jnp.asarray([sigma_mm / size for size in spacing])
+  # One map at a time: as 8 channels of one image the same products take twice as long on CPU.
+  return jax.vmap(
+    lambda one: blur.gaussian_blur(one[..., None], sigma)[..., 0], in_axes=-1, out_axes=-1
+  )(one_hot)

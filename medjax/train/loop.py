@@ -105,7 +105,7 @@ def fit(
     check.one_of("evaluator of keep_best", keep_best.partition("/")[0], sorted(evaluators))
   init_key, update_key = rng.streams(key, "init", "update")
   watch = Stopwatch()
-  manifest = _manifest(step, key)
+  manifest = _manifest(step, key) | ({} if keep_best is None else {"keep_best": keep_best})
   with RunRecord(workdir, name, manifest, writers) as record, Interrupt() as interrupt:
     done = record.step or 0
     _check_not_past(done, num_steps, record)
@@ -137,6 +137,8 @@ def fit(
             with watch.evaluating():
               row |= (scores := _evaluate(evaluators, carry.state))
             if keep_best is not None:
+              if keep_best not in scores:
+                record.save(done, carry, wait=True)  # the training is not lost for a name
               carry = engine.keep_best(carry, _score(scores, keep_best))
         if row:
           record.add(done, row)

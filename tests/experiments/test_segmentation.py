@@ -29,23 +29,11 @@ def run(*args):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
   root = tmp_path_factory.mktemp("segmentation")
-  folder = nnunet(root / "data", CASES, shape=(9, 8, 5), affine=AFFINE)
-  shutil.copy(
-    folder / "imagesTr" / f"{CASES[0]}_0000.nii.gz", folder / "imagesTs" / "new_0000.nii.gz"
-  )
-  arguments = [
-    "folder",
-    *SMALL,
-    "--patch",
-    "8",
-    "8",
-    "4",
-    "--arms",
-    "augmented",
-    "plain",
-    "--keep",
-    "best",
-  ]
+  folder = nnunet(root / "data", CASES, channels=("T1", "T2"), shape=(9, 8, 5), affine=AFFINE)
+  for channel in ("0000", "0001"):
+    first = folder / "imagesTr" / f"{CASES[0]}_{channel}.nii.gz"
+    shutil.copy(first, folder / "imagesTs" / f"new_{channel}.nii.gz")
+  arguments = ["folder", *SMALL, *"--patch 8 8 --arms augmented plain --keep best".split()]
   arguments += ["--data", str(folder), "--workdir", str(root / "run")]
   run(*arguments)
   return folder, root / "run", arguments
@@ -119,6 +107,7 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
     (["folder"], "an nnU-Net folder after --data"),
     (["folder", "--data", "nowhere"], "nowhere"),
     (["demo", "--fold", "5"], "fold in"),
+    (["demo", "--fold", "-1", "--normalise", "ct"], "one --fold at a time"),
     (["demo", "--keep", "best", "--validation_fraction", "0"], "validation_fraction > 0"),
   ],
 )

@@ -93,8 +93,8 @@ class RandomNet(nn.Module):
 KINDS = ("strided", "dilated", "grouped", "transposed", "norm", "dense", "attention", "shared")
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, phases=(Phase.generate,))
-@given(st.lists(st.sampled_from(KINDS), min_size=1, max_size=4), st.integers(1, 3))
+@settings(max_examples=4, deadline=None, derandomize=True, phases=(Phase.generate,))
+@given(st.lists(st.sampled_from(KINDS), min_size=1, max_size=3), st.integers(1, 3))
 def test_random_networks_agree_with_vmap(kinds, dims):
   net = RandomNet(tuple(kinds), dims)
   images = normal(1, 3, *(5, 4, 3)[:dims], 2)
@@ -272,7 +272,7 @@ def resnet():
   return loss, params, batch, reference(loss, params, batch)
 
 
-@pytest.mark.parametrize("chunk", [None, 3, 7, 1])
+@pytest.mark.parametrize("chunk", [None, 3])
 def test_chunks_change_the_sum_by_rounding_only(resnet, chunk):
   loss, params, batch, (norms, want, _) = resnet
   out = jax.jit(grads.clipped_sum(loss, 1.0, chunk=chunk))(params, batch, KEY)
@@ -456,8 +456,12 @@ def test_products_cost_little_more_than_those_of_a_plain_gradient():
 
 
 def test_dots_by_jvp_and_microbatches_of_per_sample():
-  loss, params, batch = classifier()
-  batch = jax.tree.map(lambda x: x[:4], batch)
+  net, batch = RandomNet(("norm", "dense"), 2), normal(1, 4, 5, 4, 2)
+  params = jax.jit(net.init)(jax.random.key(2), batch[0])["params"]
+
+  def loss(params, image, key):
+    return jnp.sum(jnp.tanh(net.apply({"params": params}, image) + jax.random.normal(key, (2,))))
+
   direction = jax.tree.map(lambda x: normal(x.size, *x.shape), params)
   whole = jax.jit(grads.per_sample(loss))(params, batch, KEY)
   parts = jax.jit(grads.per_sample(loss, microbatch=2))(params, batch, KEY)
@@ -467,3 +471,80 @@ def test_dots_by_jvp_and_microbatches_of_per_sample():
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
   with pytest.raises(InputError, match="divides"):
     grads.per_sample(loss, microbatch=3)(params, batch, KEY)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e5])
+def test_terms_that_cancel_do_not_let_an_example_through(offset):
+  """Large inputs and cotangents that sum to zero: a Gram product alone would be rounding."""
+
+  def dense(params, example, key):
+    del key
+    y = example @ params["w"]
+    return jnp.sum(jnp.sin(y - y.mean(0, keepdims=True)))
+
+  def convolution(params, example, key):
+    del key
+    y = jax.lax.conv_general_dilated(
+      example.reshape(1, 4, 4, 32),
+      params["k"],
+      (1, 1),
+      "VALID",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return jnp.sum(jnp.sin(y - y.mean((1, 2), keepdims=True)))
+
+  params = {"w": 0.1 * normal(1, 32, 32), "k": 0.1 * normal(2, 1, 1, 32, 48)}
+  batch = offset + normal(3, 4, 16, 32)
+  for loss in (dense, convolution):
+    explained = grads.explain(loss, params, batch[0], KEY).leaves
+    assert any("pair" in row.rule for row in explained)
+    run = jax.jit(lambda p, b, w, loss=loss: grads.clipped_sum(loss, 1.0)(p, b, KEY, weights=w))
+    for i in range(4):  # what one example adds
+      out = run(params, batch, jnp.zeros(4).at[i].set(1.0))
+      added = np.sqrt(sum((np.asarray(g) ** 2).sum() for g in jax.tree.leaves(out.grads)))
+      assert np.isfinite(out.norms).all()
+      assert added <= 1 + 1e-5
+
+
+@jax.custom_vjp
+def bounded(p):
+  return p
+
+
+bounded.defvjp(lambda p: (p, None), lambda _, g: (jnp.clip(g, -1, 1),))
+
+
+def test_a_nonlinear_derivative_of_the_parameters_sees_the_sum():
+  def loss(p, example, key):
+    del key
+    w = bounded(p)
+    return jnp.vdot(w, example) + jnp.vdot(w, 0.5 * example)
+
+  check(loss, normal(1, 3), 2 * normal(2, 4, 3))
+
+
+def test_shared_functions_of_parameters_are_traced_in_linear_time():
+  def loss(p, example, key):
+    del key
+    for _ in range(40):
+      p = p - 0.1 * p * p
+    return jnp.vdot(p, example)
+
+  check(loss, 0.1 * normal(1, 3), normal(2, 4, 3))
+
+
+def test_a_batch_of_no_examples_gives_a_gradient_of_zeros():
+  for method in ("ghost", "vmap"):
+    run = jax.jit(grads.clipped_sum(linear, 1.0, method=method))
+    out = run(PARAMS, jax.tree.map(lambda x: x[:0], BATCH), KEY)
+    assert out.norms.shape == (0,)
+    assert all(float(jnp.abs(g).max()) == 0 for g in out.grads)
+
+
+def test_what_has_no_norm_here_is_refused():
+  with pytest.raises(InputError, match="real floating-point"):
+    grads.clipped_sum(linear, 1.0)((jnp.zeros(2, jnp.complex64), jnp.zeros(1)), BATCH, KEY)
+  with pytest.raises(InputError, match="finite max_norm"):
+    grads.clipped_sum(linear, jnp.inf, clip="automatic")
+  with pytest.raises(TypeError, match="scalar"):
+    grads.clipped_sum(lambda p, e, k: p * e, 1.0)(jnp.zeros(2), jnp.ones((3, 2)), KEY)

@@ -91,8 +91,11 @@ def pair_norm_cost(
 
 def pair_norm(
   operation: Operation, kernel: Sequence[int], image: jax.Array, cotangent: jax.Array
-) -> jax.Array:
-  """Squared norm of `kernel_gradient` from the inner products of places and of cotangents."""
+) -> tuple[jax.Array, jax.Array]:
+  """Squared norm of `kernel_gradient` from the inner products of places and of cotangents.
+
+  With it (sum_t |patch t| |b[t]|)^2, the size of the numbers that may have cancelled.
+  """
   p = operation.params
   numbers = p["dimension_numbers"]
   x = jnp.transpose(image, _last(numbers.lhs_spec)).astype(jnp.float32)
@@ -100,8 +103,9 @@ def pair_norm(
   x = jax.lax.pad(x, jnp.float32(0), [(0, 0, 0), *((a, b, 0) for a, b in p["padding"]), (0, 0, 0)])
   space, out_space = x.shape[:-1], y.shape[:-1]
   flat, rows = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
-  between_places = (flat @ flat.T).reshape(*space, *space)
-  between_rows = (rows @ rows.T).reshape(*out_space, *out_space)
+  highest = jax.lax.Precision.HIGHEST
+  between_places = jnp.matmul(flat, flat.T, precision=highest).reshape(*space, *space)
+  between_rows = jnp.matmul(rows, rows.T, precision=highest).reshape(*out_space, *out_space)
   offsets = itertools.product(*(range(kernel[axis]) for axis in numbers.rhs_spec[2:]))
   total = jnp.zeros_like(between_rows)
   for offset in offsets:
@@ -112,7 +116,10 @@ def pair_norm(
       start = k * dilation
       seen.append(slice(start, start + (count - 1) * stride + 1, stride))
     total = total + between_places[(*seen, *seen)]
-  return jnp.sum(total * between_rows)
+  count = math.prod(out_space)
+  lengths = [jnp.diagonal(x.reshape(count, count)) for x in (total, between_rows)]
+  scale = jnp.sum(jnp.sqrt(lengths[0] * lengths[1])) ** 2
+  return jnp.sum(total * between_rows), scale
 
 
 class _Windows:

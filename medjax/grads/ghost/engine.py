@@ -5,6 +5,7 @@ rules              ->  |g_i|^2 per leaf, <g_i, r>
 weights w_i        ->  sum_i w_i g_i, from kept gradients or from the pairs (a_i, w_i b_i)
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,9 @@ import numpy as np
 
 from medjax.grads.ghost import rules
 from medjax.grads.ghost.program import Program, Site
+
+_ROUNDING = 8 * float(jnp.finfo(jnp.float32).eps)
+_CANCELLATION = 1e-3  # of the scale of its terms: above it a pair norm is exact to about 1e-5
 
 
 class Chunk(NamedTuple):
@@ -65,7 +69,7 @@ def plan(program: Program, leaves: Sequence[Any]) -> Plan:
   chosen = tuple(rules.choose(s, own, constants) for s, own in zip(sites, cuts, strict=True))
   added = frozenset(_overlapping(program))
   keeps = tuple(
-    rule.pair_norm is not None and site.cuts[0].leaf not in added
+    rule.pair_norm is not None and site.cuts[0].leaf not in added and _is_float32(site)
     for rule, site in zip(chosen, sites, strict=True)
   )
   return Plan(chosen, added, keeps)
@@ -125,7 +129,9 @@ def run(
     )
     return list(pull_cuts(sums))
 
-  dots = None if direction is None else sum(part.dots for part in found)
+  dots = None
+  if direction is not None:
+    dots = sum((part.dots for part in found), start=jnp.zeros(examples[0].shape[0]))
   return Chunk(seen.loss, seen.aux, table, dots, weighted_sum)
 
 
@@ -194,7 +200,16 @@ def _keep_pair(
   if toward is not None:
     _, tangents = jax.jvp(lambda c: results(c, operands), (tuple(cuts),), (tuple(toward),))
     dots = sum(map(_inner, cotangents, tangents))
-  square = jax.vmap(rule.pair_norm)(operands, cotangents)
+  square, scale = jax.vmap(rule.pair_norm)(operands, cotangents)
+
+  def formed() -> jax.Array:
+    (found,) = jax.vmap(lambda x, b: rule.gradient(cuts, x, b))(operands, cotangents)
+    norm = jnp.sqrt(_inner(found, found))
+    return (norm + _ROUNDING * jnp.sqrt(scale)) ** 2  # the sum from pairs is rounded too
+
+  # Where terms cancel, what is left is rounding: then the gradients are formed after all.
+  is_rounding = jnp.any(square < _CANCELLATION * scale)
+  square = jax.lax.cond(is_rounding, formed, lambda: square)
   return _Found((square,), None, dots, weighted_sum)
 
 
@@ -224,6 +239,11 @@ def _added_gradients(
   return dict(zip(sorted(added), totals, strict=True))
 
 
+def _is_float32(site: Site) -> bool:
+  """A weighted pair in a narrower type would round above the bound."""
+  return all(site.operation.avals[i].dtype == jnp.float32 for i in site.outputs)
+
+
 def _overlapping(program: Program) -> set[int]:
   """Leaves that several cuts share an element of."""
   taken: dict[int, list[np.ndarray | None]] = {}
@@ -242,20 +262,22 @@ def _overlapping(program: Program) -> set[int]:
 
 def _weighted(weight: jax.Array, is_finite: jax.Array, gradient: jax.Array, dtype: Any) -> Any:
   weight = jnp.where(is_finite, weight, 0.0).astype(jnp.float32)
-  return jnp.tensordot(weight, _cleared(gradient, is_finite), 1).astype(dtype)
+  wide = _cleared(gradient, is_finite).astype(jnp.float32)
+  return jnp.tensordot(weight, wide, 1, precision=rules.HIGHEST).astype(dtype)
 
 
 def _inner(x: jax.Array, y: jax.Array) -> jax.Array:
   """[example] inner products over all other axes, in float32."""
-  return jnp.einsum("ei,ei->e", _flat(x), _flat(y), preferred_element_type=jnp.float32)
+  return jnp.einsum("ei,ei->e", _flat(x), _flat(y), precision=rules.HIGHEST)
 
 
 def _dot(gradients: jax.Array, direction: jax.Array) -> jax.Array:
-  return jnp.tensordot(_flat(gradients), direction.astype(jnp.float32).ravel(), 1)
+  flat = direction.astype(jnp.float32).ravel()
+  return jnp.tensordot(_flat(gradients), flat, 1, precision=rules.HIGHEST)
 
 
 def _flat(x: jax.Array) -> jax.Array:
-  return x.reshape(x.shape[0], -1).astype(jnp.float32)
+  return x.reshape(x.shape[0], math.prod(x.shape[1:])).astype(jnp.float32)
 
 
 def _column(weight: jax.Array, like: jax.Array) -> jax.Array:

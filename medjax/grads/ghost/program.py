@@ -116,6 +116,8 @@ class Program:
     leaf_ids, example_ids: ids of the arguments.
     results: the loss, then the leaves of aux: ids or Literals.
     is_example_dependent: False for a loss that no example enters; its sites do not say it all.
+    has_own_gradients: whether parameters pass through a custom derivative before they meet an
+      example: one that is not linear has to see the sum over the sites.
   """
 
   names: tuple[str, ...]
@@ -127,6 +129,7 @@ class Program:
   results: tuple[Any, ...]
   aux_tree: Any
   is_example_dependent: bool
+  has_own_gradients: bool
 
   def constants(self, leaves: Sequence[Any]) -> dict[int, Any]:
     """Every value that no example touches."""
@@ -172,6 +175,8 @@ def trace(
     return out if has_aux else (out, ())
 
   closed, out_shape = jax.make_jaxpr(flat, return_shape=True)(params, example, key)
+  if getattr(out_shape[0], "shape", None) != ():
+    raise TypeError(f"expected a loss that returns a scalar, got {out_shape[0]}; reduce it")
   named = jax.tree_util.tree_leaves_with_path(params)
   builder = _Builder()
   jaxpr = closed.jaxpr
@@ -192,6 +197,7 @@ def trace(
     results=tuple(results),
     aux_tree=jax.tree.structure(out_shape[1]),
     is_example_dependent=results[0] in builder.touched,
+    has_own_gradients=builder.has_own_gradients,
   )
 
 
@@ -206,6 +212,7 @@ class _Builder:
     self.of_params: set[int] = set()
     self.cuts: dict[int, Cut] = {}
     self.producer: dict[int, Operation] = {}
+    self.has_own_gradients = False
     self._positions: dict[int, np.ndarray] = {}
     self._count = 0
 
@@ -247,6 +254,7 @@ class _Builder:
       self.shared.append(operation)
       if from_params:
         self.of_params.update(operation.outputs)
+        self.has_own_gradients |= operation.primitive.name.startswith("custom_vjp")
         self._select(operation)
       return
     self.touched.update(operation.outputs)
@@ -261,20 +269,20 @@ class _Builder:
     cuts: dict[int, Cut] = {}
     tail: dict[int, Operation] = {}
 
-    def climb(value: int) -> None:
+    pending, seen = list(from_params), set(from_params)
+    while pending:
+      value = pending.pop()
       if value in self.cuts:
         cuts[value] = self.cuts[value]
       elif value in self.of_params:
         made_by = self.producer[value]
-        for i in _ids(made_by.inputs):
-          climb(i)
         tail[made_by.outputs[0]] = made_by
-
-    for value in from_params:
-      climb(value)
+        new = set(_ids(made_by.inputs)) - seen
+        seen |= new
+        pending += new
     order = tuple(tail[first] for first in sorted(tail))
     touched = tuple(dict.fromkeys(i for i in _ids(operation.inputs) if i in self.touched))
-    return Site(operation, tuple(cuts.values()), order, touched, outputs)
+    return Site(operation, tuple(cuts[v] for v in sorted(cuts)), order, touched, outputs)
 
   def _select(self, operation: Operation) -> None:
     """Follows a leaf through an operation that only moves its elements."""

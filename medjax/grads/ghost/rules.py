@@ -2,7 +2,8 @@
 
   gradient   the gradient of every example is formed, measured and kept for the weighted sum
   pair       operand a and cotangent b are kept; |sum_t a_t b_t^T|^2 = <A A^T, B B^T>
-             (Goodfellow 2015 for one t; Li et al. 2022, Bu et al. 2023 for many)
+             (Goodfellow 2015 for one t; Li et al. 2022, Bu et al. 2023 for many). The terms may
+             cancel: with the sum comes (sum_t |a_t| |b_t|)^2, to which its rounding is relative
   leaf       gradients of several sites that share parameters are added per example, then measured
 
 Gradients of operations without a special form come from `jax.vjp` of the operation itself, so that
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 from medjax.grads.ghost import convolution
 from medjax.grads.ghost.program import Site
 
+HIGHEST = jax.lax.Precision.HIGHEST
 _PRODUCTS_A_NUMBER = 32
 """Multiplications that take as long as to write a number to memory and read it twice (measured on a
 CPU; accelerators do more)."""
@@ -30,13 +32,14 @@ class Rule(NamedTuple):
   Attributes:
     name: for people: "dense", "convolution", "lookup", "scan", ...
     gradient: `gradient(cuts, operands, cotangents) -> per-cut gradients` of one example.
-    pair_norm: `pair_norm(operands, cotangents) -> squared norm` of one example, None if there is
-      none or it would not pay.
+    pair_norm: `pair_norm(operands, cotangents) -> (squared norm, scale)` of one example; rounding
+      is that of numbers as large as `scale`, 0 if it is of the squared norm itself. None if there
+      is none or it would not pay.
   """
 
   name: str
   gradient: Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, ...]]
-  pair_norm: Callable[[Sequence[Any], Sequence[Any]], jax.Array] | None
+  pair_norm: Callable[[Sequence[Any], Sequence[Any]], tuple[jax.Array, jax.Array]] | None
 
 
 def choose(site: Site, cuts: Sequence[Any], constants: Mapping[int, Any]) -> Rule:
@@ -70,7 +73,7 @@ def _convolution(site: Site, kernel: tuple[int, ...], constants: Mapping[int, An
     del cuts
     return (convolution.kernel_gradient(operation, kernel, operands[0], cotangents[0]),)
 
-  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> jax.Array:
+  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
     return convolution.pair_norm(operation, kernel, operands[0], cotangents[0])
 
   image, result = operation.input_avals[0].shape, operation.avals[0].shape
@@ -102,7 +105,7 @@ def _lookup(site: Site, table: tuple[int, ...], constants: Mapping[int, Any]) ->
   num_rows, is_clipped = table[0], operation.params["mode"] == jax.lax.GatherScatterMode.CLIP
   offsets = operation.params["dimension_numbers"].offset_dims
 
-  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> jax.Array:
+  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
     index, b = operands[0].reshape(-1), cotangents[0]
     leading = [axis for axis in range(b.ndim) if axis not in offsets]
     b = b.transpose(*leading, *offsets).reshape(index.size, -1).astype(jnp.float32)
@@ -111,7 +114,9 @@ def _lookup(site: Site, table: tuple[int, ...], constants: Mapping[int, Any]) ->
     else:  # what lies outside reads a constant and has no gradient
       b = jnp.where(((index >= 0) & (index < num_rows))[:, None], b, 0.0)
     is_same = index[:, None] == index[None, :]
-    return jnp.sum(jnp.where(is_same, b @ b.T, 0.0))
+    products = jnp.matmul(b, b.T, precision=HIGHEST)
+    scale = jnp.sum(jnp.sqrt(jnp.diagonal(products))) ** 2
+    return jnp.sum(jnp.where(is_same, products, 0.0)), scale
 
   count = math.prod(operation.avals[0].shape) // max(math.prod(table[1:]), 1)
   pays = _pays(count**2 * math.prod(table[1:]), table)
@@ -144,11 +149,13 @@ def _dense(site: Site, weight: tuple[int, ...], constants: Mapping[int, Any]) ->
       b = cotangent.reshape(blocks, size_out, rows).swapaxes(1, 2)
     return a.astype(jnp.float32), b.astype(jnp.float32)
 
-  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> jax.Array:
+  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
     a, b = matrices(operands[0], cotangents[0])
+    lengths = (a * a).sum(2) * (b * b).sum(2)  # [block, row]
     if rows == 1:
-      return ((a * a).sum((1, 2)) * (b * b).sum((1, 2))).sum()
-    return jnp.sum((a @ a.swapaxes(1, 2)) * (b @ b.swapaxes(1, 2)))
+      return lengths.sum(), jnp.zeros(())
+    between = [jnp.matmul(x, x.swapaxes(1, 2), precision=HIGHEST) for x in (a, b)]
+    return jnp.sum(between[0] * between[1]), (jnp.sqrt(lengths).sum(1) ** 2).sum()
 
   pays = _pays(blocks * rows**2 * (size_in + size_out), weight)
   return Rule("dense", _by_vjp(site, constants), pair_norm if pays else None)
