@@ -31,7 +31,8 @@ def read_nifti(path: str | os.PathLike) -> Volume:
     in mm.
   Raises:
     InputError: naming the file, when it is missing, has another suffix, is truncated or corrupt,
-      has a spacing that is not positive or disagrees with its affine, or holds NaN or infinity.
+      is not in millimetres, has a spacing that is not positive or disagrees with its affine, or
+      holds NaN or infinity.
   """
   path = pathlib.Path(path)
   data = _read_bytes(path)
@@ -236,6 +237,10 @@ def _geometry(
   path: pathlib.Path, image: Any, num_axes: int
 ) -> tuple[tuple[float, ...], np.ndarray]:
   """Spacing in mm and affine, checked against each other."""
+  unit = image.header.get_xyzt_units()[0]
+  require(
+    unit in ("mm", "unknown"), f"millimetres in {path}", unit, "convert affine and unit to mm"
+  )
   affine = np.asarray(image.affine, np.float64)
   lengths = np.linalg.norm(affine[:3, :3], axis=0)
   require(

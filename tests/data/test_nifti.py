@@ -144,3 +144,12 @@ def test_other_files_are_refused(tmp_path):
   nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "colour.nii")
   with pytest.raises(InputError, match="real voxel values in .*colour.nii"):
     read_nifti(tmp_path / "colour.nii")
+
+
+@pytest.mark.parametrize("unit", ["micron", "meter"])
+def test_lengths_that_are_not_millimetres_are_refused(tmp_path, unit):
+  image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.float32), np.eye(4))
+  image.header.set_xyzt_units(unit)
+  nibabel.save(image, tmp_path / "a.nii.gz")
+  with pytest.raises(InputError, match=unit):
+    read_nifti(tmp_path / "a.nii.gz")
