@@ -24,6 +24,7 @@ from medjax.train import jsonfile
 from medjax.train.progress import counted
 
 SETTINGS = "prediction.json"
+PROBABILITIES = "probabilities"
 
 
 def predict(
@@ -69,7 +70,7 @@ def predict(
   found = cases.find_cases(source, preprocess)
   settings = jsonfile.plain(
     {
-      "networks": {member.name: _digest(member) for member in members},
+      "networks": [(member.name, _digest(member)) for member in members],
       "preprocess": preprocess.to_dict(),
       "overlap": overlap,
       "symmetries": symmetries,
@@ -91,6 +92,7 @@ def predict(
   for case in counted(todo, "predicting", enabled=progress):
     path, digests = plan[case]
     volume = cases.read_case(case)
+    record.begin(path, _probability_path(output, case))
     values = preprocess.restore(ensemble.of_volume(volume, case.name), volume)
     if probabilities:
       _write_probabilities(_probability_path(output, case), values, case, volume)
@@ -199,6 +201,7 @@ class _Record:
       if overwrite:
         for name in list(record.done):
           (output / name).unlink(missing_ok=True)
+          (output / PROBABILITIES / _probability_name(name)).unlink(missing_ok=True)
           del record.done[name]
     record._write()
     return record
@@ -213,6 +216,12 @@ class _Record:
 
   def is_done(self, path: pathlib.Path, digests: list[str]) -> bool:
     return path.exists() and self.done.get(path.name) == digests
+
+  def begin(self, path: pathlib.Path, probabilities: pathlib.Path) -> None:
+    """Lists a label map as ours but not done and removes what an earlier input left."""
+    self.add(path, [])
+    path.unlink(missing_ok=True)
+    probabilities.unlink(missing_ok=True)
 
   def add(self, path: pathlib.Path, digests: list[str]) -> None:
     self.done[path.name] = digests
@@ -234,8 +243,12 @@ def _short(value: Any) -> str:
 
 
 def _probability_path(output: pathlib.Path, case: cases.Case) -> pathlib.Path:
-  ending = ".npz" if case.ending == ".png" else case.ending
-  return output / "probabilities" / f"{case.name}{ending}"
+  return output / PROBABILITIES / _probability_name(f"{case.name}{case.ending}")
+
+
+def _probability_name(label: str) -> str:
+  """Of the file beside a label map; PNG holds no fractions."""
+  return label.removesuffix(".png") + ".npz" if label.endswith(".png") else label
 
 
 def _write_probabilities(

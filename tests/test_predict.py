@@ -248,6 +248,58 @@ def test_overwriting_removes_the_old_maps_before_the_first_new_one(tmp_path):
   assert sorted(p.name for p in out.glob("*.nii.gz")) == ["a.nii.gz"]
 
 
+def test_networks_of_equal_names_are_told_apart(tmp_path):
+  """Two runs hold networks of the same names; one run alone is another prediction."""
+  path = write(tmp_path / "in" / "a.nii.gz", classes(8, 6, 5).astype(np.float32), np.eye(4))
+  pair = [member(), member()._replace(params=jnp.ones(()))]
+  predict.predict(pair, path, tmp_path / "out", progress=False)
+  with pytest.raises(InputError, match="networks"):
+    predict.predict(pair[1:], path, tmp_path / "out", progress=False)
+
+
+def agree(out):
+  values = np.asarray(nibabel.load(out / "probabilities" / "a.nii.gz").dataobj)
+  labels = np.asarray(nibabel.load(out / "a.nii.gz").dataobj)
+  return (np.asarray(VALUES)[values.argmax(-1)] == labels).all()
+
+
+@pytest.mark.parametrize("changed", ["the input", "the settings"])
+def test_probabilities_never_outlive_their_label_map(tmp_path, changed):
+  path, out = tmp_path / "in" / "a.nii.gz", tmp_path / "out"
+  write(path, classes(8, 6, 5).astype(np.float32), np.eye(4))
+  predict.predict([member()], path, out, probabilities=True, progress=False)
+  options = {"overlap": 0.25, "overwrite": True} if changed == "the settings" else {}
+  write(path, classes(8, 6, 5, seed=1).astype(np.float32), np.eye(4))
+  predict.predict([member()], path, out, progress=False, **options)
+  assert not (out / "probabilities" / "a.nii.gz").exists()
+  options.pop("overwrite", None)
+  predict.predict([member()], path, out, probabilities=True, progress=False, **options)
+  assert agree(out)
+
+
+@pytest.mark.parametrize("killed_at", ["_write_label", "_write_probabilities", "add"])
+def test_a_prediction_killed_anywhere_goes_on(tmp_path, monkeypatch, killed_at):
+  path, out = tmp_path / "in" / "a.nii.gz", tmp_path / "out"
+  for seed in range(2):  # on an empty folder, then over the map of another input
+    truth = classes(8, 6, 5, seed=seed)
+    write(path, truth.astype(np.float32), np.eye(4))
+    owner = predict._Record if killed_at == "add" else predict
+    real = getattr(owner, killed_at)
+
+    def dies(*args, real=real):
+      real(*args)
+      if args[-1] != []:  # `begin` adds an empty list
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+      patched.setattr(owner, killed_at, dies)
+      predict.predict([member()], path, out, probabilities=True, progress=False)
+    predict.predict([member()], path, out, probabilities=True, progress=False)
+    got = np.asarray(nibabel.load(out / "a.nii.gz").dataobj)
+    np.testing.assert_array_equal(got, np.asarray(VALUES)[truth])
+    assert agree(out)
+
+
 def test_members_may_differ_in_their_normalisation(tmp_path):
   """Folds trained apart have their own CT statistics; the mean is that of both predictions."""
   scaled = {"name": "ct", "low": -5.0, "high": 5.0, "mean": 0.0, "std": 2.0}
@@ -283,7 +335,7 @@ def test_the_command_line(tmp_path, capsys):
   assert "1 label maps" in capsys.readouterr().out
   settings = json.loads((tmp_path / "out" / "prediction.json").read_text())
   settings = settings["settings"]
-  assert list(settings["networks"]) == ["arm-0", "arm-1"]
+  assert [name for name, _ in settings["networks"]] == ["arm-0", "arm-1"]
   assert settings["labels"] == {"background": 0, "organ": 3, "lesion": 7}
   with pytest.raises(SystemExit) as stop:
     call("--run", str(tmp_path / "nowhere"), *files)

@@ -9,7 +9,7 @@ import numpy as np
 
 from medjax.check import require
 from medjax.data import labels, manifest, nifti
-from medjax.data.resample import resample
+from medjax.data.preprocess import Spacing, place
 from medjax.data.subjects import subjects_of
 from medjax.data.volume import Volume
 from medjax.types import Example
@@ -29,7 +29,7 @@ class LabelMapFolder:
     self,
     root: str | os.PathLike,
     *,
-    spacing: Sequence[float | int] | None = None,
+    spacing: Spacing | None = None,
     reorient: bool = True,
     label_values: Sequence[int] | None = None,
     subject_pattern: str | None = None,
@@ -39,7 +39,8 @@ class LabelMapFolder:
 
     Args:
       root: folder with .nii or .nii.gz files of integers, also integers stored as floats.
-      spacing: voxel size in mm to resample to (nearest neighbour); None keeps the files' grids.
+      spacing: voxel size in mm to resample to (nearest neighbour); None keeps the grid of the
+        file, on one axis or on all.
       reorient: bring axes to right, anterior, superior.
       label_values: values that may occur, 0 (background) among them; None reads all files once
         and collects them.
@@ -117,10 +118,7 @@ class LabelMapFolder:
     path = self._paths[index]
     volume = self._load(path)
     volume = volume._replace(array=labels.class_ids(volume.array, self.label_values, str(path)))
-    if self._reorient:
-      volume = nifti.to_ras(volume)
-    if self._spacing is not None:
-      volume = resample(volume, self._spacing, order=0)
+    volume = place(volume, spacing=self._spacing, reorient=self._reorient, order=0)
     return Example(
       name=self.names[index],
       subject=self.subjects[index],

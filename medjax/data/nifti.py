@@ -115,14 +115,13 @@ def from_ras(array: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
 def write_like(path: str | os.PathLike, array: np.ndarray, like: str | os.PathLike) -> None:
   """Writes [x, y, z] or [x, y, z, channel] with the geometry of another file, bit for bit.
 
-  Affine, sform and qform with their codes and the units are those of `like`; types as in
-  `write_nifti`. An array of one slice is stored as a 2D image if `like` is one.
+  Affine, sform and qform with their codes, the units and the kind of NIfTI (1 or 2) are those of
+  `like`; types as in `write_nifti`. Its texts, intent and extensions stay behind: they describe
+  other values, or the person. An array of one slice is stored as a 2D image if `like` is one.
 
   Raises:
     InputError: the array is not on the grid of `like`.
   """
-  import nibabel
-
   like = pathlib.Path(like)
   source = _parse(like, _read_bytes(like))
   space = tuple(int(n) for n in source.shape[:3])
@@ -139,7 +138,11 @@ def write_like(path: str | os.PathLike, array: np.ndarray, like: str | os.PathLi
   header.set_data_dtype(stored.dtype)
   header.set_slope_inter(1.0, 0.0)
   header["cal_max"] = header["cal_min"] = 0
-  image = nibabel.Nifti1Image(stored, source.affine, header)
+  header.set_intent("none")
+  header.extensions.clear()
+  for name in {"descrip", "aux_file", "db_name"} & set(header.keys()):
+    header[name] = b""
+  image = type(source)(stored, source.affine, header)  # NIfTI-2 has affines in float64
   image.set_sform(*source.get_sform(coded=True))
   image.set_qform(*source.get_qform(coded=True))
   _save(image, pathlib.Path(path))

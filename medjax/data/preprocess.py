@@ -6,13 +6,16 @@ superior, the image resampled. Back goes what a network says of every voxel, cha
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from medjax.check import InputError, require, same_shape
 from medjax.data import nifti
+from medjax.data.dataset_json import FILE_ENDINGS
 from medjax.data.normalise import from_spec, normalise
 from medjax.data.resample import resample, resample_back
 from medjax.data.volume import Volume
@@ -36,6 +39,8 @@ class Preprocessing:
     patch: spatial shape of the images that the network was trained on; prediction slides a window
       of this shape.
     axis: axis of the volume across which a 2D network works slice by slice; None for 3D and PNG.
+  Raises:
+    InputError: a field of another kind than stated, or lengths that disagree.
   """
 
   channel_names: tuple[str, ...]
@@ -47,6 +52,18 @@ class Preprocessing:
   file_ending: str = ".nii.gz"
   patch: tuple[int, ...] | None = None
   axis: int | None = None
+
+  def __post_init__(self):
+    _check_kinds(vars(self))
+    for spec in self.normalisation:
+      from_spec(spec)
+    for name, other in (("normalisation", "channel_names"), ("label_values", "class_names")):
+      require(
+        len(getattr(self, name)) == len(getattr(self, other)),
+        f"{name} and {other} of one length",
+        f"{getattr(self, name)} and {getattr(self, other)}",
+        "give one entry each",
+      )
 
   def apply(self, volume: Volume, name: str = "the image") -> Volume:
     """Network input [*space, channel] float32 from raw values on the grid of a file.
@@ -89,8 +106,11 @@ class Preprocessing:
     return dataclasses.asdict(self)
 
   @classmethod
-  def from_dict(cls, content: Mapping[str, Any]) -> "Preprocessing":
-    """Raises InputError for fields that are missing or unknown here."""
+  def from_dict(cls, content: Any) -> "Preprocessing":
+    """Raises InputError for fields that are missing, unknown here or of another kind."""
+    require(
+      isinstance(content, Mapping), "preprocessing as a mapping", f"{content!r}", "save it again"
+    )
     known = {field.name for field in dataclasses.fields(cls)}
     if set(content) != known:
       different = sorted(known.symmetric_difference(content))
@@ -100,10 +120,48 @@ class Preprocessing:
         "load it with the version of medjax that saved it",
       )
 
+    _check_kinds(content)
+
     def tuples(value: Any) -> Any:
       return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
     return cls(**{name: tuples(value) for name, value in content.items()})
+
+
+def _check_kinds(content: Mapping[str, Any]) -> None:
+  for name, (expected, is_right) in _FIELDS.items():
+    require(
+      is_right(content[name]),
+      f"{name} of a preprocessing as {expected}",
+      f"{content[name]!r}",
+      "correct it",
+    )
+
+
+def _each(value: Any, kind: type, least: float | int = -math.inf) -> bool:
+  """A tuple or list of this kind, numbers above `least`."""
+  is_sequence = isinstance(value, tuple | list)
+  return is_sequence and all(isinstance(v, kind) and (kind is str or v > least) for v in value)
+
+
+def _is_spacing(value: Any) -> bool:
+  return isinstance(value, tuple | list) and _each([v for v in value if v is not None], Real, 0)
+
+
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+  "channel_names": ("names", lambda v: _each(v, str)),
+  "class_names": ("names", lambda v: _each(v, str)),
+  "label_values": ("whole numbers", lambda v: _each(v, Integral)),
+  "spacing": ("sizes in mm above 0, or None", lambda v: v is None or _is_spacing(v)),
+  "normalisation": (
+    "one dict a channel",
+    lambda v: isinstance(v, tuple | list) and all(isinstance(spec, Mapping) for spec in v),
+  ),
+  "reorient": ("a bool", lambda v: isinstance(v, bool)),
+  "file_ending": (" or ".join(FILE_ENDINGS), lambda v: v in FILE_ENDINGS),
+  "patch": ("whole numbers above 0, or None", lambda v: v is None or _each(v, Integral, 0)),
+  "axis": ("0, 1, 2 or None", lambda v: v in (None, 0, 1, 2)),
+}
 
 
 def place(volume: Volume, *, spacing: Spacing | None, reorient: bool, order: int) -> Volume:

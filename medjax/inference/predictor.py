@@ -1,7 +1,7 @@
 """Class probabilities of whole images: softmax averaged over windows, symmetries, members."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -124,23 +124,24 @@ class Ensemble:
       "several",
       "call of_volume with the raw values",
     )
-    return self._mean([predictor(params, image) for predictor, params, _ in self._parts])
+    return self._mean(predictor(params, image) for predictor, params, _ in self._parts)
 
   def of_volume(self, volume: Volume, name: str = "the image") -> np.ndarray:
     """Probabilities [*network space, class] of raw values on the grid of a file."""
     images: dict[str, np.ndarray] = {}
-    values = []
-    for predictor, params, preprocess in self._parts:
-      key = repr(preprocess)
-      if key not in images:
-        images[key] = preprocess.apply(volume, name).array
-      values.append(predictor(params, images[key]))
-    return self._mean(values)
 
-  @staticmethod
-  def _mean(values: list[np.ndarray]) -> np.ndarray:
-    first, *others = values
-    return sum(others, start=first) / len(values) if others else first
+    def values() -> Iterator[np.ndarray]:
+      for predictor, params, preprocess in self._parts:
+        key = repr(preprocess)
+        if key not in images:
+          images[key] = preprocess.apply(volume, name).array
+        yield predictor(params, images[key])
+
+    return self._mean(values())
+
+  def _mean(self, values: Iterable[np.ndarray]) -> np.ndarray:
+    """Adds one by one: of large volumes only the sum and the next one are in memory."""
+    return functools.reduce(np.add, values) / np.float32(len(self._parts))
 
 
 def _network(model: Model) -> Callable[[Params, np.ndarray], jax.Array]:

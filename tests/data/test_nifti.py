@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data.nifti import read_nifti, to_ras, write_nifti
+from medjax.data.nifti import from_ras, read_nifti, to_ras, write_like, write_nifti
+from medjax.data.volume import Volume
 
 OBLIQUE = np.array(
   [[-0.1, 1.9, 0.2, 5.0], [0.98, 0.3, 0.1, -7.0], [0.05, -0.2, -2.9, 11.0], [0, 0, 0, 1.0]]
@@ -153,3 +154,47 @@ def test_lengths_that_are_not_millimetres_are_refused(tmp_path, unit):
   nibabel.save(image, tmp_path / "a.nii.gz")
   with pytest.raises(InputError, match=unit):
     read_nifti(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("affine", [OBLIQUE, *signed_axes()], ids=str)
+def test_from_ras_undoes_to_ras(affine):
+  array = np.arange(2 * 3 * 4 * 2).reshape(2, 3, 4, 2)
+  upright = to_ras(Volume(array, affine, (1.0, 2.0, 3.0)))
+  np.testing.assert_array_equal(from_ras(upright.array, affine), array)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("codes", [(2, 1), (1, 0), (0, 3), (0, 0)])
+def test_a_file_like_another_has_its_geometry_to_the_bit(tmp_path, kind, codes):
+  """Also where sform and qform place the grid differently."""
+  image = kind(np.zeros((3, 4, 5), np.float32), OBLIQUE)
+  image.set_qform(LPS * np.array([1.955, 0.94, 0.97, 1]), codes[1])
+  image.set_sform(OBLIQUE, codes[0])
+  image.header.set_xyzt_units("mm", "msec")
+  source, target = tmp_path / "a.nii.gz", tmp_path / "b.nii.gz"
+  nibabel.save(image, source)
+  write_like(target, np.ones((3, 4, 5, 2)), source)
+  want, got = nibabel.load(source), nibabel.load(target)
+  assert type(got) is kind
+  np.testing.assert_array_equal(got.affine, want.affine)
+  names = ["srow_x", "srow_y", "srow_z", "quatern_b", "quatern_c", "quatern_d"]
+  names += ["qoffset_x", "qoffset_y", "qoffset_z", "sform_code", "qform_code", "xyzt_units"]
+  for name in names:
+    np.testing.assert_array_equal(got.header[name], want.header[name], err_msg=name)
+  np.testing.assert_array_equal(got.header["pixdim"][:4], want.header["pixdim"][:4])
+
+
+def test_a_file_like_another_says_nothing_of_the_person(tmp_path):
+  image = nibabel.Nifti1Image(np.zeros((3, 4, 5), np.float32), LPS)
+  image.header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"Jane Doe"))
+  for name in ("descrip", "aux_file", "db_name"):
+    image.header[name] = b"Jane Doe"
+  image.header.set_intent("estimate", name="Jane Doe")
+  source, target = tmp_path / "a.nii", tmp_path / "b.nii"
+  nibabel.save(image, source)
+  labels = np.arange(60).reshape(3, 4, 5)
+  write_like(target, labels, source)
+  assert b"Jane" in source.read_bytes()
+  assert b"Jane" not in target.read_bytes()
+  assert nibabel.load(target).header.get_intent()[0] == "none"
+  np.testing.assert_array_equal(np.asarray(nibabel.load(target).dataobj), labels)

@@ -64,6 +64,31 @@ def test_fields_of_another_version_are_refused():
     Preprocessing.from_dict({k: v for k, v in content.items() if k != "patch"})
 
 
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [
+    ("channel_names", "T1"),
+    ("class_names", None),
+    ("label_values", [0.5, 1]),
+    ("label_values", [0, 1]),
+    ("spacing", "1mm"),
+    ("spacing", [1.0, -1.0, None]),
+    ("normalisation", []),
+    ("normalisation", [{"name": "nothing"}]),
+    ("reorient", "yes"),
+    ("file_ending", ".mha"),
+    ("patch", [4, 0, 4]),
+    ("axis", 3),
+  ],
+)
+def test_content_that_makes_no_sense_is_refused(field, value):
+  content = Preprocessing(("x",), ("a",), (0,), None, ({"name": "none"},)).to_dict()
+  with pytest.raises(InputError, match="normalise" if "nothing" in str(value) else field):
+    Preprocessing.from_dict({**content, field: value})
+  with pytest.raises(InputError, match="mapping"):
+    Preprocessing.from_dict([1])
+
+
 def test_values_of_another_grid_are_refused():
   preprocess = Preprocessing(("x",), ("a",), (0,), (2.0, 2.0, 2.0), ({"name": "none"},))
   volume = data.Volume(np.zeros((8, 8, 8), np.float32), np.eye(4), (1.0, 1.0, 1.0))

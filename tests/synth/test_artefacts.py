@@ -56,6 +56,7 @@ def test_the_pose_of_the_centre_of_k_space_is_the_original():
     parameters = motion.draw(jax.random.key(seed), 2)
     at_rest = (parameters.translation_mm == 0).all(1) & (parameters.rotation_degrees == 0).all(1)
     assert int(at_rest.sum()) == 1
+    assert bool(at_rest[np.searchsorted(parameters.times, 0.5)])
 
 
 @pytest.mark.parametrize("period", [2, 3, 4])

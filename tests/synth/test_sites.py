@@ -1,16 +1,21 @@
 """The catalogue of scanners: contrasts as radiologists know them, and what each site promises."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.synth import acquisition, sites, tissues
+from medjax.synth import acquisition, coils, sites, tissues
 
 CSF, GREY, WHITE = (
   tissues.TISSUES.index(n) for n in ("csf", "cortical_gray_matter", "white_matter")
 )
+
+
+_UNCOILED = dataclasses.replace(sites.find("research-t1").coil, shading=0.0)
 
 
 def signals(site):
@@ -68,18 +73,54 @@ def test_one_scan_alone_in_jit_and_in_a_batch_is_the_same(name, shape):
 
 def test_the_white_level_is_the_gain():
   """Without noise, coil and curve the 99th percentile of the scan is what was drawn."""
-  import dataclasses
-
   site = dataclasses.replace(
     sites.find("research-t1"),
     noise=(0.0, 0.0),
-    coil=dataclasses.replace(sites.find("research-t1").coil, shading=0.0),
+    coil=_UNCOILED,
   )
   x = jnp.asarray(np.random.default_rng(0).uniform(0.2, 1, (24, 24, 1)), jnp.float32)
   parameters = site.draw(jax.random.key(3), (24, 24))
   got = site.apply(parameters, x, spacing=(2.0, 2.0))
   want = parameters.gain * x / jnp.quantile(x, 0.99)
   np.testing.assert_allclose(got, want, rtol=1e-4)
+
+
+def test_noise_is_rician_with_the_drawn_fraction_of_the_white_level():
+  """Second moment x^2 + 2 sigma^2 (Gudbjartsson & Patz 1995) at white level 1, coil uncorrected."""
+  site = dataclasses.replace(
+    sites.find("research-t1"),
+    noise=(0.2, 0.2),
+    coil=dataclasses.replace(sites.find("research-t1").coil, shading=1.0),
+  )
+  shape, spacing = (96, 96), (1.0, 1.0)
+  x = jnp.ones((*shape, 1))
+  parameters = site.draw(jax.random.key(0), shape)
+  got = site.apply(parameters, x, spacing=spacing) / parameters.gain
+  profile = site.coil.profile(parameters.coil, shape)
+  excess = jnp.square(got) - jnp.square(profile)
+  # Its variance is at most 4 S^2 sigma^2 + 4 sigma^4 = 0.17 at S = 1; four standard errors.
+  spread = float(jnp.std(excess)) / 96
+  np.testing.assert_allclose(excess.mean(), 2 * 0.2**2, atol=4 * spread)
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+def test_slices_are_thick_along_their_axis_only(slice_axis):
+  """A plane across the slices is spread over them; planes along them stay as sharp as they were."""
+  flat = coils.Coil(radius=1e3)
+  site = dataclasses.replace(sites.find("hospital-t2"), noise=(0.0, 0.0), coil=flat)
+  scan = jax.jit(
+    lambda x: site.apply(
+      site.draw(jax.random.key(0), x.shape[:-1]), x, spacing=(1.0,) * 3, slice_axis=slice_axis
+    )
+  )
+  for axis in range(3):
+    x = jnp.zeros((12, 12, 12)).at[(slice(None),) * axis + (5,)].set(1.0)[..., None]
+    got = scan(x)
+    if axis == slice_axis:  # at best the weight of the middle voxel, 1 / sqrt(2 pi (0.75 * 5)^2)
+      assert float(got.max()) < 0.2 * site.gain[1]
+      assert float(got.min()) > 0
+    else:
+      np.testing.assert_allclose(got, got.max() * x, atol=1e-4 * float(got.max()))
 
 
 def test_tissue_fractions_are_fractions_and_mix_at_borders():

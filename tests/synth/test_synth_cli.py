@@ -67,6 +67,9 @@ def test_the_list_names_every_site(capsys):
     (["--site", "research-t1", "IN", "IN"], "output of its own"),
     (["--site", "research-t1", "NEGATIVE", "OUT"], "values of 0 or more"),
     (["--site", "research-t1", "IN", "OUT", "--labels", "SMALL"], "one grid"),
+    (["--site", "research-t1", "IN", "OUT", "--labels", "FLIPPED"], "one affine"),
+    (["--site", "research-t1", "IN", "OUT", "--labels", "HALVES"], "whole numbers"),
+    (["--site", "research-t1", "IN", "NOWHERE"], "a folder"),
     (["--site", "research-t1", "IN", "OUT", "--labels", "IN", "--tissues", "csf"], "VALUE=TISSUE"),
   ],
 )
@@ -75,6 +78,11 @@ def test_bad_input_gets_one_line(scan, tmp_path, words, message, capsys):
     "IN": scan,
     "OUT": tmp_path / "out.nii.gz",
     "NEGATIVE": write(tmp_path / "n.nii.gz", -np.ones((4, 4, 4), np.float32)),
+    "FLIPPED": write(
+      tmp_path / "f.nii.gz", np.zeros((10, 12, 8), np.int16), AFFINE @ np.diag([-1, 1, 1, 1])
+    ),
+    "HALVES": write(tmp_path / "h.nii.gz", np.full((10, 12, 8), 1.5, np.float32)),
+    "NOWHERE": tmp_path / "nowhere" / "out.nii.gz",
     "SMALL": write(tmp_path / "s.nii.gz", np.zeros((4, 4, 4), np.int16)),
   }
   with pytest.raises(SystemExit) as stop:
