@@ -64,6 +64,35 @@ class TrainState:
     return dataclasses.replace(self, **changes)
 
 
+class Sweep(NamedTuple):
+  """One pass over the chunks of a sample; both functions are pure and jittable.
+
+  Attributes:
+    accumulate: `accumulate(state, acc, chunk, carry, key) -> (acc, carry)`. `carry` stays with its
+      chunk from sweep to sweep; the key is the same for all chunks and all sweeps of a sample, so
+      that an example is augmented alike in each. A chunk of padding alone adds nothing.
+    finish: `finish(state, acc, key) -> (state, acc, metrics)`; the key is the sweep's own, `acc` is
+      what the next sweep starts from. Only the metrics of the last sweep are kept.
+  """
+
+  accumulate: Callable[[TrainState, PyTree, PyTree, PyTree, Key], tuple[PyTree, PyTree]]
+  finish: Callable[[TrainState, PyTree, Key], tuple[TrainState, PyTree, Metrics]]
+
+
+class Chunked(NamedTuple):
+  """An update in pieces, for samples of any number of chunks of one static shape.
+
+  Attributes:
+    begin: `begin(state) -> acc`, what the first sweep starts from.
+    sweeps: passes over the chunks, in order; a function that stands in several is compiled once.
+    carry: `carry(chunk) -> carry` before the first sweep; every sweep keeps its structure.
+  """
+
+  begin: Callable[[TrainState], PyTree]
+  sweeps: tuple[Sweep, ...]
+  carry: Callable[[PyTree], PyTree] = lambda chunk: ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
   """A training method.
@@ -71,11 +100,17 @@ class Step:
   Attributes:
     init: `init(params, key) -> TrainState`.
     update: `update(state, batch, key) -> (TrainState, metrics)`; pure, jittable, vmappable.
-      `metrics` is a flat dict of finite scalars and holds "loss"; the loop stops on a value that
-      is not finite.
+      `metrics` is a flat dict of finite scalars, "loss" among them where it may be shown; the loop
+      stops on a value that is not finite.
     manifest: flat dict saved with every checkpoint and compared on resume.
     hints: name of a metric that is 0 when all is well -> what to do when it is not; shown by the
       loop when it stops on a value that is not finite.
+    chunked: the update in pieces; `update` is these on one chunk. Streams for such a Step may give
+      a list of chunks.
+    releases_per_sample: how many noisy results of one sample leave the update, for privacy plans;
+      None: not declared.
+    key_of: `key_of(t)`, called on the host right before step t, replaces the loop's own key: for
+      noise that must be secret.
   """
 
   init: Callable[[Params, Key], TrainState]
@@ -84,6 +119,9 @@ class Step:
     default_factory=lambda: types.MappingProxyType({})
   )
   hints: Mapping[str, str] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
+  chunked: Chunked | None = None
+  releases_per_sample: int | None = None
+  key_of: Callable[[int], Key] | None = None
 
 
 class Model(NamedTuple):
@@ -102,7 +140,10 @@ class Model(NamedTuple):
 
 @runtime_checkable
 class Stream(Protocol):
-  """Data as a function of the step: the same step gives the same batch, also after a restart."""
+  """Data as a function of the step: the same step gives the same batch, also after a restart.
+
+  For a Step with `chunked` it may give a list of chunks instead, at least one, all of one shape.
+  """
 
   def __call__(self, step: int, /) -> PyTree: ...
 

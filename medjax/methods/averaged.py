@@ -3,6 +3,7 @@
 average_t = d_t average_{t-1} + (1 - d_t) phi_t,   d_t = min(decay, (1 + t) / (10 + t)),   t >= 1
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 from medjax import check
 from medjax.tree import at_least_float32
-from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import Key, Metrics, Params, PyTree, Step, Sweep, TrainState
 
 
 class Averaged(NamedTuple):
@@ -40,22 +41,43 @@ def averaged(step: Step, decay: float = 0.999) -> Step:
     state = step.init(params, key)
     return state.replace(extra=Averaged(jax.tree.map(_wide, state.params), state.extra))
 
-  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
-    new, metrics = step.update(own(state), batch, key)
+  def blend(average: PyTree, new: TrainState) -> TrainState:
     t = new.step.astype(jnp.float32)
     kept = jnp.minimum(decay, (1 + t) / (10 + t))
 
-    def blend(old: jax.Array, value: jax.Array) -> jax.Array:
+    def leaf(old: jax.Array, value: jax.Array) -> jax.Array:
       if not jnp.issubdtype(value.dtype, jnp.inexact):
         return value
       value = at_least_float32(value)  # in bfloat16 a decay of 0.999 is 1
       return value + kept.astype(value.dtype) * (old - value)
 
-    average = jax.tree.map(blend, state.extra.params, new.params)
-    return new.replace(extra=Averaged(average, new.extra)), metrics
+    return new.replace(extra=Averaged(jax.tree.map(leaf, average, new.params), new.extra))
 
+  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    new, metrics = step.update(own(state), batch, key)
+    return blend(state.extra.params, new), metrics
+
+  def swept(sweep: Sweep, is_last: bool) -> Sweep:
+    def accumulate(state: TrainState, *rest: Any) -> tuple[PyTree, PyTree]:
+      return sweep.accumulate(own(state), *rest)
+
+    def finish(state: TrainState, acc: PyTree, key: Key) -> tuple[TrainState, PyTree, Metrics]:
+      new, acc, metrics = sweep.finish(own(state), acc, key)
+      average = state.extra.params
+      kept = new.replace(extra=Averaged(average, new.extra))
+      return blend(average, new) if is_last else kept, acc, metrics
+
+    return Sweep(accumulate, finish)
+
+  chunked = step.chunked
+  if chunked is not None:
+    begin, last = chunked.begin, len(chunked.sweeps) - 1
+    chunked = chunked._replace(
+      begin=lambda state: begin(own(state)),
+      sweeps=tuple(swept(sweep, i == last) for i, sweep in enumerate(chunked.sweeps)),
+    )
   manifest = {**step.manifest, "parameter_average": decay}
-  return Step(init, update, manifest, step.hints)
+  return dataclasses.replace(step, init=init, update=update, manifest=manifest, chunked=chunked)
 
 
 def _wide(x: jax.Array) -> jax.Array:

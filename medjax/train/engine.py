@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from medjax import sweeps
 from medjax.check import InputError
 from medjax.train import mesh as meshes
-from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import Chunked, Key, Metrics, Params, PyTree, Step, TrainState
 
 
 class NonFiniteError(FloatingPointError):
@@ -84,7 +85,8 @@ class Engine:
   Attributes:
     init: `init(params, key) -> Carry`; compiled, so that its arrays are new ones and donating them
       never reaches the caller's.
-    advance: `advance(carry, batch, key) -> Carry`; donates `carry`. Step t gets fold_in(key, t).
+    advance: `advance(carry, batch, key) -> Carry`; donates `carry`. Step t gets fold_in(key, t), or
+      `key` itself where the Step has a `key_of`. A Step in pieces takes a list of chunks.
     advance_block: the same for batches stacked along a new first axis, as one scan.
     keep_best: `keep_best(carry, value) -> Carry` whose best is the present state if `value` exceeds
       that of the best so far; NaN never does.
@@ -113,8 +115,8 @@ def build(
   With `keeps_best` the carry holds a second copy of the state, without the optimiser's.
 
   Raises:
-    InputError: metrics that are not a flat dict of scalars with a "loss", or an update that changes
-      the structure, a shape or a dtype of the state.
+    InputError: metrics that are not a flat dict of scalars, or an update that changes the
+      structure, a shape or a dtype of the state.
   """
   update = jax.jit(step.update, inline=True)  # one trace serves eval_shape and both programs
 
@@ -143,10 +145,15 @@ def build(
     carry = Carry(jnp.int32(0), state, window, jax.tree.map(jnp.copy, best) if keeps_best else ())
     return jax.tree.map(_strong, carry)
 
-  def advance(carry: Carry, batch: PyTree, key: Key) -> Carry:
-    state, metrics = update(carry.state, batch, jax.random.fold_in(key, carry.step))
+  def key_at(done: jax.Array, key: Key) -> Key:
+    return jax.random.fold_in(key, done) if step.key_of is None else key
+
+  def note(carry: Carry, state: TrainState, metrics: Metrics) -> Carry:
     window = _accumulate(carry.window, metrics, carry.step, log_every)
     return Carry(carry.step + 1, jax.tree.map(_strong, state), window, carry.best)
+
+  def advance(carry: Carry, batch: PyTree, key: Key) -> Carry:
+    return note(carry, *update(carry.state, batch, key_at(carry.step, key)))
 
   def advance_block(carry: Carry, batches: PyTree, key: Key) -> Carry:
     return jax.lax.scan(lambda c, batch: (advance(c, batch, key), None), carry, batches)[0]
@@ -159,11 +166,61 @@ def build(
 
   return Engine(
     init=jax.jit(init, out_shardings=out_shardings),
-    advance=jax.jit(advance, donate_argnums=0, out_shardings=out_shardings),
+    advance=_over_chunks(step.chunked, key_at, note, out_shardings)
+    if step.chunked
+    else jax.jit(advance, donate_argnums=0, out_shardings=out_shardings),
     advance_block=jax.jit(advance_block, donate_argnums=0, out_shardings=out_shardings),
     keep_best=jax.jit(keep_best, donate_argnums=0, out_shardings=out_shardings),
     template=abstract(jax.eval_shape(init, params, key)),
   )
+
+
+def _over_chunks(
+  chunked: Chunked,
+  key_at: Callable[[jax.Array, Key], Key],
+  note: Callable[[Carry, TrainState, Metrics], Carry],
+  out_shardings: Any,
+) -> Callable[[Carry, list[PyTree], Key], Carry]:
+  """A Python loop over chunks: their number differs from sample to sample, their shape does not."""
+  # One compilation for each function, however many sweeps it serves.
+  accumulate = {
+    f: jax.jit(
+      lambda carry, acc, chunk, kept, key, f=f: f(
+        carry.state, acc, chunk, kept, sweeps.sample_key(key_at(carry.step, key))
+      ),
+      donate_argnums=(1, 3),
+      out_shardings=(out_shardings, None),  # what is carried stays where its chunk is
+    )
+    for f in {sweep.accumulate for sweep in chunked.sweeps}
+  }
+
+  def finished(f: Any, is_last: bool) -> Any:
+    def run(carry: Carry, acc: PyTree, key: Key, sweep: jax.Array) -> tuple[Carry, PyTree]:
+      own_key = sweeps.finish_key(key_at(carry.step, key), sweep)
+      state, acc, metrics = f(carry.state, acc, own_key)
+      if is_last:
+        return note(carry, state, metrics), ()
+      return carry._replace(state=jax.tree.map(_strong, state)), acc
+
+    return jax.jit(run, donate_argnums=0, out_shardings=out_shardings)
+
+  last = len(chunked.sweeps) - 1
+  finish = {
+    (f, is_last): finished(f, is_last)
+    for f, is_last in {(sweep.finish, i == last) for i, sweep in enumerate(chunked.sweeps)}
+  }
+  begin, start_chunk = jax.jit(chunked.begin, out_shardings=out_shardings), jax.jit(chunked.carry)
+
+  def advance(carry: Carry, chunks: list[PyTree], key: Key) -> Carry:
+    acc = begin(carry.state)
+    kept = [start_chunk(chunk) for chunk in chunks]
+    for number, sweep in enumerate(chunked.sweeps):
+      for i, chunk in enumerate(chunks):
+        acc, kept[i] = accumulate[sweep.accumulate](carry, acc, chunk, kept[i], key)
+      carry, acc = finish[sweep.finish, number == last](carry, acc, key, number)
+    return carry
+
+  return advance
 
 
 def _without_optimiser(state: TrainState) -> TrainState:
@@ -234,9 +291,9 @@ def _device_of(params: Params) -> jax.Device:
 
 
 def _check_metrics(metrics: Any) -> None:
-  if not isinstance(metrics, dict) or "loss" not in metrics:
-    got = f"keys {sorted(metrics)}" if isinstance(metrics, dict) else type(metrics).__name__
-    raise InputError("metrics as a flat dict with 'loss'", got, "return it from Step.update")
+  if not isinstance(metrics, dict) or not metrics:
+    got = "an empty one" if isinstance(metrics, dict) else type(metrics).__name__
+    raise InputError("metrics as a flat dict", got, "return it from Step.update")
   for name, value in metrics.items():
     shape = getattr(value, "shape", None)
     if shape != ():

@@ -1,6 +1,7 @@
 """Brings a stream's batches to the devices, one or a block at a time, and says where to pause."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from medjax.check import require
 from medjax.train import mesh as meshes
 from medjax.types import PyTree, Stream
 
@@ -16,14 +18,31 @@ _BLOCK_BYTES = 2**30  # device memory that the stacked batches of a default bloc
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-  """A stream with the placement of its batches; `mesh` None leaves them to jit."""
+  """A stream with the placement of its batches; `mesh` None leaves them to jit.
+
+  With `in_chunks` every batch is a list of chunks, one where the stream gives none.
+  """
 
   stream: Stream
   mesh: Mesh | None
   spec: PyTree
+  in_chunks: bool = False
+
+  def example(self, step: int) -> PyTree:
+    """A batch, or a chunk, as the stream gives it."""
+    batch = self.stream(step)
+    return self._chunks(batch)[0] if self.in_chunks else batch
 
   def one(self, step: int) -> PyTree:
     batch = self.stream(step)
+    return [self._place(c) for c in self._chunks(batch)] if self.in_chunks else self._place(batch)
+
+  def _chunks(self, batch: PyTree) -> list[PyTree]:
+    chunks = list(batch) if isinstance(batch, list | Iterator) else [batch]
+    require(chunks, "at least one chunk a sample", "none", "give one of padding, weight 0")
+    return chunks
+
+  def _place(self, batch: PyTree) -> PyTree:
     return batch if self.mesh is None else meshes.shard_batch(batch, self.mesh, self.spec)
 
   def block(self, step: int, length: int) -> PyTree:
@@ -34,9 +53,9 @@ class Feed:
     return meshes.shard_batch(batches, self.mesh, self.spec, block=True)
 
   def default_block(self, batch: PyTree, log_every: int) -> int:
-    """1 on CPU; elsewhere the largest divisor of `log_every` whose batches fit in 1 GiB."""
+    """1 on CPU and for chunks; elsewhere the largest divisor of `log_every` within 1 GiB."""
     device = jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
-    if device.platform == "cpu":
+    if device.platform == "cpu" or self.in_chunks:
       return 1
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)) or 1
     fits = max(1, _BLOCK_BYTES // size)

@@ -109,9 +109,9 @@ def fit(
   with RunRecord(workdir, name, manifest, writers) as record, Interrupt() as interrupt:
     done = record.step or 0
     _check_not_past(done, num_steps, record)
-    feed = Feed(stream, mesh, batch_spec)
-    example = stream(max(0, min(done, num_steps - 1)))
-    block = block or feed.default_block(example, log_every)
+    feed = Feed(stream, mesh, batch_spec, in_chunks=step.chunked is not None)
+    example = feed.example(max(0, min(done, num_steps - 1)))
+    block = _block(block, step, feed, example, log_every)
     if mesh is not None:
       params, init_key, update_key = meshes.replicate((params, init_key, update_key), mesh)
     keeps_best = keep_best is not None
@@ -132,7 +132,7 @@ def fit(
         if not record.has_row(done):
           if schedule.is_due(log_every, done) and window.count > 0:
             row |= window.means()
-            bar.loss(row["loss"])
+            bar.loss(row.get("loss", float("nan")))
           if schedule.is_due(eval_every, done):
             with watch.evaluating():
               row |= (scores := _evaluate(evaluators, carry.state))
@@ -154,7 +154,7 @@ def fit(
           with watch.feeding(carry.step.is_ready):
             batch = feed.block(done, block) if is_block else feed.one(done)
           advance = engine.advance_block if is_block else engine.advance
-          carry = advance(carry, batch, update_key)
+          carry = advance(carry, batch, update_key if step.key_of is None else step.key_of(done))
           done += block if is_block else 1
           bar.update(done)
           if watch.is_first_due:
@@ -208,6 +208,18 @@ def _check_counts(schedule: Schedule, block: int | None) -> None:
   for label, value in {**dataclasses.asdict(schedule), "block": block}.items():
     if value is not None and label != "num_steps":
       check.positive(label, value)
+
+
+def _block(asked: int | None, step: Step, feed: Feed, example: PyTree, log_every: int) -> int:
+  if step.chunked is None and step.key_of is None:
+    return asked or feed.default_block(example, log_every)
+  check.require(
+    asked in (None, 1),
+    "block=1 for a Step in chunks or with keys of its own",
+    f"block={asked}",
+    "leave block out",
+  )
+  return 1
 
 
 def _check_not_past(done: int, num_steps: int, record: RunRecord) -> None:

@@ -1,0 +1,38 @@
+"""An update in pieces (`types.Chunked`): its keys, and the pieces put together on one chunk.
+
+acc <- begin(state)
+for each sweep j:  for each chunk:  acc, carry <- accumulate_j(state, acc, chunk, carry, k_s)
+                   state, acc, metrics <- finish_j(state, acc, k_j)
+"""
+
+from collections.abc import Callable
+
+import jax
+
+from medjax import rng
+from medjax.types import Chunked, Key, Metrics, PyTree, TrainState
+
+
+def sample_key(key: Key) -> Key:
+  """k_s: key of all chunks in all sweeps of a sample."""
+  return rng.stream(key, "sample")
+
+
+def finish_key(key: Key, sweep: int | jax.Array) -> Key:
+  """k_j: key of the end of sweep j; no two sweeps share one, also where they share a function."""
+  return jax.random.fold_in(rng.stream(key, "finish"), sweep)
+
+
+def on_one_chunk(
+  chunked: Chunked,
+) -> Callable[[TrainState, PyTree, Key], tuple[TrainState, Metrics]]:
+  """`Step.update` of an update in pieces: the whole sample is one chunk."""
+
+  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    acc, carry, metrics = chunked.begin(state), chunked.carry(batch), {}
+    for number, sweep in enumerate(chunked.sweeps):
+      acc, carry = sweep.accumulate(state, acc, batch, carry, sample_key(key))
+      state, acc, metrics = sweep.finish(state, acc, finish_key(key, number))
+    return state, metrics
+
+  return update
