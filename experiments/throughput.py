@@ -71,7 +71,7 @@ PRESETS = {
     synthesis_shape=(256, 256),
     synthesis_volume=(128, 128, 128),
     images=64,
-    chunks=(64, 16, 8, 4),
+    chunks=(64, 8, 4, 2),
     clipped_volumes=8,
     num_rounds=25,
   ),
