@@ -6,6 +6,7 @@ from medjax.train.loop import Fit, fit
 from medjax.train.mesh import data_mesh, replicate, shard_batch
 from medjax.train.report import Report
 from medjax.train.rundir import RunDirectory
+from medjax.train.runs import fit_many
 from medjax.train.timing import Timing
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
   "Writer",
   "data_mesh",
   "fit",
+  "fit_many",
   "replicate",
   "shard_batch",
 ]

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from medjax import sweeps
 from medjax.check import InputError
@@ -108,6 +108,7 @@ def build(
   *,
   log_every: int,
   mesh: Mesh | None,
+  state_spec: PartitionSpec | None = None,
   keeps_best: bool = False,
 ) -> Engine:
   """The engine of `step` for batches like `batch`; traces once, computes nothing.
@@ -123,17 +124,30 @@ def build(
   def start(params: Params, key: Key) -> TrainState:
     return jax.tree.map(_strong, step.init(params, key))
 
+  whole: Any
+  of_state: Any
   if mesh is None:
-    out_shardings, sharding = None, SingleDeviceSharding(_device_of(params))
+    whole = of_state = SingleDeviceSharding(_device_of(params))
+    out_shardings = acc_sharding = None
   else:
-    out_shardings = sharding = meshes.replicated(mesh)
+    whole = meshes.replicated(mesh)
+    of_state = whole if state_spec is None else NamedSharding(mesh, state_spec)
+    best = Best(whole, whole, of_state) if keeps_best else ()
+    out_shardings, acc_sharding = (
+      Carry(whole, TrainState(*(of_state,) * 5), Window(*(whole,) * 4), best),
+      whole,
+    )
 
-  def abstract(tree: PyTree) -> PyTree:  # the mesh is part of a type, and so of the one trace
-    shapes = jax.eval_shape(lambda x: x, tree)
+  def abstract(tree: PyTree, sharding: Sharding = whole) -> PyTree:
+    shapes = jax.eval_shape(
+      lambda x: x, tree
+    )  # the mesh is part of a type, and so of the one trace
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
   state = jax.eval_shape(start, params, key)
-  new_state, metrics = jax.eval_shape(update, abstract(state), abstract(batch), abstract(key))
+  new_state, metrics = jax.eval_shape(
+    update, abstract(state, of_state), abstract(batch), abstract(key)
+  )
   _check_metrics(metrics)
   _check_state(state, new_state)
 
@@ -144,6 +158,13 @@ def build(
     best = Best(jnp.float32(-jnp.inf), jnp.int32(-1), _without_optimiser(state))
     carry = Carry(jnp.int32(0), state, window, jax.tree.map(jnp.copy, best) if keeps_best else ())
     return jax.tree.map(_strong, carry)
+
+  def placed(carry: Carry) -> Carry:
+    best = carry.best
+    if keeps_best:
+      best = Best(abstract(best.value), abstract(best.step), abstract(best.state, of_state))
+    state = abstract(carry.state, of_state)
+    return Carry(abstract(carry.step), state, abstract(carry.window), best)
 
   def key_at(done: jax.Array, key: Key) -> Key:
     return jax.random.fold_in(key, done) if step.key_of is None else key
@@ -166,12 +187,12 @@ def build(
 
   return Engine(
     init=jax.jit(init, out_shardings=out_shardings),
-    advance=_over_chunks(step.chunked, key_at, note, out_shardings)
+    advance=_over_chunks(step.chunked, key_at, note, out_shardings, acc_sharding)
     if step.chunked
     else jax.jit(advance, donate_argnums=0, out_shardings=out_shardings),
     advance_block=jax.jit(advance_block, donate_argnums=0, out_shardings=out_shardings),
     keep_best=jax.jit(keep_best, donate_argnums=0, out_shardings=out_shardings),
-    template=abstract(jax.eval_shape(init, params, key)),
+    template=placed(jax.eval_shape(init, params, key)),
   )
 
 
@@ -180,6 +201,7 @@ def _over_chunks(
   key_at: Callable[[jax.Array, Key], Key],
   note: Callable[[Carry, TrainState, Metrics], Carry],
   out_shardings: Any,
+  acc_sharding: Any,
 ) -> Callable[[Carry, list[PyTree], Key], Carry]:
   """A Python loop over chunks: their number differs from sample to sample, their shape does not."""
   # One compilation for each function, however many sweeps it serves.
@@ -189,7 +211,7 @@ def _over_chunks(
         carry.state, acc, chunk, kept, sweeps.sample_key(key_at(carry.step, key))
       ),
       donate_argnums=(1, 3),
-      out_shardings=(out_shardings, None),  # what is carried stays where its chunk is
+      out_shardings=(acc_sharding, None),  # what is carried stays where its chunk is
     )
     for f in {sweep.accumulate for sweep in chunked.sweeps}
   }
@@ -202,14 +224,14 @@ def _over_chunks(
         return note(carry, state, metrics), ()
       return carry._replace(state=jax.tree.map(_strong, state)), acc
 
-    return jax.jit(run, donate_argnums=0, out_shardings=out_shardings)
+    return jax.jit(run, donate_argnums=0, out_shardings=(out_shardings, acc_sharding))
 
   last = len(chunked.sweeps) - 1
   finish = {
     (f, is_last): finished(f, is_last)
     for f, is_last in {(sweep.finish, i == last) for i, sweep in enumerate(chunked.sweeps)}
   }
-  begin, start_chunk = jax.jit(chunked.begin, out_shardings=out_shardings), jax.jit(chunked.carry)
+  begin, start_chunk = jax.jit(chunked.begin, out_shardings=acc_sharding), jax.jit(chunked.carry)
 
   def advance(carry: Carry, chunks: list[PyTree], key: Key) -> Carry:
     acc = begin(carry.state)

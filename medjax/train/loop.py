@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from medjax import check, rng
 from medjax.check import InputError
@@ -56,6 +56,7 @@ def fit(
   checkpoint_every: int | None = None,
   mesh: Mesh | None = None,
   batch_spec: PyTree = None,
+  state_spec: PartitionSpec | None = None,
   block: int | None = None,
   keep_best: str | None = None,
   writers: Sequence[Writer] = (),
@@ -81,6 +82,7 @@ def fit(
     checkpoint_every: steps between two checkpoints; None: only at the end and on a signal.
     mesh: from `data_mesh`; None trains on the device of `params`.
     batch_spec: see `shard_batch`; for batches whose first axis is not the examples'.
+    state_spec: how every array of the state lies on the mesh; default: whole on every device.
     block: steps compiled into one scan. Default 1 on CPU, where XLA runs convolutions in loops
       several times slower; on accelerators log_every, less if the batches would take over 1 GiB.
     keep_best: "evaluator/metric", higher is better: Fit.best is the state that scored highest, the
@@ -116,7 +118,14 @@ def fit(
       params, init_key, update_key = meshes.replicate((params, init_key, update_key), mesh)
     keeps_best = keep_best is not None
     engine = engines.build(
-      step, params, init_key, example, log_every=log_every, mesh=mesh, keeps_best=keeps_best
+      step,
+      params,
+      init_key,
+      example,
+      log_every=log_every,
+      mesh=mesh,
+      state_spec=state_spec,
+      keeps_best=keeps_best,
     )
     if record.step is None:
       carry = engine.init(params, init_key)
