@@ -124,19 +124,13 @@ def build(
   def start(params: Params, key: Key) -> TrainState:
     return jax.tree.map(_strong, step.init(params, key))
 
-  whole: Any
-  of_state: Any
   if mesh is None:
     whole = of_state = SingleDeviceSharding(_device_of(params))
-    out_shardings = acc_sharding = None
   else:
     whole = meshes.replicated(mesh)
     of_state = whole if state_spec is None else NamedSharding(mesh, state_spec)
-    best = Best(whole, whole, of_state) if keeps_best else ()
-    out_shardings, acc_sharding = (
-      Carry(whole, TrainState(*(of_state,) * 5), Window(*(whole,) * 4), best),
-      whole,
-    )
+  placement = _placement(whole, of_state, keeps_best)
+  out_shardings, acc_sharding = (None, None) if mesh is None else (placement, whole)
 
   def abstract(tree: PyTree, sharding: Sharding = whole) -> PyTree:
     shapes = jax.eval_shape(
@@ -158,13 +152,6 @@ def build(
     best = Best(jnp.float32(-jnp.inf), jnp.int32(-1), _without_optimiser(state))
     carry = Carry(jnp.int32(0), state, window, jax.tree.map(jnp.copy, best) if keeps_best else ())
     return jax.tree.map(_strong, carry)
-
-  def placed(carry: Carry) -> Carry:
-    best = carry.best
-    if keeps_best:
-      best = Best(abstract(best.value), abstract(best.step), abstract(best.state, of_state))
-    state = abstract(carry.state, of_state)
-    return Carry(abstract(carry.step), state, abstract(carry.window), best)
 
   def key_at(done: jax.Array, key: Key) -> Key:
     return jax.random.fold_in(key, done) if step.key_of is None else key
@@ -192,8 +179,17 @@ def build(
     else jax.jit(advance, donate_argnums=0, out_shardings=out_shardings),
     advance_block=jax.jit(advance_block, donate_argnums=0, out_shardings=out_shardings),
     keep_best=jax.jit(keep_best, donate_argnums=0, out_shardings=out_shardings),
-    template=placed(jax.eval_shape(init, params, key)),
+    template=jax.tree.map(
+      lambda sharding, part: abstract(part, sharding),
+      placement,
+      jax.eval_shape(init, params, key),
+    ),
   )
+
+
+def _placement(whole: Any, of_state: Any, keeps_best: bool) -> Carry:
+  """Shardings of the parts of a Carry."""
+  return Carry(whole, of_state, whole, Best(whole, whole, of_state) if keeps_best else ())
 
 
 def _over_chunks(
