@@ -8,6 +8,7 @@ from medjax.data.folds import folds, read_splits_final, write_splits_final
 from medjax.data.grid import fit_to_shape, to_shape
 from medjax.data.labelmaps import LabelMapFolder
 from medjax.data.medmnist import MedMNIST
+from medjax.data.mixture import mix, mmtl_paper, mmtl_released, pooled, rows
 from medjax.data.mni152 import mni152
 from medjax.data.nifti import read_nifti, to_ras, write_nifti
 from medjax.data.nnunet import NnUNetFolder
@@ -50,15 +51,20 @@ __all__ = [
   "foreground_statistics",
   "from_spec",
   "load_cases",
+  "mix",
+  "mmtl_paper",
+  "mmtl_released",
   "mni152",
   "near_duplicates",
   "normalise",
   "patches",
+  "pooled",
   "read_case",
   "read_nifti",
   "read_plans",
   "read_splits_final",
   "resample",
+  "rows",
   "sequential",
   "slices",
   "split_subjects",

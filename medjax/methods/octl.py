@@ -125,7 +125,7 @@ def continued_adam(
     return ContinuedAdamState(jnp.zeros((), jnp.int32), mu, nu)
 
   def update(
-    updates: PyTree, state: ContinuedAdamState, params: Params | None = None
+    updates: PyTree, state: Any, params: Params | None = None
   ) -> tuple[PyTree, ContinuedAdamState]:
     del params
     t = state.count + 1
