@@ -1,0 +1,73 @@
+"""Fine-tuning of part of a network, or near its start; each is `supervised` with another optimiser.
+
+L2-SP (Li, Grandvalet & Davoine 2018):  loss + alpha sum_j (phi_j - phi0_j)^2  over all parameters,
+phi0 those at the start; without a factor 1/2, as in the released code of MMTL and OCTL.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medjax import check
+from medjax.methods.supervised import supervised
+from medjax.types import LossFn, Params, PyTree, Step
+
+
+def l2sp(loss_fn: LossFn, tx: optax.GradientTransformation, *, alpha: float | int = 0.1) -> Step:
+  """Supervised training held near its start.
+
+  Args:
+    loss_fn: `loss_fn(params, example, key) -> scalar` of ONE example.
+    tx: any optax transformation.
+    alpha: weight of the penalty, >= 0.
+  Returns:
+    The Step of `supervised`, whose "loss" and "grad_norm" are without the penalty; the start is
+    part of the optimiser's state.
+  """
+  return supervised(loss_fn, optax.chain(pull_to_start(alpha), tx))
+
+
+def pull_to_start(alpha: float | int) -> optax.GradientTransformation:
+  """Adds 2 alpha (phi - phi0), the gradient of the L2-SP penalty."""
+  check.non_negative("alpha", alpha)
+
+  def init(params: Params) -> Params:
+    return jax.tree.map(jnp.copy, params)
+
+  def update(updates: PyTree, state: Any, params: Params | None = None) -> tuple[PyTree, Any]:
+    pulled = jax.tree.map(lambda g, p, p0: g + 2 * alpha * (p - p0), updates, params, state)
+    return pulled, state
+
+  return optax.GradientTransformation(init, update)
+
+
+def only(
+  tx: optax.GradientTransformation, is_tuned: Callable[[str], bool]
+) -> optax.GradientTransformation:
+  """`tx` for the parameters whose path ("params/Conv_0/kernel") is chosen; the others stay.
+
+  Statistics of BatchNorm are no parameters: a network that has them still adapts those.
+
+  Raises:
+    InputError: on init, no parameter is chosen.
+  """
+
+  def labels(params: Params) -> PyTree:
+    def label(path: Any, _: Any) -> str:
+      name = jax.tree_util.keystr(path, simple=True, separator="/")
+      return "tuned" if is_tuned(name) else "frozen"
+
+    found = jax.tree_util.tree_map_with_path(label, params)
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    check.require(
+      "tuned" in jax.tree.leaves(found),
+      "at least one parameter to tune",
+      f"none of {', '.join(jax.tree_util.keystr(p, simple=True, separator='/') for p, _ in paths)}",
+      "correct the rule",
+    )
+    return found
+
+  return optax.partition({"tuned": tx, "frozen": optax.set_to_zero()}, labels)
