@@ -1,4 +1,4 @@
-"""Overlap, calibration, tables of cases, and paired comparison of methods."""
+"""Overlap, surface distances, calibration, tables of cases, scores and comparison of methods."""
 
 from medjax.metrics.bootstrap import Interval, mean_interval
 from medjax.metrics.calibration import (
@@ -12,15 +12,25 @@ from medjax.metrics.calibration import (
 )
 from medjax.metrics.compare import Comparison, compare, comparison_cells, comparison_table, holm
 from medjax.metrics.overlap import dice, jaccard
+from medjax.metrics.ranking import auroc
+from medjax.metrics.report import SegmentationReport, segmentation_report
+from medjax.metrics.scores import min_max_score, vendor_weighted
+from medjax.metrics.surface_distance import assd, hausdorff, hd95
+from medjax.metrics.surface_overlap import surface_dice
 from medjax.metrics.temperature import Temperature, fit_temperature
+from medjax.metrics.transfer import Transfer, transfer_summary
 
 __all__ = [
   "Calibration",
   "Comparison",
   "Interval",
+  "SegmentationReport",
   "Temperature",
-  "calibration_sums",
+  "Transfer",
+  "assd",
+  "auroc",
   "calibration_summary",
+  "calibration_sums",
   "compare",
   "comparison_cells",
   "comparison_table",
@@ -28,9 +38,16 @@ __all__ = [
   "ensemble_entropy",
   "equal_mass_edges",
   "fit_temperature",
+  "hausdorff",
+  "hd95",
   "holm",
   "jaccard",
   "mean_interval",
+  "min_max_score",
   "predictive_entropy",
   "reliability_series",
+  "segmentation_report",
+  "surface_dice",
+  "transfer_summary",
+  "vendor_weighted",
 ]

@@ -10,17 +10,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from medjax.types import IGNORE
 
 
 def dice(
-  prediction: Int[Array, "*space"],
-  target: Int[Array, "*space"],
+  prediction: Int[Array | np.ndarray, "*space"],
+  target: Int[Array | np.ndarray, "*space"],
   *,
   num_classes: int,
   spacing: Any = None,
+  empty: str = "nan",
   include_background: bool = False,
 ) -> Float[Array, " classes"]:
   """Dice score in [0, 1] of each class, [num_classes - 1] (background first if included).
@@ -28,26 +30,27 @@ def dice(
   Args:
     prediction, target: class ids on one grid.
     num_classes: K, background included.
-    spacing: accepted so that all metrics are called alike; overlap does not depend on it.
+    spacing, empty: accepted so that all metrics are called alike; overlap does not depend on them.
     include_background: also score class 0.
   """
-  del spacing
+  del spacing, empty
   both, first, second = _counts(prediction, target, num_classes, include_background)
-  return _ratio(2 * both, first + second)
+  return ratio(2 * both, first + second)
 
 
 def jaccard(
-  prediction: Int[Array, "*space"],
-  target: Int[Array, "*space"],
+  prediction: Int[Array | np.ndarray, "*space"],
+  target: Int[Array | np.ndarray, "*space"],
   *,
   num_classes: int,
   spacing: Any = None,
+  empty: str = "nan",
   include_background: bool = False,
 ) -> Float[Array, " classes"]:
   """Jaccard index (intersection over union) in [0, 1] of each class; arguments as `dice`."""
-  del spacing
+  del spacing, empty
   both, first, second = _counts(prediction, target, num_classes, include_background)
-  return _ratio(both, first + second - both)
+  return ratio(both, first + second - both)
 
 
 def _counts(prediction, target, num_classes, include_background):
@@ -62,6 +65,7 @@ def _counts(prediction, target, num_classes, include_background):
   return jax.vmap(count)(classes)
 
 
-def _ratio(numerator, denominator):
+def ratio(numerator: Any, denominator: Any) -> jax.Array:
+  """Float32 quotient of counts, NaN over 0."""
   value = numerator / jnp.maximum(denominator, 1)
   return jnp.where(denominator > 0, value, jnp.nan).astype(jnp.float32)
