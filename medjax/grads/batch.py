@@ -1,6 +1,7 @@
 """From the loss of one example to the loss of a batch."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def batch_mean(loss: Callable[[PyTree, Key], jax.Array], batch: PyTree, key: Key
   return jnp.where(weight > 0, weight * values, 0.0).sum() / jnp.where(total > 0, total, 1.0)
 
 
-def entry(batch: PyTree, name: str) -> jax.Array | None:
+def entry(batch: PyTree, name: str) -> Any:
   """`batch.name` or `batch[name]` where there is one; tuples have a method called index."""
   if isinstance(batch, Mapping):
     return batch.get(name)

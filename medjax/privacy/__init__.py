@@ -1,1 +1,26 @@
-"""Differential privacy: sampling, mechanisms and accounting will share this room."""
+"""Plans, accounting, sampling, filters, audit: what a private training may claim."""
+
+from medjax.privacy import audit
+from medjax.privacy.alignment import (
+  Filter,
+  Measure,
+  fresh_reference,
+  no_filter,
+  public_reference,
+)
+from medjax.privacy.plan import DPPlan
+from medjax.privacy.published import paper_nonprivate, repaired
+from medjax.privacy.vault import Vault
+
+__all__ = [
+  "DPPlan",
+  "Filter",
+  "Measure",
+  "Vault",
+  "audit",
+  "fresh_reference",
+  "no_filter",
+  "paper_nonprivate",
+  "public_reference",
+  "repaired",
+]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medjax import methods
+from medjax import methods, privacy
 from medjax.types import Batch, Step
 
 NUM_FEATURES = 3
@@ -22,12 +22,14 @@ class Row(NamedTuple):
     step: factory of the Step.
     stream: step number -> batch of 4 examples.
     params: initial parameters.
+    metrics: what it shows at least.
   """
 
   name: str
   step: Callable[[], Step]
   stream: Callable[[int], Any]
   params: Callable[[], Any]
+  metrics: frozenset[str] = frozenset({"loss", "grad_norm"})
 
 
 def batch_of(seed: int, name: int, size: int = 4) -> Batch:
@@ -67,6 +69,22 @@ def _outer(params, example, key):
   return 0.5 * _residual(params, example.image, example.label) ** 2
 
 
+def _private():
+  """Without noise, so that it learns like the others; each call starts with the same vault."""
+  plan = privacy.DPPlan(
+    num_examples=10_000,
+    expected_batch_size=4,
+    num_steps=300,
+    delta=1e-5,
+    max_norm=100.0,
+    unit="example",
+    noise_multiplier=0.0,
+    vault=privacy.Vault.from_seed(0),
+  )
+  reference = privacy.public_reference(threshold=-1.0)
+  return methods.private(_loss, optax.adam(3e-2), plan, filter=reference)
+
+
 ROWS = (
   Row(
     "supervised",
@@ -79,6 +97,19 @@ ROWS = (
     lambda: methods.averaged(methods.supervised(_loss, optax.adam(3e-2)), 0.9),
     lambda t: batch_of(t, 0),
     _params,
+  ),
+  Row(
+    "l2sp",
+    lambda: methods.l2sp(_loss, optax.adam(3e-2), alpha=1e-3),
+    lambda t: batch_of(t, 0),
+    _params,
+  ),
+  Row(
+    "private",
+    _private,
+    lambda t: batch_of(t, 0),
+    _params,
+    frozenset({"release_norm"}),
   ),
   Row(
     "learn2synth",

@@ -1,0 +1,113 @@
+"""Differentially private training (DP-SGD, Abadi et al. 2016) with a filter on what is summed.
+
+  phi <- phi + U(release_t, s, phi),   release_t = (sum_i w_i a_i clip(g_i, C) + sigma C z) / L
+
+The plan says what is protected and what it costs; sample, noise and accounting all come from it.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medjax import check, grads, sweeps
+from medjax.privacy.alignment import Filter, public_reference
+from medjax.privacy.diagnostics import diagnosed
+from medjax.privacy.mechanism import Mechanism, PrivateState
+from medjax.privacy.plan import DPPlan
+from medjax.types import Chunked, Key, LossFn, Metrics, Params, PyTree, Step, Sweep, TrainState
+
+
+def private(
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  plan: DPPlan,
+  *,
+  filter: Filter | None = None,
+  multiplicity: int = 1,
+) -> Step:
+  """Step of private gradient descent.
+
+  Args:
+    loss_fn: `loss_fn(params, example, key) -> scalar` of ONE example.
+    tx: any optax transformation; it sees released gradients only.
+    plan: bounds, noise, unit of privacy; feed the Step with `plan.stream`.
+    filter: from `medjax.privacy`; default `public_reference()`. `no_filter()` is DP-SGD.
+    multiplicity: each example's gradient is the mean over so many keys of `loss_fn`, so over so
+      many random augmentations of it, before it is clipped (De et al. 2022). Costs no privacy.
+  Returns:
+    Step in chunks whose only metric is "release_norm", the L2 norm of the released gradient: the
+    loss of a private example may not be shown. Its noise keys come from the plan's vault. With
+    plan.diagnostics also "loss", "clipped" (share of examples) and "cosine" of the release to the
+    sum of raw gradients.
+  Raises:
+    InputError: a plan that does not fit the filter; a filter that is not private (see
+      `paper_nonprivate`) without diagnostics=True; on tracing, a loss that mixes examples.
+  Guarantees: what leaves a step (parameters, optimiser, metrics) is a function of released
+    gradients, which are as private as plan.statement() says. An example whose gradient is not
+    finite adds nothing. For the average of the parameters use `averaged(private(...))`.
+  """
+  filter = public_reference() if filter is None else filter
+  check.positive("multiplicity", multiplicity)
+  check.require(
+    filter.releases is not None or plan.diagnostics,
+    f"a private filter, or a plan that says that nothing is private, with filter {filter.name!r}",
+    "a plan that promises a finite epsilon",
+    "pass DPPlan(diagnostics=True), which sets epsilon to infinity, or another filter",
+  )
+  loss = averaged_over_keys(loss_fn, multiplicity)
+  if plan.unit == "group":
+    loss = mean_over_members(loss)
+  mechanism = Mechanism(loss, tx, plan)
+  chunked = with_metrics(filter.pieces(mechanism), mechanism)
+
+  def init(params: Params, key: Key) -> TrainState:
+    del key
+    extra = PrivateState(filter.init(params), jnp.float32(plan.max_norm))
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, extra)
+
+  options = {f"filter_{name}": value for name, value in filter.options.items()}
+  manifest = {**plan.manifest(), "filter": filter.name, **options, "multiplicity": multiplicity}
+  step = Step(
+    init,
+    sweeps.on_one_chunk(chunked),
+    manifest,
+    chunked=chunked,
+    releases_per_sample=filter.releases,
+    key_of=plan.noise_key,
+  )
+  plan.check_step(step)
+  return step
+
+
+def averaged_over_keys(loss_fn: LossFn, multiplicity: int) -> LossFn:
+  """The mean of the loss over `multiplicity` keys drawn from the example's own."""
+  if multiplicity == 1:
+    return loss_fn
+
+  def loss(params: Params, example: PyTree, key: Key) -> jax.Array:
+    keys = jax.random.split(key, multiplicity)
+    return jax.vmap(loss_fn, (None, None, 0))(params, example, keys).mean()
+
+  return loss
+
+
+def with_metrics(chunked: Chunked, mechanism: Mechanism) -> Chunked:
+  """Adds "release_norm", and diagnostics if the plan allows them, to the last sweep."""
+  *before, last = chunked.sweeps
+
+  def finish(state: TrainState, acc: PyTree, key: Key) -> tuple[TrainState, PyTree, Metrics]:
+    state, gradient, _ = last.finish(state, acc, key)
+    return state, gradient, {"release_norm": optax.tree.norm(gradient)}
+
+  chunked = chunked._replace(sweeps=(*before, Sweep(last.accumulate, finish)))
+  return diagnosed(chunked, mechanism) if mechanism.plan.diagnostics else chunked
+
+
+def mean_over_members(loss_fn: LossFn) -> LossFn:
+  """Loss of a group {"members", ...}: the weighted mean over its members, each with its own key."""
+
+  def loss(params: Params, group: PyTree, key: Key) -> jax.Array:
+    members = group["members"]
+    return grads.batch_mean(lambda example, k: loss_fn(params, example, k), members, key)
+
+  return loss

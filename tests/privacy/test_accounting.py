@@ -1,0 +1,81 @@
+"""Accounting against closed forms and the published settings."""
+
+import math
+
+import pytest
+from scipy import optimize, stats
+
+from medjax.check import InputError
+from medjax.privacy import accounting
+
+# CIFAR-10 of the paper: L 64, N 50,000, 39,050 steps, delta 1e-6; spec of the filter, section 2d.
+CIFAR = dict(num_units=50_000, sample_size=64, num_steps=39_050, delta=1e-6)
+
+
+def gaussian_delta(epsilon, mu):
+  """delta of a Gaussian mechanism of sensitivity mu standard deviations (Balle & Wang 2018)."""
+  return stats.norm.cdf(mu / 2 - epsilon / mu) - math.exp(epsilon) * stats.norm.cdf(
+    -mu / 2 - epsilon / mu
+  )
+
+
+@pytest.mark.parametrize(("sigma", "steps"), [(1.0, 1), (2.0, 9)])
+def test_without_sampling_it_is_the_gaussian_mechanism(sigma, steps):
+  mu = math.sqrt(steps) / sigma
+  want = optimize.brentq(lambda e: gaussian_delta(e, mu) - 1e-5, 0.01, 50)
+  setting = dict(num_units=10, sample_size=10, num_steps=steps, delta=1e-5)
+  assert accounting.epsilon(sigma, **setting) == pytest.approx(want, rel=2e-3)
+  assert accounting.epsilon(sigma, **setting) >= want - 1e-6  # an upper bound
+  assert accounting.epsilon(sigma, accountant="rdp", **setting) > want
+
+
+def test_the_papers_setting():
+  # dp-accounting 0.6.0 in the spec: RDP 6.97 and PLD 6.12 at .593.
+  assert accounting.epsilon(0.593, accountant="rdp", **CIFAR) == pytest.approx(6.97, abs=0.005)
+  assert accounting.epsilon(0.593, **CIFAR) == pytest.approx(6.12, abs=0.02)
+
+
+@pytest.mark.parametrize(
+  ("multipliers", "want"),
+  [((0.593, 3.08), 7.46), ((0.593, 0.78), 17.4), ((0.593, 3.08 / 8), 92.9)],
+)
+def test_releases_of_one_sample_share_its_amplification(multipliers, want):
+  # Spec, section 2d: shared subsample at 2 lambda (two rows) and at 2 lambda sqrt(64).
+  sigma = accounting.effective_multiplier(multipliers)
+  assert accounting.epsilon(sigma, accountant="rdp", **CIFAR) == pytest.approx(want, rel=4e-3)
+
+
+def test_effective_multipliers():
+  assert accounting.effective_multiplier([2.0]) == 2.0
+  assert accounting.effective_multiplier([2.0] * 4) == pytest.approx(1.0)
+  assert accounting.effective_multiplier([3.0, 4.0]) == pytest.approx(12 / 5)
+  assert accounting.effective_multiplier([1.0, 0.0]) == 0
+
+
+@pytest.mark.parametrize("accountant", ["pld", "rdp"])
+@pytest.mark.parametrize("target", [0.5, 8.0])
+def test_calibration_never_exceeds_its_target(target, accountant):
+  setting = dict(num_units=4708, sample_size=64, num_steps=200, delta=1e-5)
+  sigma = accounting.calibrated(target, accountant=accountant, **setting)
+  found = accounting.epsilon(sigma, accountant=accountant, **setting)
+  assert 0.999 * target <= found <= target
+
+
+def test_replacing_one_counts_twice_the_norm():
+  # A sample of everyone: one Gaussian of sensitivity 2 C.
+  setting = dict(num_units=50, sample_size=50, num_steps=1, delta=1e-5)
+  fixed = accounting.epsilon(4.0, sampling="fixed", accountant="rdp", **setting)
+  added = accounting.epsilon(2.0, accountant="rdp", **setting)
+  assert fixed == pytest.approx(added, rel=1e-6)
+  with pytest.raises(InputError, match="accountant='rdp'"):
+    accounting.epsilon(4.0, sampling="fixed", **setting)
+
+
+def test_limits():
+  assert accounting.epsilon(0.0, **CIFAR) == math.inf
+  assert accounting.epsilon(1.0, **{**CIFAR, "num_steps": 0}) == 0
+  # Hardly any noise: RDP in place of tables that would not fit.
+  setting = dict(num_units=10, sample_size=1, num_steps=1, delta=1e-5)
+  assert accounting.epsilon(0.01, **setting) == accounting.epsilon(
+    0.01, accountant="rdp", **setting
+  )
