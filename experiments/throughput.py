@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import clipping_programs
+from experiments import clipping_programs, distance_bench
 from experiments.measuring import Program, measure
 from medjax import check, cli, data, grads, losses, nets, synth, train
 from medjax.ops import conv
@@ -84,6 +84,9 @@ def groups(config: Config) -> dict[str, Sequence[Program]]:
     "Learn2Synth, 2D U-Net": lambda: learn2synth_programs(config),
     "Clipping, ResNet9": lambda: clipping_programs.resnet(config.images, config.chunks),
     "Clipping, 3D U-Net": lambda: clipping_programs.unet(config.clipped_volumes, config.volume),
+    "Min-plus product, one axis of a distance transform": lambda: distance_bench.programs(
+      config.synthesis_volume[0]
+    ),
     "3D U-Net training step": lambda: convolution_programs(config),
     "Synthesis, 2D, one image": lambda: synthesis_programs(config, config.synthesis_shape),
     "Synthesis, 3D, one image": lambda: synthesis_programs(config, config.synthesis_volume),

@@ -1,1 +1,9 @@
-"""Array maths on ONE example: convolution, displacement fields, warping, blur, random fields."""
+"""Array maths on ONE example: convolution, warping, blur, random fields, distances, styles.
+
+The modules hold more than is exported here, such as `medjax.ops.conv.conv` and `medjax.ops.warp`.
+"""
+
+from medjax.ops.distance_transform import distance_at, distance_transform
+from medjax.ops.local_gradient_sign import local_gradient_sign
+
+__all__ = ["distance_at", "distance_transform", "local_gradient_sign"]

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medjax.ops import distance_transform as module
-from medjax.ops.distance_transform import distance_at, distance_transform
+from medjax.ops.distance_transform import _transform, distance_at, distance_transform
 
 RELATIVE = 1e-6  # a few roundings of float32
 
@@ -68,10 +67,10 @@ def test_vmap_over_masks_and_over_spacings():
 def test_one_program_for_all_spacings():
   mask = jnp.zeros((5, 7), bool).at[2, 3].set(True)
   first = distance_transform(mask, spacing=(1.0, 2.0))
-  programs = module._transform._cache_size()
+  programs = _transform._cache_size()
   np.testing.assert_array_equal(distance_transform(mask, spacing=(4, 8)), 4 * first)
   np.testing.assert_array_equal(distance_transform(mask, spacing=np.array([2.0, 4.0])), 2 * first)
-  assert module._transform._cache_size() == programs
+  assert _transform._cache_size() == programs
 
 
 @pytest.mark.parametrize("at_points", [False, True])
