@@ -6,11 +6,15 @@ import re
 import pytest
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-BLOCKS = dict(
-  zip(
-    ("learn2synth", "clipping"), re.findall(r"```python\n(.*?)```", README, re.DOTALL), strict=True
-  )
-)
+NAMES = ("learn2synth", "clipping", "private")
+BLOCKS = dict(zip(NAMES, re.findall(r"```python\n(.*?)```", README, re.DOTALL), strict=True))
+
+
+def run(name, capsys):
+  code = BLOCKS[name]
+  assert len([line for line in code.splitlines() if line.strip()]) <= 25
+  exec(compile(code, "README.md", "exec"), {})
+  return capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -18,10 +22,13 @@ BLOCKS = dict(
   [("learn2synth", 0.0, 1.0), ("clipping", 0.0, 0.1)],  # a noise level; a mean of clipped gradients
 )
 def test_a_method_in_the_reader_s_own_loop_runs_and_is_short(name, low, high, capsys):
-  code = BLOCKS[name]
-  assert len([line for line in code.splitlines() if line.strip()]) <= 25
-  exec(compile(code, "README.md", "exec"), {})
-  assert low < float(capsys.readouterr().out) < high
+  assert low < float(run(name, capsys)) < high
+
+
+def test_a_private_training_states_what_it_protects(capsys):
+  text = run("private", capsys)
+  found = re.search(r"Protected: one image\..* epsilon = ([\d.]+) at delta = 0.0001 ", text)
+  assert found and 1.99 < float(found[1]) <= 2
 
 
 def test_commands_name_modules_and_presets_that_exist():
