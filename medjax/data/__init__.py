@@ -2,6 +2,7 @@
 
 from medjax.data import augmentation
 from medjax.data.cases import Case, find_cases, read_case
+from medjax.data.class_folders import ClassFolders, kermany
 from medjax.data.combine import concat, subset
 from medjax.data.duplicates import check_near_duplicates, near_duplicates
 from medjax.data.folds import folds, read_splits_final, write_splits_final
@@ -31,6 +32,7 @@ from medjax.data.volume import Volume
 
 __all__ = [
   "Case",
+  "ClassFolders",
   "ForegroundPercentiles",
   "LabelMapFolder",
   "MedMNIST",
@@ -50,6 +52,7 @@ __all__ = [
   "folds",
   "foreground_statistics",
   "from_spec",
+  "kermany",
   "load_cases",
   "mix",
   "mmtl_paper",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, grads, sweeps
-from medjax.privacy.alignment import Filter, public_reference
+from medjax.privacy.alignment import Filter, no_filter
 from medjax.privacy.diagnostics import diagnosed
 from medjax.privacy.mechanism import Mechanism, PrivateState
 from medjax.privacy.plan import DPPlan
@@ -31,7 +31,8 @@ def private(
     loss_fn: `loss_fn(params, example, key) -> scalar` of ONE example.
     tx: any optax transformation; it sees released gradients only.
     plan: bounds, noise, unit of privacy; feed the Step with `plan.stream`.
-    filter: from `medjax.privacy`; default `public_reference()`. `no_filter()` is DP-SGD.
+    filter: from `medjax.privacy`; default `no_filter()`, DP-SGD: no filter that was measured here
+      trained better at equal epsilon, see `public_reference`.
     multiplicity: each example's gradient is the mean over so many keys of `loss_fn`, so over so
       many random augmentations of it, before it is clipped (De et al. 2022). Costs no privacy.
   Returns:
@@ -46,7 +47,7 @@ def private(
     gradients, which are as private as plan.statement() says. An example whose gradient is not
     finite adds nothing. For the average of the parameters use `averaged(private(...))`.
   """
-  filter = public_reference() if filter is None else filter
+  filter = no_filter() if filter is None else filter
   check.positive("multiplicity", multiplicity)
   check.require(
     filter.releases is not None or plan.diagnostics,

@@ -86,6 +86,10 @@ def public_reference(
 ) -> Filter:
   """Cosine to the moving average of past releases; costs no privacy.
 
+  Beware: the reference is made of what the filter let through. At threshold 0 it drops whatever
+  disagrees and confirms itself, and small networks on PneumoniaMNIST and CIFAR-10 collapsed
+  (experiments/records); slightly below 0, or with softness, it did no harm and no good.
+
   Args:
     threshold: psi in [-1, 1]; an example counts if its cosine exceeds it.
     decay: of the moving averages, in [0, 1). One release is mostly noise; an average over

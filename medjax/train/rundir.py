@@ -1,4 +1,8 @@
-"""The run directory: what ran is written before it runs, and nothing else may run there."""
+"""The run directory: what ran is written before it runs, and nothing else may run there.
+
+A private run keeps what names people (files, hashes, subjects, splits) apart from what is shared,
+in the folder private/, which only its owner may read; config.json has counts and class names.
+"""
 
 import fcntl
 import importlib.metadata
@@ -14,13 +18,13 @@ from typing import IO, Any
 import jax
 
 from medjax.check import InputError, one_of
-from medjax.train import jsonfile, writers
+from medjax.train import confidential, jsonfile, writers
 from medjax.train.logging import Writer
 
 CONFIG, RESULTS, TIMING = "config.json", "results.json", "timing.json"
 _LOCK = ".lock"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "medjax")
-_COMPARED = ("experiment", "preset", "seed", "config", "data")
+_COMPARED = ("experiment", "preset", "seed", "config", "private", "data")
 _MAY_DIFFER = ("versions", "commit", "devices")
 
 
@@ -46,6 +50,7 @@ class RunDirectory:
     path: the directory.
     config: what config.json holds.
     writers: to hand to `fit`; closed with the directory.
+    private: folder of a private run for what must not be shared, None of other runs.
   """
 
   def __init__(
@@ -57,6 +62,7 @@ class RunDirectory:
   ):
     self.path, self.config, self._lock = path, config, lock
     self.writers = tuple(writers)
+    self.private = path / confidential.FOLDER if config.get("private") else None
 
   @classmethod
   def open(
@@ -69,6 +75,7 @@ class RunDirectory:
     seed: int,
     data_manifest: Mapping[str, Any] | None = None,
     log_to: Sequence[str] = (),
+    private: bool = False,
   ) -> "RunDirectory":
     """Starts a run directory, or opens that of the same run again.
 
@@ -80,23 +87,28 @@ class RunDirectory:
       seed: base seed.
       data_manifest: what the data are (files, hashes, subjects), as `Source.manifest` gives it.
       log_to: where rows go beside metrics.jsonl, names of `LOGGERS`; a run may change it.
+      private: keep the manifest in private/ (mode 0700, files 0600), of which config.json and
+        refusals show counts and class names only.
     Returns:
       The directory, locked until `close` or the end of the process. Versions, commit or devices
       that differ from those of the first start give one warning line on stderr each.
     Raises:
       InputError: the directory is another run's (fields, seed, preset or data differ), holds other
-        files and no config.json, or another process is writing it.
+        files and no config.json, another process is writing it, or a private run has lost its
+        manifest.
     Guarantees: a refusal changes nothing in the directory.
     """
     for name in log_to:
       one_of("log_to", name, LOGGERS)
     path = pathlib.Path(path)
+    manifest = jsonfile.plain(data_manifest or {})
     current = {
       "experiment": experiment,
       "preset": preset,
       "seed": seed,
       "config": jsonfile.plain(config),
-      "data": jsonfile.plain(data_manifest or {}),
+      "data": confidential.counts(manifest) if private else manifest,
+      **({"private": True} if private else {}),
       **_surroundings(),
     }
     _check_ours(path)
@@ -105,7 +117,11 @@ class RunDirectory:
     try:
       if (path / CONFIG).exists():
         current = _check_same(path, jsonfile.read(path / CONFIG), current)
+        if private:
+          confidential.check_same(path, manifest)
       else:
+        if private:
+          confidential.keep(path, manifest)
         jsonfile.write(path / CONFIG, current)
       logs = [LOGGERS[name](path, current) for name in log_to]
     except BaseException:
@@ -128,11 +144,19 @@ class RunDirectory:
     """What timing.json holds, None if it was not written."""
     return self._read(TIMING)
 
-  def write_json(self, name: str, value: Any) -> pathlib.Path:
-    """Writes `<name>.json`: sorted keys, NaN as null, whole or not at all; returns its path."""
-    path = self.path / f"{name.removesuffix('.json')}.json"
-    jsonfile.write(path, value)
-    return path
+  def write_json(self, name: str, value: Any, *, names_people: bool = False) -> pathlib.Path:
+    """Writes `<name>.json`: sorted keys, NaN as null, whole or not at all; returns its path.
+
+    Args:
+      name: of the file.
+      value: what `jsonfile.plain` takes.
+      names_people: whether it holds subjects, cases or hashes; a private run puts it in private/.
+    """
+    file = f"{name.removesuffix('.json')}.json"
+    if names_people and self.private is not None:
+      return confidential.write(self.private / file, value)
+    jsonfile.write(self.path / file, value)
+    return self.path / file
 
   def close(self) -> None:
     """Lets other processes write here, and closes the writers."""
@@ -157,8 +181,9 @@ def _check_ours(path: pathlib.Path) -> None:
     raise InputError("a directory to write the run to", f"the file {path}", remedy)
   if not path.exists() or (path / CONFIG).exists():
     return
-  # A process killed in its first moments leaves a lock or a temporary file: no one else's.
-  foreign = [p.name for p in sorted(path.iterdir()) if p.name != _LOCK and p.suffix != ".tmp"]
+  # A process killed in its first moments leaves a lock, a temporary file or a manifest.
+  left = {_LOCK} | ({confidential.FOLDER} if confidential.is_only_kept(path) else set())
+  foreign = [p.name for p in sorted(path.iterdir()) if p.name not in left and p.suffix != ".tmp"]
   if foreign:
     raise InputError(
       f"a run directory with {CONFIG}, or an empty one", f"{path} with {foreign[0]!r}", remedy
@@ -188,6 +213,7 @@ def _check_same(path: pathlib.Path, saved: dict, current: dict) -> dict:
   old, new = (_flatten({k: x.get(k) for k in _COMPARED}) for x in (saved, current))
   keys = [k for k in {**old, **new} if old.get(k, "nothing") != new.get(k, "nothing")]
   if keys:
+    keys = ["private"] if "private" in keys else keys  # the data of either side stay unsaid
 
     def show(side):
       return ", ".join(f"{k}={_short(side.get(k, 'nothing'))}" for k in keys[:3])

@@ -118,3 +118,72 @@ def test_rows_go_to_tensorboard_too_and_the_writers_close_with_the_directory(tmp
   open_run(tmp_path / "run").close()  # another choice is no other run
   with pytest.raises(InputError, match="log_to"):
     open_run(tmp_path / "run", log_to=["comet"])
+
+
+MANIFEST = {
+  "kind": "concat",
+  "subjects": ["anna", "berta", "anna"],
+  "class_names": ["well", "ill"],
+  "sites": {
+    "train": {"kind": "folder", "files": {"anna_1.png": "0f0f"}, "options": {"people": ["anna"]}}
+  },
+  "indices": [4, 7],
+}
+
+
+def open_private(path, manifest=None, **changes):
+  return open_run(path, data_manifest=manifest or MANIFEST, private=True, **changes)
+
+
+def test_a_private_run_shows_counts_and_hides_names(tmp_path):
+  with open_private(tmp_path / "run") as run:
+    assert run.private == run.path / "private"
+    run.write_json("splits", {"train": ["anna"]}, names_people=True)
+    run.write_json("results", {"accuracy": 0.5})
+  shared = [p for p in run.path.iterdir() if p.is_file()]
+  assert {p.name for p in shared} == {".lock", "config.json", "results.json"}
+  for file in shared:
+    for word in ("anna", "berta", "0f0f"):
+      assert word not in file.read_text()
+  assert json.loads((run.path / "config.json").read_text())["data"] == {
+    "kind": "concat",
+    "num_cases": 3,
+    "num_subjects": 2,
+    "class_names": ["well", "ill"],
+    "sites": {"train": {"kind": "folder", "num_files": 1}},
+  }
+  hidden = {p.name: p for p in run.private.iterdir()}
+  assert json.loads(hidden["data.json"].read_text()) == MANIFEST
+  assert json.loads(hidden["splits.json"].read_text()) == {"train": ["anna"]}
+  assert run.private.stat().st_mode & 0o777 == 0o700
+  assert {p.stat().st_mode & 0o777 for p in hidden.values()} == {0o600}
+
+
+def test_a_private_run_resumes_with_its_own_data_only_and_names_no_one(tmp_path):
+  open_private(tmp_path).close()
+  open_private(tmp_path).close()
+  same_counts = {**MANIFEST, "subjects": ["anna", "clara", "anna"]}
+  with pytest.raises(InputError, match=r"the data that .* got others \(files, subjects") as error:
+    open_private(tmp_path, same_counts)
+  assert "clara" not in str(error.value) and "berta" not in str(error.value)
+  with pytest.raises(
+    InputError, match="data.num_cases=3, data.num_subjects=2, got data.num_cases=1"
+  ):
+    open_private(tmp_path, {**MANIFEST, "subjects": ["anna"]})
+  with pytest.raises(InputError, match="private=True, got private=None;"):
+    open_run(tmp_path)
+  (tmp_path / "private" / "data.json").unlink()
+  with pytest.raises(InputError, match="data manifest of a private run, .*data.json, got nothing"):
+    open_private(tmp_path)
+
+
+def test_a_private_run_killed_before_its_configuration_starts_again(tmp_path):
+  open_private(tmp_path).close()
+  (tmp_path / "config.json").unlink()
+  (tmp_path / "private").chmod(0o755)
+  open_private(tmp_path).close()
+  assert (tmp_path / "private").stat().st_mode & 0o777 == 0o700
+  (tmp_path / "config.json").unlink()
+  (tmp_path / "private" / "diary.txt").write_text("")
+  with pytest.raises(InputError, match="with 'private'"):
+    open_private(tmp_path)
