@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, grads, sweeps
+from medjax.privacy.adaptive import adaptive
 from medjax.privacy.alignment import Filter, no_filter
 from medjax.privacy.diagnostics import diagnosed
 from medjax.privacy.mechanism import Mechanism, PrivateState
@@ -59,7 +60,7 @@ def private(
   if plan.unit == "group":
     loss = mean_over_members(loss)
   mechanism = Mechanism(loss, tx, plan)
-  chunked = with_metrics(filter.pieces(mechanism), mechanism)
+  chunked = with_metrics(adaptive(filter.pieces(mechanism), mechanism), mechanism)
 
   def init(params: Params, key: Key) -> TrainState:
     del key

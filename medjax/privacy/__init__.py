@@ -10,12 +10,14 @@ from medjax.privacy.alignment import (
 )
 from medjax.privacy.plan import DPPlan
 from medjax.privacy.published import paper_nonprivate, repaired
+from medjax.privacy.quantile import QuantileClipping
 from medjax.privacy.vault import Vault
 
 __all__ = [
   "DPPlan",
   "Filter",
   "Measure",
+  "QuantileClipping",
   "Vault",
   "audit",
   "fresh_reference",

@@ -11,6 +11,7 @@ import numpy as np
 from medjax import check
 from medjax.privacy import accounting, statement
 from medjax.privacy.accounting import Accountant, Sampling
+from medjax.privacy.quantile import QuantileClipping
 from medjax.privacy.sampling import PrivateStream, fingerprint, host_arrays, units_of
 from medjax.privacy.vault import Vault
 from medjax.types import Key, PyTree, Step
@@ -30,19 +31,21 @@ class DPPlan:
     expected_batch_size: units in a sample, L; the fixed denominator of every release. Public.
     num_steps: sampling events of the whole training.
     delta: in (0, 1); below 1 / N, else a warning.
-    max_norm: clipping norm C of a unit's gradient.
+    max_norm: clipping norm C of a unit's gradient; with adaptive_clipping where it starts.
     unit: "example" or "group": all examples of one subject together.
-    noise_multiplier: noise std of a release over C; of several releases of one sample, after
-      construction, that of all of them together.
+    noise_multiplier: noise std of a release over C; after construction that of all releases of a
+      sample together, which is what the accounting sees.
     noise_multipliers: those of each release of a sample, in order, where they differ.
     target_epsilon: in place of a multiplier: the noise is calibrated to it, never above it.
     releases_per_sample: noisy results of one sample; they compose inside one sampling event.
     sampling: "poisson", or "fixed" for samples of exactly L, whose guarantee is to replace one
       unit, not to add or remove one.
+    adaptive_clipping: the norm follows a quantile of the gradient norms; its noisy count is paid
+      for beside the releases.
     accountant: of the calibration and of `epsilon`; default PLD, for fixed samples RDP.
     max_group_size: members of a group in a sample, drawn anew each time; None: all of the largest.
     repeated_subjects: with unit="example", accept several examples of one subject, who is then
-      not protected.
+      not protected, or examples of unknown subjects.
     diagnostics: also measure what is not released; epsilon is then infinite.
     vault: secrets and ledger; default in memory, with which another process cannot resume.
   Raises:
@@ -61,6 +64,7 @@ class DPPlan:
   target_epsilon: float | int | None = None
   releases_per_sample: int | None = None
   sampling: Sampling = "poisson"
+  adaptive_clipping: QuantileClipping | None = None
   accountant: Accountant | None = None
   max_group_size: int | None = None
   repeated_subjects: bool = False
@@ -70,6 +74,12 @@ class DPPlan:
   def __post_init__(self):
     for name in ("num_examples", "expected_batch_size", "num_steps", "max_norm"):
       check.positive(name, getattr(self, name))
+      check.require(
+        name == "max_norm" or isinstance(getattr(self, name), int | np.integer),
+        f"a whole number as {name}",
+        f"{getattr(self, name)}",
+        "round it",
+      )
     check.require(
       math.isfinite(self.max_norm), "a finite max_norm", f"{self.max_norm}", "noise is a multiple"
     )
@@ -96,7 +106,8 @@ class DPPlan:
     multipliers = self._multipliers()
     set_field(self, "noise_multipliers", multipliers)
     set_field(self, "releases_per_sample", len(multipliers))
-    set_field(self, "noise_multiplier", accounting.effective_multiplier(multipliers))
+    paid = multipliers if self.adaptive_clipping is None else (*multipliers, self.count_multiplier)
+    set_field(self, "noise_multiplier", accounting.effective_multiplier(paid))
 
   def _multipliers(self) -> tuple[float, ...]:
     given = {
@@ -110,8 +121,11 @@ class DPPlan:
       f"{', '.join(given) or 'none'}",
       "noise or target, not both",
     )
-    count = self.releases_per_sample or 1
+    count = 1 if self.releases_per_sample is None else self.releases_per_sample
     check.positive("releases_per_sample", count)
+    rule = self.adaptive_clipping
+    if rule is not None:
+      rule.check()
     if self.noise_multipliers is not None:
       each = tuple(float(sigma) for sigma in self.noise_multipliers)
       check.require(
@@ -127,9 +141,16 @@ class DPPlan:
       whole = accounting.calibrated(
         float(self.target_epsilon), accountant=self.accountant, **self._setting
       )
-      each = (whole * math.sqrt(count),) * count
+      # sigma^-2 (count + ratio^-2) = whole^-2
+      share = count if rule is None else count + rule.noise_ratio**-2
+      each = (whole * math.sqrt(share),) * count
     for sigma in each:
-      check.require(sigma >= 0, "noise multipliers >= 0", f"{sigma}", "0 is no noise: no privacy")
+      check.require(
+        0 <= sigma < math.inf,
+        "finite noise multipliers >= 0",
+        f"{sigma}",
+        "0 is no noise: no privacy",
+      )
     return each
 
   @property
@@ -163,8 +184,8 @@ class DPPlan:
     """Samples of the plan, in chunks of `chunk` units.
 
     Args:
-      source: `Batch` or mapping of arrays [examples, ...], on the host. Groups are the values of
-        `subject`.
+      source: `Batch` or mapping of arrays [examples, ...], on the host, or a `Source` of cases of
+        one shape. Groups are the values of `subject`.
       chunk: units worked on together, the static shape of a compiled step.
     Raises:
       InputError: another number of units than `num_examples`, units that do not fit the data, or
@@ -189,13 +210,32 @@ class DPPlan:
     return PrivateStream(store, units, chunk, self.sampling, size, self._vault)
 
   def noise_key(self, step: int) -> Key:
-    """Key of the noise of a step, which is reserved in the ledger first; for `Step.key_of`."""
+    """Key of the noise of a step, which is reserved in the ledger first; for `Step.key_of`.
+
+    Raises:
+      InputError: a step that is not accounted for, samples that are not the plan's, or a second
+        training with the secrets of a first: what the two release would differ by no noise at all.
+        Secrets from a seed and plans with diagnostics protect nothing and are free of the last two.
+    """
     check.require(
       0 <= step < self.num_steps,
       f"a step below {self.num_steps}, what the plan accounts for",
       f"step {step}",
       "plan for more steps in a new run",
     )
+    if self._vault.is_secret and not self.diagnostics:
+      check.require(
+        "data" in self._vault.served,
+        "samples from the plan",
+        "no stream of it",
+        "feed the Step with plan.stream(...): the accounting holds for its samples alone",
+      )
+      check.require(
+        step > 0 or not self._vault.has_begun and self._vault.reserved < self.num_steps,
+        "one training a vault",
+        "step 0 anew",
+        "make another plan and vault, and count what the first has released as spent",
+      )
     self._vault.bind(plan=self._fingerprint())
     return self._vault.noise_key(step)
 
@@ -224,6 +264,8 @@ class DPPlan:
     names = ("num_examples", "expected_batch_size", "num_steps", "delta", "max_norm", "unit")
     names += ("sampling", "max_group_size", "repeated_subjects", "diagnostics")
     plain = {name: getattr(self, name) for name in names}
+    if self.adaptive_clipping is not None:
+      plain |= {f"clipping_{k}": v for k, v in self.adaptive_clipping._asdict().items()}
     plain["noise_multipliers"] = " ".join(np.format_float_positional(s) for s in self.multipliers)
     return {k: str(v) if v is None or isinstance(v, bool) else v for k, v in plain.items()}
 
@@ -237,6 +279,12 @@ class DPPlan:
     """Noise multiplier of each release of a sample, in order."""
     assert self.noise_multipliers is not None
     return tuple(self.noise_multipliers)
+
+  @property
+  def count_multiplier(self) -> float:
+    """Noise std of the count of adaptive clipping over its sensitivity."""
+    assert self.adaptive_clipping is not None
+    return self.adaptive_clipping.noise_ratio * self.multipliers[-1]
 
 
 _DEFAULT: dict[Sampling, Accountant] = {"poisson": "pld", "fixed": "rdp"}

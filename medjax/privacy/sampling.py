@@ -14,10 +14,11 @@ import numpy as np
 
 from medjax import check
 from medjax.data.manifest import array_digest
+from medjax.data.streams import stack
 from medjax.grads.batch import entry
 from medjax.privacy.accounting import Sampling
 from medjax.privacy.vault import Vault
-from medjax.types import Batch, PyTree
+from medjax.types import Batch, PyTree, Source
 
 
 class Units(NamedTuple):
@@ -93,12 +94,12 @@ def units_of(
   size = _length(store)
   subject = entry(store, "subject")
   if unit == "example":
-    if subject is not None and not repeated_subjects:
-      num_people = len(np.unique(subject))
+    if not repeated_subjects:
+      people = "unknown" if subject is None else f"{len(np.unique(subject))}"
       check.require(
-        num_people == size,
+        people == f"{size}",
         "one example a subject with unit='example'",
-        f"{size} examples of {num_people} subjects",
+        f"{size} examples of {people} subjects",
         "protect people with unit='group', or pass repeated_subjects=True: one image is then"
         " protected and a person is not, and the statement says so",
       )
@@ -125,9 +126,11 @@ def fingerprint(store: PyTree) -> str:
 
 def host_arrays(store: PyTree) -> PyTree:
   """The store as numpy arrays of one length; raises InputError for anything else."""
+  if isinstance(store, Source):
+    store = stack(store)
   check.require(
     isinstance(store, Batch | Mapping),
-    "examples as a Batch or a mapping of arrays",
+    "examples as a Batch, a mapping of arrays or a Source",
     type(store).__name__,
     "see data.stack",
   )

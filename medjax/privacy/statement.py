@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-from medjax.privacy.accounting import RELATION
+from medjax.privacy import accounting
 
 if TYPE_CHECKING:
   from medjax.privacy.plan import DPPlan
@@ -19,15 +19,17 @@ def of(plan: "DPPlan") -> str:
 
 def _claim(plan: "DPPlan") -> str:
   protected, epsilon = _PROTECTED[plan.unit], plan.epsilon()
-  relation = f"{RELATION[plan.sampling]} such unit"
+  relation = f"{accounting.RELATION[plan.sampling]} such unit"
   if math.isinf(epsilon):
     why = "diagnostics of private examples are shown" if plan.diagnostics else "there is no noise"
     return f"Protected: nothing; epsilon is infinite ({why}). The unit would be {protected}."
-  note = f" {plan.vault.note}." if plan.vault and plan.vault.note else ""
+  assert plan.vault and plan.accountant and plan.noise_multiplier
+  note = f" {plan.vault.note}." if plan.vault.note else ""
+  accountant = accounting.able(plan.accountant, plan.noise_multiplier)
   return (
-    f"Protected: {protected}. Neighbouring data sets: {relation}. epsilon = {epsilon:.4g} at"
+    f"Protected: {protected}. Neighbouring data sets: {relation}. epsilon = {_up(epsilon)} at"
     f" delta = {plan.delta:g} after {plan.num_steps} samples, accountant"
-    f" {str(plan.accountant).upper()}.{note}"
+    f" {accountant.upper()}.{note}"
   )
 
 
@@ -45,14 +47,30 @@ def _how(plan: "DPPlan") -> list[str]:
     f"{drawn}; gradients clipped to {plan.max_norm:g}; {releases} a sample, noise multiplier"
     f" {sigmas}, composed within one sample; divided by the fixed {plan.expected_batch_size}."
   ]
+  rule = plan.adaptive_clipping
+  if rule is not None:
+    lines.append(
+      f"The clipping norm starts there and follows the {rule.quantile:g} quantile of the gradient"
+      f" norms by a noisy count in each sample, multiplier {plan.count_multiplier:.4g}, which is"
+      " part of the cost."
+    )
+  if plan.unit == "group" and plan.max_group_size is not None:
+    lines.append(f"At most {plan.max_group_size} images of a patient in a sample.")
   if plan.unit == "example" and plan.repeated_subjects:
     lines.append("Several images may be of one patient: the patient is NOT protected.")
   return lines
 
 
+def _up(epsilon: float) -> str:
+  """Four digits, never less than `epsilon`."""
+  unit = 10.0 ** (math.floor(math.log10(epsilon)) - 3) if epsilon > 0 else 1.0
+  return f"{math.ceil(epsilon / unit) * unit:.4g}"
+
+
 def _outside(plan: "DPPlan") -> list[str]:
   return [
-    f"the number of units, {plan.num_examples}, and the range of the data are treated as public",
+    f"the number of units, {plan.num_examples}, the shape of the data and the size of the largest"
+    " unit are treated as public",
     "choices made by looking at the same data: tuning, several trainings, choice of a checkpoint",
     "statistics of the data used in preprocessing, such as normalisation over the data set",
     "validation and test images: results on them protect nobody in them",

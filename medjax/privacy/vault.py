@@ -6,6 +6,7 @@ two would cancel in their difference. The vault therefore remembers what it was 
 refuses everything else.
 """
 
+import copy
 import fcntl
 import hashlib
 import hmac
@@ -14,7 +15,8 @@ import os
 import pathlib
 import secrets
 import stat
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ from medjax.check import InputError, require
 from medjax.types import Key
 
 _SECRET, _LEDGER, _LOCK = "secret", "ledger.json", "lock"
+_UNUSED = {"reserved": 0, "bound": {}}
 NOT_PRIVATE = "reproducible, not private once the seed is known"
 
 
@@ -34,13 +37,17 @@ class Vault:
   Attributes:
     identity: public digest; tells vaults apart and reveals nothing.
     note: what the statement must say of the secret, "" for a secret from the operating system.
+    served: what it was bound to since it was opened.
+    has_begun: whether the key of step 0 was handed out since it was opened.
   """
 
   def __init__(self, secret: bytes, path: pathlib.Path | None = None, *, note: str = ""):
     self._secret, self._path, self.note = secret, path, note
     self.identity = hashlib.sha256(b"medjax vault " + secret).hexdigest()[:16]
-    self._ledger: dict[str, Any] = {"reserved": 0, "bound": {}}
-    self._lock: int | None = None
+    self._ledger: dict[str, Any] = copy.deepcopy(_UNUSED)
+    self.served: set[str] = set()
+    self.has_begun = False
+    self._unlock: Callable[[], object] = lambda: None
 
   @classmethod
   def open(cls, path: str | os.PathLike) -> "Vault":
@@ -61,15 +68,17 @@ class Vault:
         )
     lock = _locked(path)
     try:
-      if not (path / _SECRET).exists():
+      if not (path / _LEDGER).exists() and not (path / _SECRET).exists():
+        _replace(path / _LEDGER, json.dumps(_UNUSED))
+      ledger = _read_ledger(path / _LEDGER)
+      if ledger == _UNUSED and not (path / _SECRET).exists():
         _replace(path / _SECRET, secrets.token_hex(32))
       vault = cls(_read_secret(path / _SECRET), path)
-      if (path / _LEDGER).exists():
-        vault._ledger = _read_ledger(path / _LEDGER)
+      vault._ledger = ledger
     except BaseException:
       os.close(lock)
       raise
-    vault._lock = lock
+    vault._unlock = weakref.finalize(vault, os.close, lock)  # also when the vault is forgotten
     return vault
 
   @classmethod
@@ -81,6 +90,11 @@ class Vault:
   def from_seed(cls, seed: int) -> "Vault":
     """The same secrets for the same seed; whoever knows the seed can remove the noise."""
     return cls(hashlib.sha256(f"medjax seed {seed}".encode()).digest(), note=NOT_PRIVATE)
+
+  @property
+  def is_secret(self) -> bool:
+    """Whether the secret comes from the operating system and not from a seed."""
+    return not self.note
 
   @property
   def reserved(self) -> int:
@@ -102,6 +116,7 @@ class Vault:
           _difference(bound[name], value),
           "give each private training a vault of its own: two that share their noise reveal it",
         )
+    self.served |= set(what)
     if not set(what) <= set(bound):
       bound.update(what)
       self._store()
@@ -112,20 +127,20 @@ class Vault:
 
   def noise_key(self, step: int) -> Key:
     """Key of a step, after its release has been reserved on the disk."""
-    if step >= self.reserved:
-      self._ledger["reserved"] = step + 1
-      self._store()
+    self.reserve(step)
+    self.has_begun |= step == 0
     words = np.frombuffer(self._draw("noise", step)[:8], np.uint32)
     return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 
+  def reserve(self, step: int) -> None:
+    """Counts all releases up to that of `step` as seen, on the disk before this returns."""
+    if step >= self.reserved:
+      self._ledger["reserved"] = step + 1
+      self._store()
+
   def close(self) -> None:
     """Lets another process open the folder."""
-    if self._lock is not None:
-      os.close(self._lock)
-      self._lock = None
-
-  def __del__(self):
-    self.close()
+    self._unlock()
 
   def _draw(self, purpose: str, step: int) -> bytes:
     return hmac.new(self._secret, f"{purpose} {step}".encode(), "sha256").digest()
@@ -165,7 +180,7 @@ def _replace(path: pathlib.Path, text: str) -> None:
 def _read_secret(path: pathlib.Path) -> bytes:
   try:
     secret = bytes.fromhex(path.read_text())
-  except ValueError:
+  except (OSError, ValueError):
     secret = b""
   require(
     len(secret) == 32, f"64 hexadecimal digits in {path}", "something else", "start a new run"
@@ -177,9 +192,11 @@ def _read_ledger(path: pathlib.Path) -> dict[str, Any]:
   try:
     ledger = json.loads(path.read_text())
     assert ledger["reserved"] >= 0 and isinstance(ledger["bound"], Mapping)
-  except (ValueError, KeyError, TypeError, AssertionError) as error:
+  except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
     raise InputError(
-      f"a ledger in {path}", f"a file that was edited ({error!r})", "count its run as spent"
+      f"a ledger in {path}",
+      f"a file that was edited or removed ({error!r})",
+      "count its run as spent and start a new one in another folder",
     ) from error
   return ledger
 

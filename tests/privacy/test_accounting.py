@@ -30,9 +30,10 @@ def test_without_sampling_it_is_the_gaussian_mechanism(sigma, steps):
 
 
 def test_the_papers_setting():
-  # dp-accounting 0.6.0 in the spec: RDP 6.97 and PLD 6.12 at .593.
+  # dp-accounting 0.6.0 in the spec: RDP 6.97 and PLD 6.12 at .593, PLD 6.97 at .573.
   assert accounting.epsilon(0.593, accountant="rdp", **CIFAR) == pytest.approx(6.97, abs=0.005)
   assert accounting.epsilon(0.593, **CIFAR) == pytest.approx(6.12, abs=0.02)
+  assert accounting.epsilon(0.573, **CIFAR) == pytest.approx(6.97, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -53,12 +54,36 @@ def test_effective_multipliers():
 
 
 @pytest.mark.parametrize("accountant", ["pld", "rdp"])
-@pytest.mark.parametrize("target", [0.5, 8.0])
-def test_calibration_never_exceeds_its_target(target, accountant):
-  setting = dict(num_units=4708, sample_size=64, num_steps=200, delta=1e-5)
+@pytest.mark.parametrize(
+  ("target", "changes"),
+  [
+    (0.5, {}),
+    (4.0, {}),
+    (0.03, {"num_steps": 20_000}),  # where rounding losses up costs much
+    (1.0, {"sample_size": 4708, "num_steps": 3}),
+  ],
+)
+def test_calibration_never_exceeds_its_target(target, changes, accountant):
+  setting = dict(num_units=4708, sample_size=64, num_steps=200, delta=1e-5) | changes
   sigma = accounting.calibrated(target, accountant=accountant, **setting)
   found = accounting.epsilon(sigma, accountant=accountant, **setting)
   assert 0.999 * target <= found <= target
+
+
+@pytest.mark.parametrize("start", [0.01, 0.9, 1.0, 1.1, 300.0])
+def test_the_search_ends_below_its_target_wherever_it_starts(start):
+  cost = accounting._least(lambda sigma: sigma**-2, 1.0, start) ** -2
+  assert 0.999 <= cost <= 1.0
+  assert accounting._least(lambda sigma: 2.0, 1.0, start) == 1e4
+
+
+def test_targets_that_make_no_sense():
+  setting = dict(num_units=40, sample_size=8, num_steps=3, delta=1e-3)
+  for target in (0.0, math.inf, math.nan):
+    with pytest.raises(InputError, match="target_epsilon > 0, finite"):
+      accounting.calibrated(target, **setting)
+  with pytest.raises(InputError, match="that noise can meet"):
+    accounting.calibrated(1e-3, accountant="rdp", **CIFAR)  # its orders end at 512
 
 
 def test_replacing_one_counts_twice_the_norm():

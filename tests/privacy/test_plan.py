@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
+from medjax.data.procedural import ProceduralAnatomy
 from medjax.privacy import DPPlan, Vault
 from medjax.privacy.accounting import effective_multiplier
+from medjax.privacy.quantile import QuantileClipping
+from medjax.privacy.statement import _up
 from medjax.types import Step
 
 BASE = dict(
@@ -40,6 +43,10 @@ def store(size=40, people=None):
     ({"noise_multiplier": None}, "got none"),
     ({"target_epsilon": 3.0}, "noise or target, not both"),
     ({"noise_multiplier": -1.0}, "noise multipliers >= 0"),
+    ({"noise_multiplier": math.inf}, "finite noise multipliers"),
+    ({"noise_multiplier": math.nan}, "finite noise multipliers"),
+    ({"releases_per_sample": 0}, "releases_per_sample"),
+    ({"adaptive_clipping": QuantileClipping(rate=0.0)}, "rate"),
     ({"noise_multiplier": 0.0, "target_epsilon": 3.0}, "noise or target, not both"),
     ({"noise_multiplier": None, "target_epsilon": 0.0}, "target_epsilon"),
     ({"delta": 0.0}, "delta"),
@@ -68,6 +75,32 @@ def test_the_noise_meets_the_target():
   assert found.noise_multiplier == pytest.approx(effective_multiplier(found.noise_multipliers))
   alone = plan(noise_multiplier=None, target_epsilon=2.0)
   assert found.noise_multipliers[0] == pytest.approx(2 * alone.noise_multiplier)
+
+
+def test_the_count_of_adaptive_clipping_is_paid_for():
+  # Spec, variant 3: at 10, 20 and 30 times sigma the whole is .9950, .9988 and .9994 sigma.
+  for ratio, share in ((10, 0.9950), (20, 0.9988), (30, 0.9994)):
+    found = plan(noise_multiplier=0.593, adaptive_clipping=QuantileClipping(noise_ratio=ratio))
+    assert found.multipliers == (0.593,)
+    assert found.count_multiplier == pytest.approx(0.593 * ratio)
+    assert found.noise_multiplier == pytest.approx(0.593 * share, rel=1e-4)
+  rule = QuantileClipping(noise_ratio=2.0)
+  for changes in ({}, {"releases_per_sample": 3}):
+    aimed = plan(noise_multiplier=None, target_epsilon=2.0, adaptive_clipping=rule, **changes)
+    free = plan(noise_multiplier=None, target_epsilon=2.0)
+    assert aimed.noise_multiplier == pytest.approx(free.noise_multiplier, rel=1e-9)
+    assert aimed.multipliers[0] > free.multipliers[0]
+  assert "0.5 quantile" in aimed.statement()
+  assert plan(adaptive_clipping=rule).manifest() != plan().manifest()
+
+
+def test_printed_epsilons_are_rounded_up():
+  found = plan()
+  printed = float(found.statement().split("epsilon = ")[1].split()[0])
+  assert found.epsilon() <= printed <= found.epsilon() * 1.001
+  for value in (1.2500001, 8.0, 7.99999, 0.0123449, 123451.0):
+    assert value <= float(_up(value)) <= value * 1.001
+  assert _up(8.0) == "8"
 
 
 def test_epsilon_grows_with_the_steps_and_is_infinite_without_noise_or_with_diagnostics():
@@ -123,6 +156,45 @@ def test_keys_end_with_the_plan_and_are_reserved_first():
     one.noise_key(3)
 
 
+def test_a_second_training_may_not_share_the_noise_of_a_first():
+  first = plan(vault=Vault.in_memory())
+  with pytest.raises(InputError, match="plan.stream"):
+    first.noise_key(0)
+  first.stream(store(), chunk=4)
+  for t in (0, 1, 1, 2, 1):  # as after a checkpoint
+    first.noise_key(t)
+  with pytest.raises(InputError, match="one training a vault"):
+    first.noise_key(0)
+  with pytest.raises(InputError, match="one training a vault"):
+    twin = plan(vault=first.vault)
+    twin.stream(store(), chunk=4)
+    twin.noise_key(0)
+  shown = plan(vault=Vault.in_memory(), diagnostics=True)
+  shown.noise_key(0), shown.noise_key(0)  # nothing is protected
+
+
+def test_a_training_killed_before_its_first_checkpoint_starts_again(tmp_path):
+  def opened():
+    found = plan(vault=Vault.open(tmp_path / "v"))
+    found.stream(store(), chunk=4)
+    return found
+
+  def keys(found, steps):
+    return [jax.random.key_data(found.noise_key(t)).tolist() for t in steps]
+
+  first = opened()
+  early = keys(first, range(2))
+  first.vault.close()
+  again = opened()
+  assert keys(again, range(3))[:2] == early
+  again.vault.close()
+  ended = opened()  # all is released: what starts now is another training
+  keys(ended, [2])
+  with pytest.raises(InputError, match="count what the first has released as spent"):
+    ended.noise_key(0)
+  ended.vault.close()
+
+
 def test_manifests_differ_where_plans_do_and_hold_no_secret():
   first, vault = plan().manifest(), Vault.from_seed(0)
   assert first == plan().manifest()
@@ -151,7 +223,15 @@ def test_data_that_the_plan_does_not_describe_are_refused():
     plan().stream(store(40, pairs), chunk=4)
   plan(repeated_subjects=True).stream(store(40, pairs), chunk=4)
   plan(unit="group", num_examples=20).stream(store(40, pairs), chunk=4)
+  with pytest.raises(InputError, match="40 examples of unknown subjects"):
+    plan().stream({"x": np.zeros(40)}, chunk=4)
   with pytest.raises(InputError, match="a subject for every example"):
     plan(unit="group").stream({"x": np.zeros(40)}, chunk=4)
   with pytest.raises(InputError, match="40 examples in every array"):
     plan().stream({"x": np.zeros(40), "y": np.zeros(39)}, chunk=4)
+
+
+def test_a_source_of_cases_can_be_drawn_from():
+  source = ProceduralAnatomy(4, (8, 8), 3, 0, with_image=True)
+  chunk = plan(num_examples=4, expected_batch_size=4).stream(source, chunk=4)(0)[0]
+  assert chunk.image.shape == (4, 8, 8, 1) and sorted(chunk.index) == [0, 1, 2, 3]

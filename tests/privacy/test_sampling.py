@@ -16,7 +16,8 @@ def plan(seed=0, **changes):
 
 
 def store(size=NUM):
-  return {"x": np.arange(size) * 10.0, "index": np.arange(size, dtype=np.int32)}
+  index = np.arange(size, dtype=np.int32)
+  return {"x": index * 10.0, "index": index, "subject": index}
 
 
 def members(sample):

@@ -74,6 +74,15 @@ def test_two_processes_cannot_hold_it(tmp_path):
   with pytest.raises(InputError, match="for this process alone"):
     Vault.open(tmp_path / "v")
   held.close()
+  held.close()
+  Vault.open(tmp_path / "v")  # forgotten at once: the lock goes with it
+  Vault.open(tmp_path / "v").close()
+
+
+def test_a_process_that_ends_with_an_open_vault_ends_in_silence(tmp_path):
+  code = "import sys; from medjax.privacy import Vault; v = Vault.open(sys.argv[1])"
+  done = subprocess.run([sys.executable, "-c", code, tmp_path / "v"], capture_output=True)
+  assert done.returncode == 0 and not done.stderr
   Vault.open(tmp_path / "v").close()
 
 
@@ -85,6 +94,25 @@ def test_damaged_files_are_refused(tmp_path, name, text):
   (tmp_path / "v" / name).write_text(text)
   with pytest.raises(InputError, match=name):
     Vault.open(tmp_path / "v")
+
+
+def test_a_lost_ledger_is_no_fresh_start(tmp_path):
+  for name in ("ledger.json", "secret"):
+    vault = Vault.open(tmp_path / name)
+    vault.noise_key(0)
+    vault.close()
+    (tmp_path / name / name).unlink()
+    with pytest.raises(InputError, match=name):
+      Vault.open(tmp_path / name)
+
+
+def test_a_process_killed_while_it_made_the_vault_made_none(tmp_path):
+  vault = Vault.open(tmp_path / "v")
+  identity = vault.identity
+  vault.close()
+  (tmp_path / "v" / "secret").unlink()  # the ledger is written first
+  vault = Vault.open(tmp_path / "v")
+  assert vault.reserved == 0 and vault.identity != identity
 
 
 KILLED = """
