@@ -11,6 +11,15 @@ import pytest
 from medjax.train.signals import Interrupt
 
 
+@pytest.fixture
+def listening():
+  """SIGINT raises KeyboardInterrupt; a shell starts background jobs with it ignored."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
 def test_first_signal_is_noted_and_handlers_are_put_back():
   before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
   with Interrupt() as interrupt:
