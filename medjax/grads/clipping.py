@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import check
+from medjax.grads import contract
 from medjax.grads.batch import entry
 from medjax.grads.ghost import engine, program
 from medjax.grads.per_sample import alone, example_keys
@@ -134,10 +135,18 @@ def clipped_sum(
       weights = entry(batch, "weight")
     weights = jnp.ones(size) if weights is None else jnp.asarray(weights, jnp.float32)
     check.same_shape("weights", weights.shape, "examples", (size,))
-    work = functools.partial(alone, run, params)
-    if chunk is None or chunk >= size:
-      return work(batch, keys, weights, direction, weight_fn)
-    return _in_chunks(work, chunk, batch, keys, weights, direction, weight_fn)
+
+    def work(
+      params: Params, batch: PyTree, keys: Key, weights: jax.Array, direction: Any
+    ) -> ClippedSum:
+      part = functools.partial(alone, run, params)
+      if chunk is None or chunk >= size:
+        return part(batch, keys, weights, direction, weight_fn)
+      return _in_chunks(part, chunk, batch, keys, weights, direction, weight_fn)
+
+    groups, bounds = _groups(params, max_norm, clip)
+    arguments = (params, batch, keys, weights, direction)
+    return contract.of(work, arguments, groups=groups, bounds=bounds, has_aux=has_aux)
 
   return clipped
 
@@ -181,20 +190,10 @@ def _vmapped(
 def _factors(squares: jax.Array, params: Params, max_norm: Any, clip: Clip) -> jax.Array:
   """[example, leaf] clipping factors."""
   if callable(clip):
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    groups = [clip(jax.tree_util.keystr(p, simple=True, separator="/")) for p, _ in paths]
-    check.require(
-      isinstance(max_norm, Mapping) and set(groups) <= set(max_norm),
-      f"max_norm as a mapping with {sorted(set(groups))}",
-      f"{max_norm}",
-      "give each group a bound",
-    )
-    bounds = jnp.asarray([max_norm[group] for group in groups], jnp.float32)
+    groups, bounds = _groups(params, max_norm, clip)
+    norms = jnp.asarray([bounds[group] for group in groups], jnp.float32)
     same = jnp.asarray([[a == b for b in groups] for a in groups], jnp.float32)
-    return _shrink(jnp.sqrt(squares @ same), bounds[None])
-  check.require(
-    not isinstance(max_norm, Mapping), "one max_norm", f"{max_norm}", "pass clip=leaf path -> group"
-  )
+    return _shrink(jnp.sqrt(squares @ same), norms[None])
   if clip == "per_leaf":
     return _shrink(jnp.sqrt(squares), max_norm)
   norm = jnp.sqrt(squares.sum(1, keepdims=True))
@@ -203,6 +202,30 @@ def _factors(squares: jax.Array, params: Params, max_norm: Any, clip: Clip) -> j
   else:
     factor = _shrink(norm, max_norm)
   return jnp.broadcast_to(factor, squares.shape)
+
+
+def _groups(params: Params, max_norm: Any, clip: Clip) -> tuple[list[int], list[Any]]:
+  """The group of every leaf, and the bound of every group."""
+  paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  if not callable(clip):
+    check.require(
+      not isinstance(max_norm, Mapping),
+      "one max_norm",
+      f"{max_norm}",
+      "pass clip=leaf path -> group",
+    )
+    is_single = clip == "per_leaf"
+    groups = list(range(len(paths))) if is_single else [0] * len(paths)
+    return groups, [max_norm] * (max(groups) + 1)
+  names = [clip(jax.tree_util.keystr(path, simple=True, separator="/")) for path in paths]
+  check.require(
+    isinstance(max_norm, Mapping) and set(names) <= set(max_norm),
+    f"max_norm as a mapping with {sorted(set(names))}",
+    f"{max_norm}",
+    "give each group a bound",
+  )
+  order = list(dict.fromkeys(names))
+  return [order.index(name) for name in names], [max_norm[name] for name in order]
 
 
 def _shrink(norm: jax.Array, bound: Any) -> jax.Array:

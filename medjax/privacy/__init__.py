@@ -11,6 +11,7 @@ from medjax.privacy.alignment import (
 from medjax.privacy.plan import DPPlan
 from medjax.privacy.published import paper_nonprivate, repaired
 from medjax.privacy.quantile import QuantileClipping
+from medjax.privacy.sensitivity import Sensitivity, check_sensitivity
 from medjax.privacy.vault import Vault
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
   "Filter",
   "Measure",
   "QuantileClipping",
+  "Sensitivity",
   "Vault",
   "audit",
+  "check_sensitivity",
   "fresh_reference",
   "no_filter",
   "paper_nonprivate",

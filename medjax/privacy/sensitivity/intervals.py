@@ -1,0 +1,253 @@
+"""Intervals of elementwise operations, and whether they can make a NaN of numbers that are none."""
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from medjax.privacy.sensitivity.values import Range
+
+_INF = math.inf
+_UNIT = {"logistic": (0.0, 1.0), "tanh": (-1.0, 1.0), "erf": (-1.0, 1.0), "erfc": (0.0, 2.0)}
+_WAVES = ("sin", "cos")
+_COMPARE = ("eq", "ne", "lt", "le", "gt", "ge", "is_finite")
+_STEPS = ("floor", "ceil", "round")
+_SAME = ("copy", "copy_p", "stop_gradient", "real")
+NAMES = frozenset(
+  ["neg", "abs", "sign", "add", "add_any", "sub", "mul", "div", "max", "min", "clamp", "select_n"]
+  + ["exp", "exp2", "expm1", "log", "log1p", "sqrt", "rsqrt", "cbrt", "square", "integer_pow"]
+  + ["pow", "convert_element_type", "and", "or", "not", "xor", "rem", "nextafter", "atan2"]
+  + ["tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erf_inv"]
+  + ["lgamma", "digamma", "igamma", "igammac", "bessel_i0e", "bessel_i1e", "polygamma"]
+  + ["shift_left", "shift_right_logical", "shift_right_arithmetic", "population_count", "clz"]
+  + ["random_fold_in", "threefry2x32", "random_seed", "random_gamma", "sharding_constraint"]
+  + ["bitcast_convert_type", "name", "imag", "conj", "complex", "regularized_incomplete_beta"]
+  + [*_UNIT, *_WAVES, *_COMPARE, *_STEPS, *_SAME]
+)
+"""Operations that treat every element by itself."""
+
+
+def of(
+  name: str, params: Mapping[str, Any], dtype: Any, ins: Sequence[Range], is_self: bool = False
+) -> tuple[Range, bool]:
+  """(range of the result, whether it is no NaN and, where `is_finite` is claimed, not infinite).
+
+  Args:
+    is_self: both operands are the same value.
+  """
+  if any(math.isnan(x) for r in ins for x in (r.low, r.high)):
+    return default(dtype), False
+  if name == "not" and dtype != jnp.bool_:
+    return default(dtype), True
+  found, is_sound = _of(name, params, ins, is_self)
+  return fitted(found, dtype), is_sound
+
+
+def fitted(found: Range, dtype: Any) -> Range:
+  """A range in the numbers of a type: integers wrap around, floats overflow."""
+  if dtype == jnp.bool_:
+    return _cut(found, 0.0, 1.0)
+  if jnp.issubdtype(dtype, jnp.integer):
+    info = jnp.iinfo(dtype)
+    ends = zip((math.floor, math.ceil), (found.low, found.high), strict=True)
+    found = Range(*(x if abs(x) == _INF else float(r(x)) for r, x in ends), is_finite=True)
+    is_inside = int(info.min) <= found.low and found.high <= int(info.max)
+    return found if is_inside else default(dtype)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    return Range()
+  largest = float(jnp.finfo(dtype).max)
+  low, high = (x if abs(x) <= largest else math.copysign(_INF, x) for x in (found.low, found.high))
+  return Range(low, high, found.is_finite or max(abs(low), abs(high)) < _INF)
+
+
+def default(dtype: Any) -> Range:
+  """What the type says."""
+  if dtype == jnp.bool_:
+    return Range(0.0, 1.0, True)
+  if jnp.issubdtype(dtype, jnp.integer):
+    info = jnp.iinfo(dtype)
+    return Range(float(info.min), float(info.max), True)
+  return Range()
+
+
+def union(*several: Range) -> Range:
+  return Range(
+    min(r.low for r in several), max(r.high for r in several), all(r.is_finite for r in several)
+  )
+
+
+def _cut(r: Range, low: float, high: float) -> Range:
+  return Range(min(max(r.low, low), high), max(min(r.high, high), low), True)
+
+
+def _of(
+  name: str, params: Mapping[str, Any], ins: Sequence[Range], is_self: bool
+) -> tuple[Range, bool]:
+  a = ins[0]
+  if name in _UNIT:
+    return Range(*_UNIT[name], True), True
+  if name in _WAVES:
+    return Range(-1.0, 1.0, True), not a.may_be_infinite
+  if name in _COMPARE:
+    return _compared(name, ins, is_self), True
+  if name in _SAME or name in ("name", "sharding_constraint"):
+    return a, True
+  if name == "convert_element_type":
+    return _converted(a, params["new_dtype"])
+  if name in _STEPS:
+    return Range(a.low - 1, a.high + 1, a.is_finite), True
+  if name in ("select_n", "max", "min", "clamp"):
+    return _chosen(name, ins), True
+  if name in _SIMPLE:
+    return _SIMPLE[name](*ins)
+  if name in ("mul", "square") or (name == "integer_pow" and params["y"] == 2):
+    return _square(a) if is_self or len(ins) == 1 else _product(a, ins[1])
+  if name == "integer_pow" and params["y"] > 0 and params["y"] % 2 == 0:
+    return Range(0.0, _raised(a.cap, params["y"])), True
+  if name == "integer_pow" and params["y"] > 0:
+    return Range(_raised(a.low, params["y"]), _raised(a.high, params["y"])), True
+  if name == "integer_pow" and params["y"] == -1:
+    return _quotient(Range(1.0, 1.0, True), a)
+  if name == "div":
+    return (Range(), False) if is_self else _quotient(a, ins[1])
+  return Range(), False
+
+
+def _converted(a: Range, dtype: Any) -> tuple[Range, bool]:
+  if dtype == jnp.bool_:
+    return Range(0.0, 0.0 if a.low == a.high == 0 else 1.0, True), True
+  if jnp.issubdtype(dtype, jnp.integer):
+    return Range(a.low, a.high, is_finite=True), not a.may_be_infinite
+  return a, True
+
+
+def _compared(name: str, ins: Sequence[Range], is_self: bool) -> Range:
+  always, never = Range(1.0, 1.0, True), Range(0.0, 0.0, True)
+  if len(ins) == 2:
+    a, b = ins
+    if is_self or a.low == a.high == b.low == b.high:
+      return always if name in ("eq", "le", "ge") else never
+    if name in ("gt", "ge"):
+      a, b, name = b, a, {"gt": "lt", "ge": "le"}[name]
+    b_infinite = b.low == b.high and abs(b.low) == _INF and a.is_finite
+    if name in ("eq", "ne") and (a.high < b.low or b.high < a.low or b_infinite):
+      return never if name == "eq" else always
+    if name in ("lt", "le") and a.high < b.low:
+      return always
+    if name == "le" and a.low > b.high or name == "lt" and a.low >= b.high:
+      return never
+  return Range(0.0, 1.0, True)
+
+
+def _chosen(name: str, ins: Sequence[Range]) -> Range:
+  if name == "select_n":
+    pred, *cases = ins
+    if pred.low == pred.high:
+      return cases[int(pred.low)]
+    return union(*cases)
+  if name == "clamp":
+    low, x, high = ins
+    return _chosen("min", [_chosen("max", [x, low]), high])
+  a, b = ins
+  pick = max if name == "max" else min
+  low, high = pick(a.low, b.low), pick(a.high, b.high)
+  # an infinite operand is replaced by the other only if that one bounds it from its side
+  if a.is_finite and b.is_finite:
+    return Range(low, high, True)
+  return Range(low, high, max(abs(low), abs(high)) < _INF)
+
+
+def _sum(a: Range, b: Range) -> tuple[Range, bool]:
+  is_sound = not (a.may_be_infinite and b.may_be_infinite) or (
+    min(a.low, b.low) > -_INF or max(a.high, b.high) < _INF
+  )
+  low = -_INF if -_INF in (a.low, b.low) else a.low + b.low
+  high = _INF if _INF in (a.high, b.high) else a.high + b.high
+  return Range(low, high), is_sound
+
+
+def _times(x: float, y: float) -> float:
+  return 0.0 if x == 0 or y == 0 else x * y
+
+
+def _product(a: Range, b: Range) -> tuple[Range, bool]:
+  ends = [_times(x, y) for x, y in itertools.product((a.low, a.high), (b.low, b.high))]
+  is_finite = (a.is_finite and b.cap <= 1) or (b.is_finite and a.cap <= 1)
+  has_zero = [r.low <= 0 <= r.high for r in (a, b)]
+  is_sound = not (a.may_be_infinite and has_zero[1] or b.may_be_infinite and has_zero[0])
+  return Range(min(ends), max(ends), is_finite), is_sound
+
+
+def _square(a: Range) -> tuple[Range, bool]:
+  low = 0.0 if a.low <= 0 <= a.high else min(a.low**2, a.high**2)
+  return Range(low, _raised(a.cap, 2)), True
+
+
+def _raised(x: float, power: int) -> float:
+  try:
+    return x**power
+  except OverflowError:
+    return math.copysign(_INF, x) if power % 2 else _INF
+
+
+def _quotient(a: Range, b: Range) -> tuple[Range, bool]:
+  if b.low < 0 < b.high or b.low == b.high == 0:
+    inverse = Range()
+  else:
+    ends = [(-_INF if b.high <= 0 else _INF) if x == 0 else 1 / x for x in (b.low, b.high)]
+    inverse = Range(min(ends), max(ends))
+  found, _ = _product(a, inverse)
+  holds_zero = [r.low <= 0 <= r.high for r in (a, b)]
+  is_sound = not (all(holds_zero) or (a.may_be_infinite and b.may_be_infinite))
+  return found, is_sound
+
+
+def _monotone(function: Callable[[float], float], low: float = -_INF) -> Any:
+  """Of an increasing function on [low, inf)."""
+
+  def end(x: float) -> float:
+    try:
+      return function(x)
+    except (OverflowError, ValueError):
+      return _INF if x > 0 else -_INF
+
+  def rule(a: Range) -> tuple[Range, bool]:
+    return Range(end(max(a.low, low)), end(max(a.high, low))), a.low >= low
+
+  return rule
+
+
+def _rsqrt(a: Range) -> tuple[Range, bool]:
+  low, high = (1 / math.sqrt(x) if x > 0 else _INF for x in (max(a.high, 0.0), max(a.low, 0.0)))
+  return Range(low, high), a.low >= 0
+
+
+_SIMPLE: dict[str, Any] = {
+  "neg": lambda a: (Range(-a.high, -a.low, a.is_finite), True),
+  "abs": lambda a: (
+    Range(0.0 if a.low <= 0 <= a.high else min(abs(a.low), abs(a.high)), a.cap, a.is_finite),
+    True,
+  ),
+  "sign": lambda a: (Range(-1.0 if a.low < 0 else 0.0, 1.0 if a.high > 0 else 0.0, True), True),
+  "add": _sum,
+  "add_any": _sum,
+  "sub": lambda a, b: _sum(a, Range(-b.high, -b.low, b.is_finite)),
+  "exp": _monotone(math.exp),
+  "exp2": _monotone(lambda x: 2.0**x),
+  "expm1": _monotone(math.expm1),
+  "log": _monotone(lambda x: math.log(x) if x > 0 else -_INF, 0.0),
+  "log1p": _monotone(lambda x: math.log1p(x) if x > -1 else -_INF, -1.0),
+  "sqrt": _monotone(math.sqrt, 0.0),
+  "rsqrt": _rsqrt,
+  "and": lambda a, b: (
+    (Range(0.0, min(a.high, b.high), True), True) if min(a.low, b.low) >= 0 else (Range(), True)
+  ),
+  "not": lambda a: (Range(1 - a.high, 1 - a.low, True), True),
+  "or": lambda a, b: (
+    (Range(max(a.low, b.low), 1.0, True), True)
+    if max(a.high, b.high) <= 1 and min(a.low, b.low) >= 0
+    else (Range(), True)
+  ),
+}

@@ -1,0 +1,157 @@
+"""What a check writes down on its way: names of rows, assumptions, the steps of the proof."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medjax import grads
+from medjax.privacy.sensitivity import forms, intervals, owners
+from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Value
+
+
+class Step(NamedTuple):
+  """A place in the program where a bound is born.
+
+  Attributes:
+    what: what was recognised.
+    where: operation, type and source line.
+    bound: L2 norm of one row, or of what one example adds to the sum.
+  """
+
+  what: str
+  where: str
+  bound: float
+
+  def __str__(self) -> str:
+    return f"{self.what}, at most {self.bound:.6g}: {self.where}"
+
+
+@dataclasses.dataclass
+class Ledger:
+  """Attributes:
+  num_examples: of the batch.
+  steps: of the proof, in order.
+  suspects: {number: where} of results that are assumed finite.
+  where: the equation at work.
+  """
+
+  num_examples: int
+  steps: list[Step] = dataclasses.field(default_factory=list)
+  suspects: dict[int, str] = dataclasses.field(default_factory=dict)
+  where: str = "the arguments"
+  _count: int = 0
+  _line: str = ""
+  _caller: str = ""
+  _everyone: dict[int, tuple[Value, Any]] = dataclasses.field(default_factory=dict)
+
+  def number(self) -> int:
+    self._count += 1
+    return self._count
+
+  def suspect(self) -> frozenset[int]:
+    """A new assumption: the result of the equation at work is finite."""
+    number = self.number()
+    self.suspects[number] = self.where
+    return frozenset([number])
+
+  def keep(self, value: Value) -> None:
+    """Keeps a value alive, whose id is a name."""
+    self._everyone.setdefault(-id(value), (value, None))
+
+  def note(self, what: str, bound: Any) -> None:
+    step = Step(what, self.where, float(np.max(bound)))
+    if step not in self.steps:
+      self.steps.append(step)
+
+  def fresh(self, aval: Any, whose: owners.Owners, *sources: Value, **known: Any) -> Row:
+    """A row of which nothing is known but what is passed, made of `sources`."""
+    atom = known.pop("atom", None) or self.number()
+    rows = [s for s in sources if isinstance(s, Row)]
+    known.setdefault("range", intervals.default(aval.dtype))
+    if "suspects" not in known:
+      known["suspects"] = frozenset()
+      is_claim = known["range"].low > -np.inf or known["range"].high < np.inf
+      if is_claim or _FACTS & known.keys():
+        known["suspects"] = together(*sources)
+      if known["range"].cap == np.inf and jnp.issubdtype(aval.dtype, jnp.inexact):
+        own = self.suspect()
+        known["suspects"] |= own
+        known["range"] = dataclasses.replace(known["range"], is_finite=True)
+        known["witnesses"] = own | known.get("witnesses", frozenset())
+    from_repeated = any(r.is_repeated for r in rows) and bool(known.keys() & (_FACTS | {"covers"}))
+    known.setdefault("is_repeated", from_repeated or owners.has_repeats(whose))
+    known.setdefault("form", forms.free(atom))
+    known.setdefault("covers", ({atom: 1.0},))
+    if owners.is_everyone(whose):
+      known.setdefault("cause", next((r.cause for r in rows if r.cause), None))
+      known["is_padding_zero"] = False
+      assert known["cause"] is not None, self.where
+    row = Row(tuple(aval.shape), aval.dtype, whose, atom, **known)
+    return dataclasses.replace(row, is_even=row.is_even or row.width == 1)
+
+  def everyones(self, value: Value, cause: Cause) -> Value:
+    """`value` as one row that depends on everything."""
+    if isinstance(value, Public) or (isinstance(value, Row) and value.is_everyones):
+      return value
+    if id(value) not in self._everyone:
+      whose = owners.everyone(len(value.shape))
+      known: dict[str, Any] = {"suspects": value.suspects, "cause": cause}
+      if isinstance(value, Row):
+        known |= {"range": value.range, "finite_when": value.finite_when}
+      self._everyone[id(value)] = (value, self.fresh(value, whose, **known))
+    return self._everyone[id(value)][1]
+
+  def at(self, eqn: Any) -> None:
+    """Goes on to an equation; one of JAX's own is at the line that called it."""
+    out = eqn.outvars[0].aval.str_short(short_dtypes=True) if eqn.outvars else "no result"
+    self._line = _line(eqn.source_info) or self._caller
+    self.where = f"{eqn.primitive.name} -> {out} at {self._line}"
+
+  @contextlib.contextmanager
+  def inside(self) -> Iterator[None]:
+    """While the equation at work is opened."""
+    before, self._caller = self._caller, self._line
+    yield
+    self._caller = before
+
+
+_HIDDEN = tuple(f"{pathlib.Path(module.__file__).parent}/" for module in (jax, grads))
+_FACTS = {"form", "above", "above_square", "below", "when", "totals", "finite_when"}
+
+
+def _line(source: Any) -> str:
+  """File, line and function of the caller of JAX and of `medjax.grads`."""
+  for frame in source.traceback.frames if source.traceback else ():
+    if not frame.file_name.startswith((*_HIDDEN, "<")):
+      return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+  return ""
+
+
+def together(*sources: Value) -> frozenset[int]:
+  """Suspects of a value made of others."""
+  return frozenset().union(*(s.suspects for s in sources if not isinstance(s, Public)))
+
+
+def constant(array: Any) -> Public:
+  """A public array whose numbers are known."""
+  try:
+    numbers = np.asarray(array)
+  except TypeError:  # keys
+    return Public(array.shape, array.dtype)
+  shape, dtype = numbers.shape, getattr(array, "dtype", numbers.dtype)
+  is_number = numbers.dtype.kind in "fiub" or str(dtype) == "bfloat16"
+  if not is_number or not numbers.size:
+    return Public(shape, dtype)
+  low, high = float(numbers.min()), float(numbers.max())
+  return Public(
+    shape,
+    dtype,
+    Range(low, high, max(abs(low), abs(high)) < np.inf),
+    is_even=low == high,
+  )

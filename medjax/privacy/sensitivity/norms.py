@@ -1,0 +1,394 @@
+"""What elementwise operations say of norms: here rows are measured and clipped.
+
+No pattern is matched as a whole. A norm gives a lower bound on itself, a quotient by it an upper
+bound on a factor, and a product of a row with such a factor a bound on the row:
+
+  v = sqrt(sum x^2)         v >= N(X)                     max(v, c) >= N(X), v + c >= N(X)
+  r = K / v                 r <= K / N(X)                 min(1, r) <= K / N(X) where r >= 0
+  x r, x / v                |x r| <= K |x| / N(X)         so leaves x of X are bounded by K together
+  where(v > K, K x / v, x)  N(X) <= K in the second case
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from medjax.privacy.sensitivity import forms, intervals
+from medjax.privacy.sensitivity.forms import Form, Member
+from medjax.privacy.sensitivity.ledger import Ledger, together
+from medjax.privacy.sensitivity.values import Cover, Norm, Public, Range, Row, Value
+
+Facts = dict[str, Any]
+"""Attributes of the `Row` that results."""
+
+
+def _square(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  if params.get("y", 2) == -1:
+    return {"below": _Factor(ins[0], is_inverse=True).below}
+  if params.get("y", 2) != 2:
+    return {}
+  above_square = {x: a * a for x, a in ins[0].above.items()}
+  return {"totals": ins[0].covers, "above_square": above_square}
+
+
+def _multiply(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  a, b = ins
+  if a is b:
+    return _square(ledger, {}, ins)
+  return _product(ledger, a, b)
+
+
+def _divide(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  a, b = ins
+  return _product(ledger, a, b, is_quotient=True)
+
+
+class _Factor:
+  """What a product needs to know of one operand."""
+
+  def __init__(self, v: Any, is_inverse: bool = False):
+    self.value = v
+    self.range = v.range
+    self.above = v.above if isinstance(v, Row) else {}
+    self.below = v.below if isinstance(v, Row) else {}
+    self.row = v if isinstance(v, Row) else None
+    if is_inverse:
+      self.range = intervals.of("integer_pow", {"y": -1}, v.dtype, [self.range])[0]
+      self.below = {x: 1 / a for x, a in self.above.items()}
+      self.above, self.row = {}, None
+
+  @property
+  def cap(self) -> float:
+    return self.range.cap
+
+  @property
+  def floor(self) -> float:
+    """Lower bound on the absolute value."""
+    low, high = self.range.low, self.range.high
+    return max(low, -high, 0.0)
+
+
+def _product(ledger: Ledger, x: Value, y: Value, is_quotient: bool = False) -> Facts:
+  a, b = _Factor(x), _Factor(y, is_quotient)
+  below = _scaled_facts(a.below, b.cap) | _scaled_facts(b.below, a.cap)
+  above: dict[Norm, float] = {}
+  if a.range.low >= 0 and b.range.low >= 0:
+    above = _scaled_facts(a.above, b.floor) | _scaled_facts(b.above, a.floor)
+  facts: Facts = {"below": below, "above": above}
+  if isinstance(x, Row) and isinstance(y, Public) and x.above_square and b.range.low > 0:
+    facts["above_square"] = _scaled_facts(x.above_square, b.floor)
+  if isinstance(x, Row) and isinstance(y, Row) and not is_quotient:
+    shared = x.above.keys() & y.above.keys()
+    facts["above_square"] = {n: x.above[n] * y.above[n] for n in shared}
+  options = [*_clipped(a, b), *_clipped(b, a)]
+  if a.row and b.row and math.isfinite(both := _norm(a.row) * _norm(b.row)):
+    options.append(forms.at_most(both, ledger.number()))
+  bounded = [form for form in options if forms.is_bounded(form)]
+  if bounded:
+    facts["form"] = min(bounded, key=lambda form: float(f"{forms.size(form):.9g}"))
+    was = [f.row for f in (a, b) if f.row]
+    if not any(forms.is_bounded(r.bounded_form) and r.width > 1 for r in was):
+      ledger.note("clips rows", forms.size(facts["form"]))
+  elif options:
+    facts["form"] = options[0]
+  for f, other in ((a, b), (b, a)):
+    if f.row and other.row is None and other.floor > 0 and isinstance(other.value, Public):
+      atom = ledger.number()
+      facts["atom"] = atom
+      lower = [{m: q * other.floor**2 for m, q in cover.items()} for cover in f.row.covers]
+      facts["covers"] = ({atom: 1.0}, *lower)
+      if f.row.totals and other.range.low > 0:
+        facts["totals"] = tuple({m: q * other.floor for m, q in c.items()} for c in f.row.totals)
+  return facts
+
+
+def _norm(row: Row) -> float:
+  return float(forms.size(row.bounded_form))
+
+
+def _scaled_facts(facts: Mapping[Norm, float], factor: float) -> dict[Norm, float]:
+  return {x: k * factor for x, k in facts.items() if 0 < factor < math.inf}
+
+
+def _clipped(row: _Factor, factor: _Factor) -> list[Form]:
+  """Bounds of a row times a factor."""
+  if row.row is None:
+    return []
+  found = []
+  for norm, k in sorted(factor.below.items(), key=lambda item: -len(item[0])):
+    for form in ({Member(None, row.row.atom): 1.0}, row.row.form):
+      if (shrunk := through(form, norm, k, factor.cap)) is not None:
+        found.append(shrunk)
+  if factor.cap < math.inf:
+    if forms.is_bounded(row.row.bounded_form):
+      found.append(forms.scaled(row.row.bounded_form, factor.cap))
+    found.append(forms.scaled(row.row.form, factor.cap))
+  return found
+
+
+def through(form: Form, norm: Norm, k: float, cap: float) -> Form | None:
+  """Bound of a row times a factor that is at most k / N(norm), and at most `cap`."""
+  weights = dict(norm)
+  out: dict[Member, float] = {}
+  for member, q in form.items():
+    if member.family is not None and cap < math.inf:
+      out[member] = out.get(member, 0.0) + q * cap**2
+    elif member.family is None and weights.get(member.atom, 0.0) > 0:
+      unit = Member(("unit", norm), member.atom, member.piece)
+      out[unit] = out.get(unit, 0.0) + q * k**2 / weights[member.atom]
+    else:
+      return None
+  return out
+
+
+def _add(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  a, b = ins
+  facts = _difference(ledger, params, ins)
+  sources = [(a, b), (b, a)]
+  above: dict[Norm, float] = {}
+  square: dict[Norm, float] = {}
+  totals: list[Cover] = []
+  for v, other in sources:
+    if isinstance(v, Row) and other.range.low >= 0:
+      above |= v.above
+      square |= v.above_square
+      totals += v.totals
+  if isinstance(a, Row) and isinstance(b, Row):
+    if a.totals and b.totals:
+      totals = [_plus(a.totals[i], b.totals[i]) for i in (0, -1)]
+    square = _sums(a, b) or square
+  return facts | {"above": above, "above_square": square, "totals": tuple(totals)}
+
+
+def _sums(a: Row, b: Row) -> dict[Norm, float]:
+  """v >= N(X)^2 and w >= N(Y)^2 give v + w >= N(X u Y)^2, in the coarsest and the finest names."""
+  out = {}
+  if a.above_square and b.above_square:
+    for i in (0, -1):
+      parts = [list(r.above_square.items())[i] for r in (a, b)]
+      cover: dict[int, float] = {}
+      for norm, scale in parts:
+        cover = _plus(cover, {m: q * scale for m, q in norm})
+      out[frozenset(cover.items())] = 1.0
+  return out
+
+
+def _plus(a: Cover, b: Cover) -> dict[int, float]:
+  return {m: a.get(m, 0.0) + b.get(m, 0.0) for m in {**a, **b}}
+
+
+def _difference(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  a, b = ins
+  if not (isinstance(a, Row) and isinstance(b, Row)):
+    return {}
+  below = {x: a.below[x] + b.below[x] for x in a.below.keys() & b.below.keys()}
+  facts: Facts = {"below": below}
+  if forms.is_bounded(a.bounded_form) and forms.is_bounded(b.bounded_form):
+    facts["form"] = forms.added(a.bounded_form, b.bounded_form)
+  return facts
+
+
+def _maximum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  a, b = (_Factor(v) for v in ins)
+  below = _larger([a, b], [{}, {}])
+  square: dict[Norm, float] = {}
+  for v in ins:
+    square |= v.above_square if isinstance(v, Row) else {}
+  return {"below": below, "above": {**a.above, **b.above}, "above_square": square}
+
+
+def _minimum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  a, b = (_Factor(v) for v in ins)
+  above = {x: min(a.above[x], b.above[x]) for x in a.above.keys() & b.above.keys()}
+  if a.range.low >= 0 and b.range.low >= 0:
+    below = dict(a.below)
+    for x, k in b.below.items():
+      below[x] = min(k, below.get(x, math.inf))
+  else:
+    below = _larger([a, b], [{}, {}])
+  return {"below": below, "above": above}
+
+
+def _root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  return {"above": {x: math.sqrt(a) for x, a in ins[0].above_square.items()}}
+
+
+def _inverse_root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  return {"below": {x: 1 / math.sqrt(a) for x, a in ins[0].above_square.items()}}
+
+
+def _power(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  base, exponent = ins
+  ends = exponent.range if isinstance(exponent, Public) else Range()
+  if not isinstance(base, Row) or ends.low != ends.high:
+    return {}
+  rules = {0.5: _root, -0.5: _inverse_root}
+  if ends.low == -1.0:
+    return {"below": _Factor(base, is_inverse=True).below}
+  return rules[ends.low](ledger, params, [base]) if ends.low in rules else {}
+
+
+def _clamp(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  low, x, high = ins
+  is_cut = isinstance(x, Row) and low.range.high <= 0 <= min(high.range.low, x.range.low)
+  return {"below": x.below} if is_cut else {}
+
+
+def _negate(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  (a,) = ins
+  return {"atom": a.atom, "form": a.form, "below": a.below, "covers": a.covers}
+
+
+def _absolute(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  (a,) = ins
+  above = {"above": a.above, "above_square": a.above_square}
+  return _negate(ledger, params, ins) | above
+
+
+def _compare(name: str) -> Any:
+  def rule(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+    left, right = ins if name in ("lt", "le", "eq") else (ins[1], ins[0])
+    if name == "ne":
+      return {}
+    # left <= right where True, right <= left where False
+    false = _limits(right, left) if name != "eq" else {}
+    return {"when": (false, _limits(left, right))}
+
+  return rule
+
+
+def _limits(v: Any, bound: Any) -> dict[Norm, float]:
+  """N(X) <= r from v <= bound."""
+  if not isinstance(v, Row) or not bound.range.high < math.inf:
+    return {}
+  high = max(bound.range.high, 0.0)
+  limits = {x: high / a for x, a in v.above.items()}
+  return limits | {x: math.sqrt(high / a) for x, a in v.above_square.items()}
+
+
+def _finite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  (a,) = ins
+  finite_when = a.witnesses if a.is_even else frozenset()
+  return {"tests": a, "finite_when": finite_when, "suspects": frozenset()}
+
+
+def _both(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  rows = [v for v in ins if isinstance(v, Row)]
+  if rows[0].dtype != jnp.bool_:
+    return {}
+  when: dict[Norm, float] = {}
+  for row in rows:
+    when |= row.when[1]
+  return {"when": ({}, when), "finite_when": frozenset().union(*(r.finite_when for r in rows))}
+
+
+def _opposite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  return {"when": ins[0].when[::-1]} if ins[0].dtype == jnp.bool_ else {}
+
+
+def _select(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+  pred, *cases = ins
+  if isinstance(pred, Row) and len(cases) == 2 and _is_bare(cases[1]) and pred.tests is cases[1]:
+    return {"form": cases[1].form, "suspects": together(cases[0])} if _is_zero(cases[0]) else {}
+  limits = pred.when if isinstance(pred, Row) and len(cases) == 2 else ({},) * len(cases)
+  factors = [_Factor(case) for case in cases]
+  below = _larger(factors, limits)
+  shared = set.intersection(*(set(f.above) for f in factors))
+  facts: Facts = {"below": below, "above": {x: min(f.above[x] for f in factors) for x in shared}}
+  found = [_case_form(case, limit) for case, limit in zip(cases, limits, strict=True)]
+  options = [form for form in found if form is not None]
+  if len(options) == len(cases):
+    facts["form"] = _either(ledger, options) if is_even(pred) else forms.stacked(*options)
+    rows = [case for case in cases if isinstance(case, Row)]
+    is_new = not all(forms.is_bounded(r.bounded_form) for r in rows)
+    if is_new and forms.is_bounded(facts["form"]):
+      ledger.note("clips rows", forms.size(facts["form"]))
+  if isinstance(pred, Row):
+    kept = together(cases[1]) - pred.finite_when if len(cases) == 2 else together(*cases)
+    facts["suspects"] = together(pred, cases[0]) | kept
+  return facts
+
+
+def is_even(v: Any) -> bool:
+  """Whether all elements of a row are equal."""
+  return v.is_even or (isinstance(v, Public) and v.range.low == v.range.high)
+
+
+def _is_zero(v: Value) -> bool:
+  return isinstance(v, Public) and v.is_zero
+
+
+def _is_bare(v: Value) -> bool:
+  """Whether nothing is claimed of a row but that it is finite."""
+  return isinstance(v, Row) and v.form == forms.free(v.atom) and v.suspects <= v.witnesses
+
+
+def _larger(
+  factors: Sequence[_Factor], limits: Sequence[Mapping[Norm, float]]
+) -> dict[Norm, float]:
+  """{X: k} with k / N(X) at least the largest of the factors, where N(X) obeys its limits."""
+  below: dict[Norm, float] = {}
+  pairs = list(zip(factors, limits, strict=True))
+  for norm in dict.fromkeys(n for f, limit in pairs for n in (*f.below, *limit)):
+    k = max(_product_limit(f, limit, norm) for f, limit in pairs)
+    if k < math.inf:
+      below[norm] = k
+  return below
+
+
+def _product_limit(f: _Factor, limit: Mapping[Norm, float], norm: Norm) -> float:
+  """k of |case| N(X) <= k."""
+  if _is_zero(f.value):
+    return 0.0
+  known = [f.below.get(norm, math.inf)]
+  if norm in limit and f.cap < math.inf:
+    known.append(f.cap * limit[norm])
+  return min(known)
+
+
+def _case_form(case: Any, limit: Mapping[Norm, float]) -> Form | None:
+  if isinstance(case, Public):
+    return {} if case.is_zero else None
+  if forms.is_bounded(case.bounded_form):
+    return case.bounded_form
+  for norm, r in limit.items():
+    for form in (forms.free(case.atom), case.form):
+      if (found := through(form, norm, r, 1.0)) is not None:
+        return found
+  return case.form
+
+
+def _either(ledger: Ledger, options: Sequence[Form]) -> Form:
+  joint = forms.either(*options)
+  if not forms.is_bounded(joint):
+    return joint
+  largest = max(float(forms.size(form)) for form in options)
+  if forms.size(joint) <= largest * (1 + 1e-12):
+    return joint
+  return forms.at_most(largest, ledger.number())
+
+
+RULES: dict[str, Any] = {
+  "square": _square,
+  "integer_pow": _square,
+  "mul": _multiply,
+  "div": _divide,
+  "add": _add,
+  "add_any": _add,
+  "sub": _difference,
+  "max": _maximum,
+  "min": _minimum,
+  "clamp": _clamp,
+  "sqrt": _root,
+  "rsqrt": _inverse_root,
+  "pow": _power,
+  "neg": _negate,
+  "abs": _absolute,
+  "is_finite": _finite,
+  "and": _both,
+  "not": _opposite,
+  "select_n": _select,
+  **{name: _compare(name) for name in ("lt", "le", "gt", "ge", "eq", "ne")},
+}

@@ -1,0 +1,160 @@
+"""The walk through a jaxpr, and the error that names where a proof breaks off."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.extend import core
+
+from medjax import check
+from medjax.grads.contract import contract_of, is_marked
+from medjax.privacy.sensitivity import (
+  elementwise,
+  intervals,
+  lookups,
+  loops,
+  moves,
+  owners,
+  parts,
+  public,
+  reductions,
+  sums,
+  trusted,
+)
+from medjax.privacy.sensitivity.ledger import Ledger, constant
+from medjax.privacy.sensitivity.owners import MixesError
+from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Sum, Value
+
+CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "remat")
+CALLS += ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+_ROW_RULES: dict[str, Any] = {
+  **dict.fromkeys(intervals.NAMES, elementwise.apply),
+  **moves.RULES,
+  **parts.RULES,
+  **reductions.RULES,
+  **lookups.RULES,
+}
+
+
+class Walker:
+  """Abstract values of a program, equation by equation.
+
+  Attributes:
+    ledger: what is written down on the way.
+  """
+
+  def __init__(self, ledger: Ledger):
+    self.ledger = ledger
+    self._done: dict[Any, tuple[Sequence[Value], list[Value]]] = {}
+    self._literals: dict[Any, Public] = {}
+
+  def run(self, closed: Any, arguments: Sequence[Value]) -> list[Value]:
+    """Results of a jaxpr."""
+    jaxpr, consts = _opened(closed)
+    names: dict[Any, Value] = dict(zip(jaxpr.invars, arguments, strict=True))
+    names.update(zip(jaxpr.constvars, map(constant, consts), strict=True))
+    for eqn in jaxpr.eqns:
+      ins = [self._read(names, atom) for atom in eqn.invars]
+      names.update(zip(eqn.outvars, self._equation(eqn, ins), strict=True))
+    return [self._read(names, atom) for atom in jaxpr.outvars]
+
+  def _read(self, names: dict[Any, Value], atom: Any) -> Value:
+    if not isinstance(atom, core.Literal):
+      return names[atom]
+    numbers = np.asarray(atom.val, getattr(atom.aval, "dtype", None))
+    if numbers.ndim:
+      return constant(numbers)
+    return self._literals.setdefault((str(atom.aval), numbers.tobytes()), constant(numbers))
+
+  def _equation(self, eqn: Any, ins: list[Any]) -> list[Value]:
+    name = eqn.primitive.name
+    self.ledger.at(eqn)
+    is_seen = eqn.effects or "callback" in name or "debug" in name
+    if is_seen and not all(isinstance(v, Public) for v in ins):
+      raise check.InputError(
+        "a release without side effects",
+        f"private values in {self.ledger.where}",
+        "remove the callback or print: what it shows has no noise",
+      )
+    contract = contract_of(eqn)
+    is_private = not all(isinstance(v, Public) for v in ins)
+    if is_private and is_marked(eqn) and (contract is None or not trusted.fits(contract, eqn)):
+      what = "is a clipped_sum changed by vmap or another transformation"
+      return self.given_up(eqn, ins, what, "call it on one batch; loop over parts with lax.scan")
+    if contract is not None and is_private:
+      return self._guarded(eqn, ins, lambda v: trusted.apply(self.ledger, eqn, contract, v))
+    if name == "optimization_barrier":
+      return list(ins)
+    if name in CALLS:
+      with self.ledger.inside():
+        return self.run(_body(eqn), ins)
+    if name in loops.RULES:
+      return loops.RULES[name](self, eqn, ins)
+    shapes = tuple(str(v.aval) for v in eqn.outvars)
+    key = (name, repr(eqn.params), tuple(map(id, ins)), shapes)
+    found: list[Any]
+    if key not in self._done:
+      if is_private:
+        found = self._guarded(eqn, ins, lambda v: self._rule(eqn, v))
+      else:
+        found = list(public.apply(eqn, ins))
+      self._done[key] = (ins, found)
+    return self._done[key][1]
+
+  def _rule(self, eqn: Any, ins: list[Value]) -> list[Value]:
+    name = eqn.primitive.name
+    coupled = next((v for v in ins if isinstance(v, Row) and v.is_everyones), None)
+    if coupled is not None and coupled.cause is not None:
+      ins = [self.ledger.everyones(v, coupled.cause) for v in ins]
+    if any(isinstance(v, Sum) for v in ins):
+      out = sums.apply(self.ledger, eqn, ins)
+    elif name in _ROW_RULES:
+      out = _ROW_RULES[name](self.ledger, eqn, ins)
+    else:
+      raise UnknownError
+    nothing = Range(0.0, 0.0, True)
+    return [Public(v.shape, v.dtype, nothing) if 0 in v.shape else v for v in out]
+
+  def _guarded(self, eqn: Any, ins: list[Value], rule: Any) -> list[Value]:
+    """Results of a rule; where examples mix, values that depend on all of them."""
+    try:
+      return rule(ins)
+    except UnknownError:
+      what = "is an operation that the check does not know"
+      return self.given_up(eqn, ins, what, "write it with others, or outside of the release")
+    except MixesError as problem:
+      cause = Cause(problem.args[0], self.ledger.where, problem.args[1])
+    mixed = [self.ledger.everyones(v, self._first(ins, cause)) for v in ins]
+    try:
+      return rule(mixed)
+    except (MixesError, UnknownError):
+      return self.given_up(eqn, mixed, cause.what, cause.remedy)
+
+  def given_up(self, eqn: Any, ins: Sequence[Any], what: str, remedy: str) -> list[Value]:
+    """Results that may depend on all examples in any way."""
+    self.ledger.at(eqn)
+    cause = self._first(ins, Cause(what, self.ledger.where, remedy))
+    return [
+      self.ledger.fresh(v.aval, owners.everyone(len(v.aval.shape)), cause=cause)
+      for v in eqn.outvars
+    ]
+
+  def _first(self, ins: Sequence[Any], cause: Cause) -> Cause:
+    """The cause of an operand, if it has one: the first place tells most."""
+    earlier = [v.cause for v in ins if isinstance(v, Row) and v.cause is not None]
+    return earlier[0] if earlier else cause
+
+
+class UnknownError(Exception):
+  """No rule for an operation on private values."""
+
+
+def _body(eqn: Any) -> Any:
+  for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+    if name in eqn.params:
+      return eqn.params[name]
+  raise KeyError(f"no jaxpr in {eqn.primitive.name}")
+
+
+def _opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
+  return (jaxpr.jaxpr, jaxpr.consts) if hasattr(jaxpr, "consts") else (jaxpr, ())
