@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import clipping_programs, distance_bench
+from experiments import clipping_programs, curriculum_programs, distance_bench
 from experiments.measuring import Program, measure
 from medjax import check, cli, data, grads, losses, nets, synth, train
 from medjax.ops import conv
@@ -82,6 +82,7 @@ def groups(config: Config) -> dict[str, Sequence[Program]]:
   """Programs that are compared with the first of their group."""
   makers: dict[str, Callable[[], Sequence[Program]]] = {
     "Learn2Synth, 2D U-Net": lambda: learn2synth_programs(config),
+    "Style curriculum, 2D U-Net": lambda: curriculum_programs.unet(config.batch_size, config.shape),
     "Clipping, ResNet9": lambda: clipping_programs.resnet(config.images, config.chunks),
     "Clipping, 3D U-Net": lambda: clipping_programs.unet(config.clipped_volumes, config.volume),
     "Min-plus product, one axis of a distance transform": lambda: distance_bench.programs(

@@ -1,6 +1,7 @@
 """Sources of cases, splits over subjects, and streams of batches as functions of (seed, step)."""
 
 from medjax.data import augmentation
+from medjax.data.cardiac import CardiacAnatomy
 from medjax.data.cases import Case, find_cases, read_case
 from medjax.data.class_folders import ClassFolders, kermany
 from medjax.data.combine import concat, subset
@@ -11,6 +12,7 @@ from medjax.data.labelmaps import LabelMapFolder
 from medjax.data.medmnist import MedMNIST
 from medjax.data.mixture import mix, mmtl_paper, mmtl_released, pooled, rows
 from medjax.data.mni152 import mni152
+from medjax.data.mnms import MnMs
 from medjax.data.nifti import read_nifti, to_ras, write_nifti
 from medjax.data.nnunet import NnUNetFolder
 from medjax.data.normalise import (
@@ -31,11 +33,13 @@ from medjax.data.streams import batches, load_cases, sequential, stack, zip_stre
 from medjax.data.volume import Volume
 
 __all__ = [
+  "CardiacAnatomy",
   "Case",
   "ClassFolders",
   "ForegroundPercentiles",
   "LabelMapFolder",
   "MedMNIST",
+  "MnMs",
   "NnUNetFolder",
   "Preprocessing",
   "ProceduralAnatomy",

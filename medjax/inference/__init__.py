@@ -1,5 +1,6 @@
 """From a trained network and an image of any size to class probabilities."""
 
+from medjax.inference.components import remove_small_components
 from medjax.inference.exported import export_member, load_exported
 from medjax.inference.predictor import Ensemble, Member, Predictor
 from medjax.inference.test_time import IDENTITY, Symmetry, both, mirrorings, rotations
@@ -15,6 +16,7 @@ __all__ = [
   "export_member",
   "load_exported",
   "mirrorings",
+  "remove_small_components",
   "rotations",
   "slide",
 ]

@@ -1,22 +1,32 @@
 """Training methods, one `Step` factory a file."""
 
+from medjax.methods import adversaries, mixing, style_autoencoder
+from medjax.methods.adversarial import adversarial
 from medjax.methods.averaged import Averaged, averaged
 from medjax.methods.fine_tuning import l2sp, only, pull_to_start
 from medjax.methods.learn2synth import learn2synth
+from medjax.methods.lscl import lscl
 from medjax.methods.octl import continued_adam, octl, remembering
 from medjax.methods.private import private
+from medjax.methods.private_curriculum import private_curriculum
 from medjax.methods.supervised import supervised
 
 __all__ = [
   "Averaged",
+  "adversarial",
+  "adversaries",
   "averaged",
   "continued_adam",
   "l2sp",
   "learn2synth",
+  "lscl",
+  "mixing",
   "octl",
   "only",
   "private",
+  "private_curriculum",
   "pull_to_start",
   "remembering",
+  "style_autoencoder",
   "supervised",
 ]

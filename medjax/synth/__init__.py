@@ -12,6 +12,7 @@ from medjax.synth.noise import Noise
 from medjax.synth.presets import learn2synth, synthseg
 from medjax.synth.residual import UNetResidual
 from medjax.synth.resolution import Blur, Resolution
+from medjax.synth.style_bank import StyleBank, StyleTransfer, style_bank, wavelet_style
 
 __all__ = [
   "Augmentation",
@@ -27,6 +28,8 @@ __all__ = [
   "ParametricAugmentation",
   "Resolution",
   "Site",
+  "StyleBank",
+  "StyleTransfer",
   "UNetResidual",
   "acquire",
   "build",
@@ -37,7 +40,9 @@ __all__ = [
   "sites",
   "split_background",
   "strip_background",
+  "style_bank",
   "synthseg",
   "tissues",
+  "wavelet_style",
   "with_clusters",
 ]

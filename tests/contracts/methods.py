@@ -69,9 +69,38 @@ def _outer(params, example, key):
   return 0.5 * _residual(params, example.image, example.label) ** 2
 
 
+def _image_batch(seed: int) -> Batch:
+  """The same with a channel, so that the features are an image of one axis."""
+  batch = batch_of(seed, 0)
+  return batch.replace(image=batch.image[..., None])
+
+
+def _image_loss(params, example, key):
+  return _loss(params, example.replace(image=example.image[..., 0]), key)
+
+
+def _rolled(key, image):
+  """A style that keeps the sum of the features, and so the label."""
+  del key
+  return jnp.roll(image, 1, 0)
+
+
+def _private_curriculum():
+  """Two releases of a sample, without noise."""
+  plan = _plan(releases_per_sample=2)
+  adversary = methods.adversaries.pgd(eps=0.01)
+  hardened = methods.private_curriculum(adversary, num_updates=2)
+  return methods.private(_image_loss, optax.adam(3e-2), plan, filter=hardened)
+
+
 def _private():
+  reference = privacy.public_reference(threshold=-1.0)
+  return methods.private(_loss, optax.adam(3e-2), _plan(), filter=reference)
+
+
+def _plan(**options):
   """Without noise, so that it learns like the others; each call starts with the same vault."""
-  plan = privacy.DPPlan(
+  return privacy.DPPlan(
     num_examples=10_000,
     expected_batch_size=4,
     num_steps=300,
@@ -80,9 +109,8 @@ def _private():
     unit="example",
     noise_multiplier=0.0,
     vault=privacy.Vault.from_seed(0),
+    **options,
   )
-  reference = privacy.public_reference(threshold=-1.0)
-  return methods.private(_loss, optax.adam(3e-2), plan, filter=reference)
 
 
 ROWS = (
@@ -108,6 +136,37 @@ ROWS = (
     "private",
     _private,
     lambda t: batch_of(t, 0),
+    _params,
+    frozenset({"release_norm"}),
+  ),
+  Row(
+    "lscl",
+    lambda: methods.lscl(
+      _image_loss, optax.adam(3e-2), _rolled, pool=NUM_FEATURES, direction="chain", num_updates=2
+    ),
+    _image_batch,
+    _params,
+  ),
+  Row(
+    "adversarial fgsm",
+    lambda: methods.adversarial(
+      _image_loss, optax.adam(3e-2), methods.adversaries.fgsm(eps=0.01), num_updates=2
+    ),
+    _image_batch,
+    _params,
+  ),
+  Row(
+    "adversarial pgd",
+    lambda: methods.adversarial(
+      _image_loss, optax.adam(3e-2), methods.adversaries.pgd(eps=0.01), num_updates=2
+    ),
+    _image_batch,
+    _params,
+  ),
+  Row(
+    "private curriculum",
+    _private_curriculum,
+    _image_batch,
     _params,
     frozenset({"release_norm"}),
   ),
