@@ -1,10 +1,15 @@
-"""Strict mode for every test: typed, no rank promotion, two simulated devices."""
+"""Strict mode for every test: typed, no rank promotion, two simulated devices.
+
+Programs are compiled without LLVM's optimisations, which takes a third off the suite's time and
+changes neither flops nor memory; your own XLA_FLAGS come last and win.
+"""
 
 import os
 import pathlib
 
 os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+  "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
+  + os.environ.get("XLA_FLAGS", "")
 )
 _CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
