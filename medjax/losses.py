@@ -1,4 +1,4 @@
-"""Segmentation losses of ONE example: logits [*space, class] and label map in, scalar out.
+"""Losses of ONE example: logits [*space, class] and label map in, scalar out; findings of images.
 
 Soft Dice (Milletari et al. 2016):
   loss = 1 - mean_k (2 sum_x p_k r_k + s) / (sum_x D(p_k) + sum_x D(r_k) + s)
@@ -82,6 +82,21 @@ def cross_entropy(
   chosen = jnp.take_along_axis(log_probability, jnp.where(known, label, 0)[..., None], axis=-1)
   count = known.sum()
   return -jnp.where(known, chosen[..., 0], 0.0).sum() / jnp.maximum(count, 1)
+
+
+def binary_cross_entropy(
+  logits: Float[Array, " classes"], label: Int[Array, " classes"]
+) -> Float[Array, ""]:
+  """Mean over the known findings of -log p(label), in nats; 0 where every finding is ignored.
+
+  Args:
+    logits: [class], one for each finding; p = sigmoid.
+    label: [class] of 1, 0 or `IGNORE`.
+  """
+  logits = at_least_float32(logits)
+  known = label != IGNORE
+  costs = jax.nn.softplus(jnp.where(label == 1, -logits, logits))
+  return jnp.where(known, costs, 0.0).sum() / jnp.maximum(known.sum(), 1)
 
 
 def weighted_sum(*terms: tuple[float, SegmentationLoss]) -> SegmentationLoss:

@@ -47,6 +47,7 @@ OWNERS = {
   "tensorboardX": {"medjax/train/writers.py"},
   "wandb": {"medjax/train/writers.py"},
   "dp_accounting": {"medjax/privacy/accounting.py"},
+  "tensorflow_datasets": {"medjax/data/prepared.py", "medjax/data/tfds_builders.py"},
 }
 
 

@@ -123,3 +123,11 @@ def test_deep_supervision_is_the_weighted_mean_over_strided_labels():
   np.testing.assert_allclose(only_finest, parts[0], rtol=1e-6)
   alone = losses.deep_supervision(losses.cross_entropy)(logits[0], label)
   np.testing.assert_array_equal(alone, parts[0])
+
+
+def test_binary_cross_entropy_is_the_mean_log_loss_of_the_known_findings():
+  logits, label = jnp.array([0.3, -2.0, 1.5, 40.0]), jnp.array([1, 0, -1, 0])
+  p = 1 / (1 + np.exp(-np.array([0.3, -2.0])))
+  expected = (-np.log(p[0]) - np.log(1 - p[1]) + 40.0) / 3  # softplus(40) = 40 + 4e-18
+  np.testing.assert_allclose(losses.binary_cross_entropy(logits, label), expected, rtol=1e-6)
+  assert losses.binary_cross_entropy(logits, jnp.full(4, -1)) == 0

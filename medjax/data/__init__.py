@@ -3,6 +3,8 @@
 from medjax.data import augmentation
 from medjax.data.cardiac import CardiacAnatomy
 from medjax.data.cases import Case, find_cases, read_case
+from medjax.data.cc359 import CC359
+from medjax.data.chest import chest_xray14, chexpert, shared_classes
 from medjax.data.class_folders import ClassFolders, kermany
 from medjax.data.combine import concat, subset
 from medjax.data.duplicates import check_near_duplicates, near_duplicates
@@ -13,6 +15,7 @@ from medjax.data.medmnist import MedMNIST
 from medjax.data.mixture import mix, mmtl_paper, mmtl_released, pooled, rows
 from medjax.data.mni152 import mni152
 from medjax.data.mnms import MnMs
+from medjax.data.neighbours import neighbours
 from medjax.data.nifti import read_nifti, to_ras, write_nifti
 from medjax.data.nnunet import NnUNetFolder
 from medjax.data.normalise import (
@@ -24,8 +27,11 @@ from medjax.data.normalise import (
 )
 from medjax.data.patches import patches
 from medjax.data.plans import read_plans
+from medjax.data.prepared import Prepared, prepare, split_by_site
 from medjax.data.preprocess import Preprocessing
 from medjax.data.procedural import ProceduralAnatomy
+from medjax.data.prostate import ProstateSites
+from medjax.data.readers import open_source
 from medjax.data.resample import resample
 from medjax.data.slices import slices
 from medjax.data.splits import Splits, check_content, check_disjoint, split_subjects
@@ -33,6 +39,7 @@ from medjax.data.streams import batches, load_cases, sequential, stack, zip_stre
 from medjax.data.volume import Volume
 
 __all__ = [
+  "CC359",
   "CardiacAnatomy",
   "Case",
   "ClassFolders",
@@ -41,8 +48,10 @@ __all__ = [
   "MedMNIST",
   "MnMs",
   "NnUNetFolder",
+  "Prepared",
   "Preprocessing",
   "ProceduralAnatomy",
+  "ProstateSites",
   "Splits",
   "Volume",
   "augmentation",
@@ -50,6 +59,8 @@ __all__ = [
   "check_content",
   "check_disjoint",
   "check_near_duplicates",
+  "chest_xray14",
+  "chexpert",
   "concat",
   "find_cases",
   "fit_to_shape",
@@ -63,9 +74,12 @@ __all__ = [
   "mmtl_released",
   "mni152",
   "near_duplicates",
+  "neighbours",
   "normalise",
+  "open_source",
   "patches",
   "pooled",
+  "prepare",
   "read_case",
   "read_nifti",
   "read_plans",
@@ -73,7 +87,9 @@ __all__ = [
   "resample",
   "rows",
   "sequential",
+  "shared_classes",
   "slices",
+  "split_by_site",
   "split_subjects",
   "stack",
   "subset",

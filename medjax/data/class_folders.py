@@ -103,7 +103,7 @@ class ClassFolders:
     self.names = tuple(p.relative_to(self.root).with_suffix("").as_posix() for p in self._paths)
     self.parts = tuple(identity.part for _, identity in found)
     self._labels = [self.class_names.index(identity.class_name) for _, identity in found]
-    self._images = [_read(path, size, colour) for path in self._paths]
+    self._images = [read_picture(path, size, colour) for path in self._paths]
     self.subjects = _subjects([identity.subject for _, identity in found], self._images)
     self.domains = ("",) * len(self.names)
     self._options = {"size": size, "colour": colour, "identify": identify}
@@ -233,7 +233,7 @@ def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
   return [path for path in folder.iterdir() if not path.name.startswith((".", "__"))]
 
 
-def _read(path: pathlib.Path, size: tuple[int, int], colour: bool) -> np.ndarray:
+def read_picture(path: pathlib.Path, size: tuple[int, int], colour: bool) -> np.ndarray:
   """[height, width, channel] uint8."""
   from PIL import Image, ImageOps, UnidentifiedImageError
 

@@ -10,8 +10,10 @@ from medjax import rng
 from medjax.types import Key, PyTree
 
 
-def batch_mean(loss: Callable[[PyTree, Key], jax.Array], batch: PyTree, key: Key) -> jax.Array:
+def batch_mean(loss: Callable[[PyTree, Key], Any], batch: PyTree, key: Key) -> Any:
   """Mean of `loss(example, key)` over a batch, weighted by `batch.weight` where it has one.
+
+  A loss that returns a pytree, such as (loss, statistics), gets the mean of every leaf.
 
   Example keys are `fold_in(key, batch.index)`, by position where there is no index: order, chunking
   and devices change nothing. The vmapped axis is named "batch" for losses that couple examples.
@@ -21,9 +23,14 @@ def batch_mean(loss: Callable[[PyTree, Key], jax.Array], batch: PyTree, key: Key
   keys = rng.per_example(key, jnp.arange(num_examples) if index is None else index)
   values = jax.vmap(loss, axis_name="batch")(batch, keys)
   if weight is None:
-    return values.mean()
-  total = weight.sum()
-  return jnp.where(weight > 0, weight * values, 0.0).sum() / jnp.where(total > 0, total, 1.0)
+    return jax.tree.map(lambda x: x.mean(0), values)
+  total = jnp.where(weight.sum() > 0, weight.sum(), 1.0)
+
+  def mean(x: jax.Array) -> jax.Array:
+    share = weight.reshape(-1, *[1] * (x.ndim - 1))
+    return jnp.where(share > 0, share * x, 0.0).sum(0) / total
+
+  return jax.tree.map(mean, values)
 
 
 def entry(batch: PyTree, name: str) -> Any:

@@ -12,7 +12,11 @@ from medjax.types import Key, LossFn, Metrics, Params, PyTree, Step, TrainState
 
 
 def supervised(
-  loss_fn: LossFn, tx: optax.GradientTransformation, *, opt_state: PyTree | None = None
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  *,
+  opt_state: PyTree | None = None,
+  model_state: PyTree | None = None,
 ) -> Step:
   """Step of gradient descent on the weighted mean of a per-example loss.
 
@@ -21,6 +25,10 @@ def supervised(
       synthesis draw from `key`.
     tx: any optax transformation.
     opt_state: state to start from instead of `tx.init(params)`: gradient history carried over.
+    model_state: what the network keeps beside its parameters, such as running statistics. With it
+      the loss is `loss_fn(params, example, key, model_state) -> (scalar, new model_state)`, and the
+      mean of the new ones over the batch is kept. BatchNorm takes its batch over the vmapped axis
+      "batch"; examples of weight 0 then still enter its statistics: give it full batches.
   Returns:
     Step with metrics "loss" and "grad_norm" (L2 norm of the batch gradient before `tx`).
   """
@@ -28,15 +36,25 @@ def supervised(
   def init(params: Params, key: Key) -> TrainState:
     del key
     state = tx.init(params) if opt_state is None else opt_state
-    return TrainState(jnp.zeros((), jnp.int32), params, state, {}, ())
+    kept = {} if model_state is None else model_state
+    return TrainState(jnp.zeros((), jnp.int32), params, state, kept, ())
 
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
-    loss, gradient = jax.value_and_grad(
-      lambda p: grads.batch_mean(lambda e, k: loss_fn(p, e, k), batch, rng.stream(key, "loss"))
-    )(state.params)
+    def mean(params: Params) -> tuple[jax.Array, PyTree]:
+      def one(example: PyTree, key: Key) -> tuple[jax.Array, PyTree]:
+        if model_state is None:
+          return loss_fn(params, example, key), state.model_state
+        return loss_fn(params, example, key, state.model_state)
+
+      return grads.batch_mean(one, batch, rng.stream(key, "loss"))
+
+    (loss, kept), gradient = jax.value_and_grad(mean, has_aux=True)(state.params)
     updates, new_opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
-    return state.replace(step=state.step + 1, params=params, opt_state=new_opt_state), metrics
+    new = state.replace(
+      step=state.step + 1, params=params, opt_state=new_opt_state, model_state=kept
+    )
+    return new, metrics
 
   return Step(init, update)

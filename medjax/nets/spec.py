@@ -8,10 +8,17 @@ import jax.numpy as jnp
 from flax import linen
 
 from medjax import check
+from medjax.nets.densenet import DenseNet
 from medjax.nets.resnet import ResNet9
+from medjax.nets.sum_unet import SumUNet
 from medjax.nets.unet import UNet
 
-CLASSES: dict[str, type[linen.Module]] = {"ResNet9": ResNet9, "UNet": UNet}
+CLASSES: dict[str, type[linen.Module]] = {
+  "DenseNet": DenseNet,
+  "ResNet9": ResNet9,
+  "SumUNet": SumUNet,
+  "UNet": UNet,
+}
 
 
 def describe(module: linen.Module) -> dict[str, Any]:

@@ -1,0 +1,330 @@
+"""Chest radiographs with many findings each: CheXpert and ChestX-ray14, as they are distributed.
+
+CheXpert (Irvin et al., AAAI 2019; registration), full or small; ROOT holds the tables:
+
+  ROOT/train.csv, ROOT/valid.csv   Path, Sex, Age, Frontal/Lateral, AP/PA and 14 observations: 1
+                                   present, 0 absent, -1 uncertain, blank for unmentioned
+  ROOT/train/patient00001/study1/view1_frontal.jpg
+
+ChestX-ray14 (Wang et al., CVPR 2017; NIH), its archives unpacked anywhere below ROOT:
+
+  ROOT/Data_Entry_2017*.csv        Image Index, Finding Labels (joined by |), Patient ID, ...
+  ROOT/train_val_list.txt, ROOT/test_list.txt
+  ROOT/images_001/images/00000001_000.png   or   ROOT/images/00000001_000.png
+
+Labels are [class] int32: 1, 0 or IGNORE. People are the patients of the tables.
+"""
+
+import csv
+import hashlib
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from medjax.check import InputError, one_of, require
+from medjax.data import class_folders, manifest
+from medjax.types import IGNORE, Example
+
+POLICIES = {"ones": 1, "zeros": 0, "ignore": IGNORE}
+"""What an uncertain label becomes; "ignore": no loss and no metric may count it."""
+
+CHEXPERT_CLASSES = (
+  "No Finding",
+  "Enlarged Cardiomediastinum",
+  "Cardiomegaly",
+  "Lung Opacity",
+  "Lung Lesion",
+  "Edema",
+  "Consolidation",
+  "Pneumonia",
+  "Atelectasis",
+  "Pneumothorax",
+  "Pleural Effusion",
+  "Pleural Other",
+  "Fracture",
+  "Support Devices",
+)
+CHEST_XRAY14_CLASSES = (
+  "Atelectasis",
+  "Cardiomegaly",
+  "Pleural Effusion",  # Effusion in the table
+  "Infiltration",
+  "Mass",
+  "Nodule",
+  "Pneumonia",
+  "Pneumothorax",
+  "Consolidation",
+  "Edema",
+  "Emphysema",
+  "Fibrosis",
+  "Pleural Thickening",  # Pleural_Thickening in the table
+  "Hernia",
+)
+MIXED_POLICY: Mapping[str, str] = {
+  "Atelectasis": "ones",
+  "Edema": "ones",
+  "Pleural Effusion": "ones",
+  "Cardiomegaly": "zeros",
+  "Consolidation": "zeros",
+}
+"""Uncertain labels of the five classes of CheXpert's competition, as the author of MMTL set them in
+an earlier code (github.com/yishayahu/soft_freeze); the paper names no policy."""
+
+_VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": -1, "-1.0": -1, "": None}
+
+
+class Radiograph(NamedTuple):
+  """A row of a table.
+
+  Attributes:
+    path: the picture.
+    name: path below the root without its ending.
+    subject: the patient.
+    part: "train", "valid" or "test", "" where the set is not parted.
+    views: "frontal" or "lateral", and "AP" or "PA" where it is known.
+    findings: class name -> 1, 0, -1 (uncertain) or None (unmentioned).
+  """
+
+  path: pathlib.Path
+  name: str
+  subject: str
+  part: str
+  views: tuple[str, ...]
+  findings: Mapping[str, int | None]
+
+
+class ChestRadiographs:
+  """A Source of grey pictures [height, width, 1] in [0, 1], read when asked for.
+
+  Attributes:
+    rows: of the tables, those that were kept.
+    parts: part of each case.
+  """
+
+  channel_names: tuple[str, ...] = ("grey",)
+
+  def __init__(
+    self,
+    kind: str,
+    root: pathlib.Path,
+    tables: Sequence[pathlib.Path],
+    rows: Sequence[Radiograph],
+    *,
+    class_names: Sequence[str],
+    uncertain: str | Mapping[str, str] = "ignore",
+    blank: str = "zeros",
+    views: Sequence[str] = ("frontal",),
+    size: tuple[int, int] = (224, 224),
+    missing: str = "refuse",
+  ):
+    """Use `chexpert` or `chest_xray14`; `rows` may come from any table like theirs."""
+    one_of("blank", blank, ("zeros", "ignore"))
+    one_of("missing", missing, ("refuse", "skip"))
+    require(min(size) > 0, "size as (height, width) above 0", f"{size=}", "pass (224, 224)")
+    known = {name for row in rows[:1] for name in row.findings}
+    strangers = [name for name in class_names if name not in known]
+    require(
+      class_names and not strangers,
+      f"classes among {', '.join(sorted(known))}",
+      f"{strangers or 'none'}",
+      "correct class_names",
+    )
+    self._policy = {
+      name: uncertain if isinstance(uncertain, str) else uncertain.get(name, "ignore")
+      for name in class_names
+    }
+    for policy in self._policy.values():
+      one_of("uncertain", policy, POLICIES)
+    seen = [row for row in rows if set(views) & set(row.views)]
+    require(
+      seen,
+      f"pictures of the views {', '.join(views)} in {tables[0]}",
+      f"those of {', '.join(sorted({view for row in rows for view in row.views}))}",
+      "pass other views",
+    )
+    kept = [row for row in seen if row.path.is_file()]
+    absent = len(seen) - len(kept)
+    require(
+      kept and (missing == "skip" or not absent),
+      f"the {len(seen)} pictures of {tables[0]} below {root}",
+      f"{absent} missing, the first {next((r.name for r in seen if not r.path.is_file()), '')}",
+      'unpack all archives, or pass missing="skip"',
+    )
+    self.root, self.rows = root, tuple(kept)
+    self._kind, self._tables, self._blank, self._size = kind, tuple(tables), blank, size
+    self.class_names = tuple(class_names)
+    self.names = tuple(row.name for row in kept)
+    self.subjects = tuple(row.subject for row in kept)
+    self.parts = tuple(row.part for row in kept)
+    self.domains = (kind,) * len(kept)
+    self._options = {"uncertain": uncertain, "blank": blank, "views": views, "size": size}
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> Example:
+    index = range(len(self))[index]
+    picture = class_folders.read_picture(self.rows[index].path, self._size, False)
+    return Example(
+      name=self.names[index],
+      subject=self.subjects[index],
+      index=index,
+      image=picture.astype(np.float32) / np.float32(255),
+      label=self.label(index),
+      spacing=(1.0, 1.0),
+      domain=self.domains[index],
+    )
+
+  def label(self, index: int) -> np.ndarray:
+    """[class] int32 of 1, 0 and IGNORE; reads no picture."""
+    return np.array([self._value(name, index) for name in self.class_names], np.int32)
+
+  def indices(self, part: str) -> tuple[int, ...]:
+    """Cases of a part of the set as published."""
+    one_of("part", part, sorted(set(self.parts)))
+    return tuple(i for i, own in enumerate(self.parts) if own == part)
+
+  def manifest(self) -> dict[str, Any]:
+    """Digests of the tables, and of the names and sizes of the pictures (they may be 45 GB)."""
+    listed = "".join(f"{row.name} {row.path.stat().st_size}\n" for row in self.rows)
+    pictures = {"number": len(self), "sha256": hashlib.sha256(listed.encode()).hexdigest()[:16]}
+    return manifest.describe(
+      self._kind,
+      root=self.root,
+      files=manifest.file_digests(self.root, self._tables),
+      class_names=self.class_names,
+      channel_names=self.channel_names,
+      subjects=self.subjects,
+      options={**self._options, "pictures": pictures},
+    )
+
+  def _value(self, name: str, index: int) -> int:
+    value = self.rows[index].findings[name]
+    if value is None:
+      return 0 if self._blank == "zeros" else IGNORE
+    if value < 0:
+      return POLICIES[self._policy[name]]
+    return value
+
+
+def chexpert(
+  root: str | os.PathLike, *, class_names: Sequence[str] = CHEXPERT_CLASSES, **options: Any
+) -> ChestRadiographs:
+  """CheXpert, parted into "train" and "valid".
+
+  Args:
+    root: folder with train.csv, or the one that holds CheXpert-v1.0 or CheXpert-v1.0-small.
+    class_names: classes in the order of the label; `shared_classes` gives those of two sets.
+    **options: `uncertain`: a policy, or one for each class such as MIXED_POLICY (default and
+      classes not named: "ignore"). `blank`: "zeros" or "ignore" for observations that a report does
+      not mention. `views`: any of "frontal", "lateral", "AP", "PA". `size`: height and width in
+      pixels, cut around the middle. `missing`: "skip" takes the pictures that are there.
+  Raises:
+    InputError: no table, other columns or values, unknown classes, no such view, missing pictures.
+  """
+  root = pathlib.Path(root)
+  home = next(
+    (f for f in (root, *sorted(root.glob("CheXpert*"))) if (f / "train.csv").is_file()), None
+  )
+  if home is None:
+    raise InputError(
+      f"train.csv in {root} or in {root}/CheXpert-v1.0-small",
+      "none",
+      "pass the folder that the archive unpacks to",
+    )
+  tables = [home / f"{part}.csv" for part in ("train", "valid") if (home / f"{part}.csv").is_file()]
+  rows = [row for table in tables for row in _chexpert_rows(home, table)]
+  return ChestRadiographs("chexpert", home, tables, rows, class_names=class_names, **options)
+
+
+def chest_xray14(
+  root: str | os.PathLike, *, class_names: Sequence[str] = CHEST_XRAY14_CLASSES, **options: Any
+) -> ChestRadiographs:
+  """ChestX-ray14, parted into "train" and "test" where the two lists are there.
+
+  Its labels are never uncertain; all its pictures are frontal. Arguments as for `chexpert`.
+  """
+  root = pathlib.Path(root)
+  tables = sorted(root.glob("Data_Entry_2017*.csv"))
+  require(
+    len(tables) == 1,
+    f"one table Data_Entry_2017*.csv in {root}",
+    ", ".join(t.name for t in tables) or "none",
+    "pass the folder with NIH's table and the unpacked archives",
+  )
+  pictures = {path.name: path for path in root.rglob("*.png") if not path.name.startswith(".")}
+  part_of = {}
+  for part, name in (("train", "train_val_list.txt"), ("test", "test_list.txt")):
+    if (root / name).is_file():
+      tables.append(root / name)
+      part_of.update(dict.fromkeys((root / name).read_text(encoding="utf-8").split(), part))
+  rows = list(_chest_xray14_rows(root, tables[0], pictures, part_of))
+  return ChestRadiographs("chest_xray14", root, tables, rows, class_names=class_names, **options)
+
+
+def shared_classes(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
+  """Classes of both sets in the order of the first.
+
+  >>> len(shared_classes(CHEXPERT_CLASSES, CHEST_XRAY14_CLASSES))
+  7
+  """
+  return tuple(name for name in first if name in second)
+
+
+def _chexpert_rows(home: pathlib.Path, table: pathlib.Path) -> Iterator[Radiograph]:
+  for where, row in _read(table, ("Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_CLASSES)):
+    place = pathlib.PurePosixPath(row["Path"])
+    if place.parts and place.parts[0].lower().startswith("chexpert"):
+      place = place.relative_to(place.parts[0])
+    subject = next((part for part in place.parts if part.startswith("patient")), "")
+    require(subject, f"a path with patientNNNNN in {where}", repr(row["Path"]), "correct it")
+    findings = {}
+    for name in CHEXPERT_CLASSES:
+      value = row[name].strip()
+      require(value in _VALUES, f"1, 0, -1 or nothing for {name} in {where}", value, "correct it")
+      findings[name] = _VALUES[value]
+    views = (row["Frontal/Lateral"].strip().lower(), row["AP/PA"].strip())
+    stem = place.with_suffix("").as_posix()
+    yield Radiograph(home / place, stem, subject, table.stem, views, findings)
+
+
+def _chest_xray14_rows(
+  root: pathlib.Path,
+  table: pathlib.Path,
+  pictures: Mapping[str, pathlib.Path],
+  part_of: Mapping[str, str],
+) -> Iterator[Radiograph]:
+  named = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
+  columns = ("Image Index", "Finding Labels", "Patient ID", "View Position")
+  for where, row in _read(table, columns):
+    image, subject = row["Image Index"].strip(), row["Patient ID"].strip()
+    present = {named.get(name, name) for name in row["Finding Labels"].strip().split("|")}
+    strangers = sorted(present - {*CHEST_XRAY14_CLASSES, "No Finding"})
+    require(not strangers, f"known findings in {where}", ", ".join(strangers), "correct the table")
+    require(image and subject, f"a picture and a patient in {where}", f"{row}", "fill them in")
+    path = pictures.get(image, root / "images" / image)
+    findings = {name: int(name in present) for name in CHEST_XRAY14_CLASSES}
+    views = ("frontal", row["View Position"].strip())
+    part = part_of.get(image, "")
+    yield Radiograph(path, pathlib.PurePosixPath(image).stem, subject, part, views, findings)
+
+
+def _read(path: pathlib.Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+  """(where it stands, row), with the columns that are wanted."""
+  with path.open(newline="", encoding="utf-8-sig") as file:
+    rows = csv.DictReader(file)
+    missing = [column for column in columns if column not in (rows.fieldnames or ())]
+    require(
+      not missing,
+      f"columns {', '.join(columns)} in {path}",
+      f"none named {', '.join(missing)}",
+      "give the table as it is distributed",
+    )
+    for row in rows:
+      yield (
+        f"line {rows.line_num} of {path}",
+        {column: row[column] or "" for column in columns},
+      )

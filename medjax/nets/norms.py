@@ -1,0 +1,62 @@
+"""Normalisation that a network offers in two kinds: of each example, or of the batch.
+
+BatchNorm couples examples. It takes its batch along the vmapped axis named "batch" (as
+`grads.batch_mean` and `supervised` name it) and keeps running statistics in `model_state`; outside
+such a vmap it refuses to train, and so do all methods that need per-example gradients.
+"""
+
+import math
+from typing import Literal
+
+import jax
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from medjax.check import InputError, one_of
+
+Kind = Literal["batch", "group"]
+
+AXIS = "batch"
+"""Name of the vmapped axis over which BatchNorm takes its statistics."""
+
+
+def norm(
+  kind: Kind, width: int, *, train: bool, dtype: DTypeLike | None, name: str
+) -> nn.BatchNorm | nn.GroupNorm:
+  """A layer for [1, *space, width].
+
+  Args:
+    kind: "batch" (momentum .9, epsilon 1e-5, PyTorch's defaults; running variances are of the
+      population) or "group" (8 groups, fewer where the width does not divide).
+    width: channels.
+    train: statistics of the batch instead of the running ones.
+    dtype: computation type; statistics are float32 whatever it is.
+    name: of the layer.
+  Raises:
+    InputError: "batch" in training without a batch axis.
+  """
+  one_of("norm", kind, ("batch", "group"))
+  if kind == "group":
+    groups = math.gcd(8, width)
+    return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=dtype, name=name)
+  if train:
+    _require_batch()
+  return nn.BatchNorm(
+    use_running_average=not train,
+    momentum=0.9,
+    epsilon=1e-5,
+    axis_name=AXIS if train else None,
+    dtype=dtype,
+    name=name,
+  )
+
+
+def _require_batch() -> None:
+  try:
+    jax.lax.axis_size(AXIS)
+  except NameError as error:
+    raise InputError(
+      f"a vmapped axis {AXIS!r} to take BatchNorm's statistics over",
+      "one example alone",
+      "train with `supervised`, or use norm='group', which couples no examples",
+    ) from error
