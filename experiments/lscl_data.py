@@ -277,7 +277,7 @@ def _folders(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> di
   sites = {}
   for name, path in zip(names, paths, strict=True):
     source = _folder(config, path)
-    subjects = _alike_together(source)
+    subjects = alike_together(source)
     part_of = _drawn(subjects, seed)
     merged = dict(zip(source.subjects, (part_of[subject] for subject in subjects), strict=True))
     sites[name] = _Site(source, merged, _unlabelled(config, path, source, merged))
@@ -293,7 +293,7 @@ def _rescanned(config: DataConfig, path: pathlib.Path, seed: int) -> dict[str, _
     f"{len(source.channel_names)}",
     "keep one channel in dataset.json",
   )
-  subjects = _alike_together(source)
+  subjects = alike_together(source)
   part_of = _drawn(subjects, seed)
   merged = dict(zip(source.subjects, (part_of[subject] for subject in subjects), strict=True))
   return {
@@ -324,7 +324,7 @@ def _drawn(subjects: Iterable[str], seed: int) -> dict[str, str]:
   return {person: part for part, people in drawn.parts.items() for person in people}
 
 
-def _alike_together(source: Source) -> tuple[str, ...]:
+def alike_together(source: Source) -> tuple[str, ...]:
   """Subject of each case; people whose images look like one scan count as one."""
   first = {subject: subject for subject in source.subjects}
 

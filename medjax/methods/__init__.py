@@ -9,10 +9,12 @@ from medjax.methods.lscl import lscl
 from medjax.methods.octl import continued_adam, octl, remembering
 from medjax.methods.private import private
 from medjax.methods.private_curriculum import private_curriculum
+from medjax.methods.spottune import SpotTuned, routed, spottune
 from medjax.methods.supervised import supervised
 
 __all__ = [
   "Averaged",
+  "SpotTuned",
   "adversarial",
   "adversaries",
   "averaged",
@@ -27,6 +29,8 @@ __all__ = [
   "private_curriculum",
   "pull_to_start",
   "remembering",
+  "routed",
+  "spottune",
   "style_autoencoder",
   "supervised",
 ]

@@ -133,6 +133,19 @@ ROWS = (
     _params,
   ),
   Row(
+    "spottune",
+    lambda: methods.spottune(
+      _loss,
+      optax.adam(3e-2),
+      lambda policy, example: policy,
+      jnp.full(2, 8.0),  # nearly all is tuned: the test looks at the tuned copy
+      optax.sgd(1e-2),
+    ),
+    lambda t: batch_of(t, 0),
+    _params,
+    frozenset({"loss", "grad_norm", "tuned"}),
+  ),
+  Row(
     "private",
     _private,
     lambda t: batch_of(t, 0),

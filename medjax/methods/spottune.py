@@ -1,0 +1,222 @@
+"""SpotTune: for every example a policy network chooses which blocks are fine-tuned ones.
+
+Guo et al., "SpotTune: Transfer Learning through Adaptive Fine-tuning", CVPR 2019. Two copies of the
+parameters, phi that learns and phi0 that stays; z_b in {0, 1} is drawn for example and block:
+
+  phi_b(x) = z_b phi_b + (1 - z_b) phi0_b
+  z_b = 1 if s_b(x) + g > 0,   dz_b / ds_b := d sigmoid((s_b + g) / temperature) / ds_b
+
+with g logistic noise, which is Gumbel noise of two classes (the difference of two Gumbel variables
+is logistic). Beside the loss the paper's compact form asks that k blocks be tuned for all examples:
+
+  global_weight [(sum_b m_b - k)^2 - sum_b m_b log m_b],   m_b = mean of z_b over the batch
+
+and the released code of MMTL and OCTL that few be tuned: tuned_weight mean(z), weight .005.
+
+DEVIATION: the paper mixes the outputs of both copies of a block, here their parameters are mixed.
+For z in {0, 1} outputs, losses and gradients of phi are the same; the policy's gradient is that of
+the output's first-order change from phi0 to phi. So any loss and any tree of parameters will do, a
+block is run once, and under vmap its weights differ by example: convolutions become grouped ones,
+which are slow on a CPU.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medjax import check, grads, rng
+from medjax.types import Array, Key, LossFn, Metrics, Params, PyTree, Step, TrainState
+
+PolicyFn = Callable[[Params, PyTree], Array]
+"""`policy_fn(policy_params, example) -> [block]` logits of tuning, in the order of `blocks`."""
+
+
+class SpotTuned(NamedTuple):
+  """What the method keeps beside the tuned parameters.
+
+  Attributes:
+    frozen: phi0.
+    policy: parameters of the policy network.
+    policy_opt_state: of its optimiser.
+  """
+
+  frozen: Params
+  policy: Params
+  policy_opt_state: PyTree
+
+
+def first_level(path: str) -> str:
+  """Block of a parameter: the first part of its path, "encoder0" of "encoder0/conv1/kernel".
+
+  That is the submodule of a Linen network; a head is a block of its own.
+  """
+  return path.partition("/")[0]
+
+
+def blocks(params: Params, block_of: Callable[[str], str] = first_level) -> tuple[str, ...]:
+  """Names of the blocks of a tree, in the order of its leaves.
+
+  >>> blocks({"head": {"bias": 0.0}, "encoder": {"conv0": 0.0, "conv1": 0.0}})
+  ('encoder', 'head')
+  """
+  return tuple(dict.fromkeys(block_of(path) for path in _paths(params)))
+
+
+def spottune(
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  policy_fn: PolicyFn,
+  policy: Params,
+  policy_tx: optax.GradientTransformation,
+  *,
+  block_of: Callable[[str], str] = first_level,
+  temperature: float | int = 0.1,
+  tuned_weight: float | int = 0.005,
+  global_blocks: int | None = None,
+  global_weight: float | int = 0.01,
+) -> Step:
+  """Fine-tuning with a choice of blocks for every example.
+
+  Args:
+    loss_fn: `loss_fn(params, example, key) -> scalar` of ONE example.
+    tx: any optax transformation, for the tuned copy.
+    policy_fn: see `PolicyFn`.
+    policy: its initial parameters.
+    policy_tx: its optimiser; released code: Adam of rate .01.
+    block_of: path of a parameter ("encoder0/conv0/kernel") -> its block.
+    temperature: of the straight-through gradient.
+    tuned_weight: of the mean choice, 0 or more; the released code's .005. The paper has none.
+    global_blocks: k of the compact form; None leaves it out.
+    global_weight: lambda of the compact form, 0 or more, the same for its two terms.
+  Returns:
+    Step whose `state.extra` is a SpotTuned. Metrics "loss" (of the task), "grad_norm" (of the tuned
+    copy), "policy_grad_norm" and "tuned" (mean choice, in [0, 1]).
+  Raises:
+    InputError: settings out of range; on tracing, a policy of another number of blocks.
+  """
+  check.positive("temperature", temperature)
+  check.non_negative("tuned_weight", tuned_weight)
+  check.non_negative("global_weight", global_weight)
+  if global_blocks is not None:
+    check.non_negative("global_blocks", global_blocks)
+
+  def init(params: Params, key: Key) -> TrainState:
+    del key
+    frozen, own = jax.tree.map(jnp.copy, (params, policy))
+    extra = SpotTuned(frozen, own, policy_tx.init(own))
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, extra)
+
+  def objective(
+    learned: tuple[Params, Params], frozen: Params, batch: PyTree, key: Key
+  ) -> tuple[Array, tuple[Array, Array]]:
+    params, own_policy = learned
+    policy_key, loss_key = rng.streams(key, "policy", "loss")
+    num, weight, index = _size(batch), *(grads.batch.entry(batch, n) for n in ("weight", "index"))
+    keys = rng.per_example(policy_key, jnp.arange(num) if index is None else index)
+
+    def choose(example: PyTree, key: Key) -> Array:
+      logits = policy_fn(own_policy, example)
+      names = blocks(params, block_of)
+      check.same_shape("logits of the policy", logits.shape, "blocks", (len(names),))
+      return straight_through(logits + jax.random.logistic(key, logits.shape), temperature)
+
+    choices = jax.vmap(choose)(batch, keys)
+
+    def loss(example: PyTree, key: Key) -> Array:
+      mixed = mixed_params(params, frozen, example["choice"], block_of)
+      return loss_fn(mixed, example["example"], key)
+
+    together = {"example": batch, "choice": choices, "index": index, "weight": weight}
+    task = grads.batch_mean(loss, {k: v for k, v in together.items() if v is not None}, loss_key)
+    weight = jnp.ones(num) if weight is None else weight
+    tuned = (weight @ choices) / jnp.maximum(weight.sum(), 1e-6)  # m_b
+    total = task + tuned_weight * tuned.mean()
+    if global_blocks is not None:
+      undecided = -(tuned * jnp.log(jnp.maximum(tuned, 1e-6))).sum()
+      total += global_weight * ((tuned.sum() - global_blocks) ** 2 + undecided)
+    return total, (task, tuned.mean())
+
+  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    extra: SpotTuned = state.extra
+    (_, (loss, tuned)), (gradient, policy_gradient) = jax.value_and_grad(objective, has_aux=True)(
+      (state.params, extra.policy), extra.frozen, batch, key
+    )
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    own, own_state = policy_tx.update(policy_gradient, extra.policy_opt_state, extra.policy)
+    extra = SpotTuned(extra.frozen, optax.apply_updates(extra.policy, own), own_state)
+    metrics = {
+      "loss": loss,
+      "grad_norm": optax.tree.norm(gradient),
+      "policy_grad_norm": optax.tree.norm(policy_gradient),
+      "tuned": tuned,
+    }
+    new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, extra=extra)
+    return new, metrics
+
+  return Step(init, update)
+
+
+def routed(
+  params: Params,
+  extra: SpotTuned,
+  policy_fn: PolicyFn,
+  example: PyTree,
+  *,
+  block_of: Callable[[str], str] = first_level,
+) -> Params:
+  """Parameters for one example at test time: no noise, a block is tuned where its logit is > 0.
+
+  Args:
+    params, extra: `state.params` and `state.extra` of a training with `spottune`.
+    policy_fn, block_of: as there.
+    example: what the policy looks at.
+  """
+  choice = (policy_fn(extra.policy, example) > 0).astype(jnp.float32)
+  return mixed_params(params, extra.frozen, choice, block_of)
+
+
+def mixed_params(
+  params: Params,
+  frozen: Params,
+  choice: Array,
+  block_of: Callable[[str], str] = first_level,
+) -> Params:
+  """z phi + (1 - z) phi0, exact for z in {0, 1}.
+
+  >>> tuned, frozen = {"a": jnp.ones(2), "b": jnp.ones(1)}, {"a": jnp.zeros(2), "b": jnp.zeros(1)}
+  >>> mixed = mixed_params(tuned, frozen, jnp.array([0.0, 1.0]))
+  >>> mixed["a"].tolist(), mixed["b"].tolist()
+  ([0.0, 0.0], [1.0])
+
+  Args:
+    params, frozen: the two copies.
+    choice: [block] z of one example.
+    block_of: path of a parameter -> its block.
+  """
+  place = {name: i for i, name in enumerate(blocks(params, block_of))}
+  leaves, structure = jax.tree.flatten(params)
+  z = [choice[place[block_of(path)]] for path in _paths(params)]
+  old = jax.tree.leaves(frozen)
+  return jax.tree.unflatten(
+    structure, [c * p + (1 - c) * q for c, p, q in zip(z, leaves, old, strict=True)]
+  )
+
+
+def straight_through(logits: Array, temperature: float | int) -> Array:
+  """1 where a logit is above 0, else 0; its gradient is that of sigmoid(logits / temperature)."""
+  soft = jax.nn.sigmoid(logits / temperature)
+  hard = (logits > 0).astype(soft.dtype)
+  return hard + (soft - jax.lax.stop_gradient(soft))
+
+
+def _paths(params: Params) -> list[str]:
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+
+
+def _size(batch: PyTree) -> int:
+  return jax.tree.leaves(batch)[0].shape[0]

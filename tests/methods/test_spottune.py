@@ -1,0 +1,153 @@
+"""SpotTune: limits of its choices, and the gradient of a choice that cannot be differentiated."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from medjax import methods
+from medjax.check import InputError
+from medjax.methods.spottune import (
+  blocks,
+  mixed_params,
+  routed,
+  spottune,
+  straight_through,
+)
+
+KEY = jax.random.key(0)
+START = {"body": {"w": jnp.array([1.0, -2.0])}, "head": {"b": jnp.array([0.5])}}
+BATCH = {"x": jnp.array([[0.3, 0.1], [-0.2, 0.7], [1.0, 0.4]]), "index": jnp.array([4, 2, 9])}
+
+
+def loss(params, example, key):
+  x = example["x"] + 0.1 * jax.random.normal(key, (2,))
+  return ((params["body"]["w"] - x) ** 2).sum() + (params["head"]["b"][0] - x[0]) ** 2
+
+
+def policy_fn(policy, example):
+  return policy["bias"] + policy["slope"] * example["x"][0]
+
+
+def policy(bias):
+  return {"bias": jnp.full(2, bias), "slope": jnp.zeros(2)}
+
+
+def run(step, num_steps=5, batch=BATCH):
+  state, update = step.init(START, KEY), jax.jit(step.update)
+  for t in range(num_steps):
+    state, metrics = update(state, batch, jax.random.key(t))
+  return state, metrics
+
+
+def with_policy(bias, **settings):
+  settings.setdefault("tuned_weight", 0.0)
+  return spottune(loss, optax.adam(0.1), policy_fn, policy(bias), optax.sgd(0.0), **settings)
+
+
+def test_all_blocks_tuned_is_fine_tuning():
+  found, metrics = run(with_policy(1e6))
+  want, plain = run(methods.supervised(loss, optax.adam(0.1)))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found.params, want.params)
+  for name in ("loss", "grad_norm"):
+    np.testing.assert_allclose(metrics[name], plain[name], rtol=1e-6)
+  assert metrics["tuned"] == 1
+
+
+def test_no_block_tuned_is_the_frozen_network():
+  """The tuned copy gets no gradient, and the loss is that of the start, whatever was learnt."""
+  found, metrics = run(with_policy(-1e6))
+  jax.tree.map(np.testing.assert_array_equal, found.params, START)
+  _, plain = run(methods.supervised(loss, optax.sgd(0.0)))
+  np.testing.assert_allclose(metrics["loss"], plain["loss"], rtol=1e-6)
+  assert metrics["tuned"] == 0 == metrics["grad_norm"]
+  elsewhere = jax.tree.map(lambda x: x + 7.0, START)
+  mixed = routed(elsewhere, found.extra, policy_fn, {"x": BATCH["x"][0]})
+  jax.tree.map(np.testing.assert_array_equal, mixed, START)
+
+
+def test_mixed_parameters_are_mixed_outputs():
+  """For choices of 0 and 1 the outputs and the tuned copy's gradient are those of the paper."""
+  random = np.random.default_rng(0)
+  tuned, frozen = (
+    {"a": jnp.asarray(random.normal(size=(3, 4))), "b": jnp.asarray(random.normal(size=(4, 2)))}
+    for _ in range(2)
+  )
+  x = jnp.asarray(random.normal(size=3))
+
+  def by_outputs(tuned, z):
+    h = z[0] * (x @ tuned["a"]) + (1 - z[0]) * (x @ frozen["a"])
+    h = jnp.tanh(h)
+    return (z[1] * (h @ tuned["b"]) + (1 - z[1]) * (h @ frozen["b"])).sum()
+
+  def by_parameters(tuned, z):
+    p = mixed_params(tuned, frozen, z)
+    return (jnp.tanh(x @ p["a"]) @ p["b"]).sum()
+
+  for z in jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]):
+    found = jax.value_and_grad(by_parameters)(tuned, z)
+    want = jax.value_and_grad(by_outputs)(tuned, z)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, want)
+  # The last block is linear in its parameters: there the policy's gradients agree, too.
+  z = jnp.array([1.0, 0.0])
+  found, want = (jax.grad(f, argnums=1)(tuned, z)[1] for f in (by_parameters, by_outputs))
+  np.testing.assert_allclose(found, want, rtol=1e-5)
+
+
+def test_a_choice_is_hard_and_its_gradient_that_of_the_sigmoid():
+  logits, temperature = jnp.array([-1.0, -0.05, 0.02, 3.0]), 0.1
+  found, gradient = jax.value_and_grad(lambda s: straight_through(s, temperature).sum())(logits)
+  assert found == 2
+  s = 1 / (1 + np.exp(-np.asarray(logits) / temperature))
+  np.testing.assert_allclose(gradient, s * (1 - s) / temperature, rtol=1e-4)
+
+
+def test_choices_are_as_frequent_as_the_gumbel_softmax_says():
+  # Two classes with logits (s, 0): the first is the larger with probability sigmoid(s).
+  many = {"x": jnp.zeros((4000, 2)), "index": jnp.arange(4000)}
+  _, metrics = run(with_policy(0.8), 1, many)
+  want = 1 / (1 + np.exp(-0.8))
+  # 8,000 choices: a standard deviation of sqrt(.31 * .69 / 8000) = .0052.
+  np.testing.assert_allclose(metrics["tuned"], want, atol=4 * 0.0052)
+
+
+def test_the_compact_form_leads_to_its_number_of_blocks():
+  step = spottune(
+    lambda params, example, key: 0.0 * params["head"]["b"][0],
+    optax.sgd(0.0),
+    policy_fn,
+    policy(0.5),
+    optax.adam(0.05),
+    tuned_weight=0.0,
+    temperature=1.0,
+    global_blocks=0,
+    global_weight=1.0,
+  )
+  _, metrics = run(step, 150)
+  assert metrics["tuned"] <= 1 / 6  # of 6 choices, 3 examples and 2 blocks
+
+
+def test_padding_changes_nothing():
+  padded = {
+    "x": jnp.concatenate([BATCH["x"], jnp.full((1, 2), 1e3)]),
+    "index": jnp.array([4, 2, 9, 0]),
+    "weight": jnp.array([1.0, 1.0, 1.0, 0.0]),
+  }
+  plain = {**BATCH, "weight": jnp.ones(3)}
+  settings = {"global_blocks": 1, "tuned_weight": 0.1}
+  found, one = run(with_policy(0.1, **settings), 3, padded)
+  want, two = run(with_policy(0.1, **settings), 3, plain)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, want)
+  np.testing.assert_allclose(one["tuned"], two["tuned"], rtol=1e-6)
+
+
+def test_blocks_are_of_the_users_making():
+  assert blocks(START) == ("body", "head")
+  assert blocks(START, lambda path: path.rpartition("/")[2]) == ("w", "b")
+
+
+def test_a_policy_for_another_network_is_refused():
+  step = spottune(loss, optax.sgd(0.1), lambda p, e: jnp.zeros(3), {}, optax.sgd(0.1))
+  with pytest.raises(InputError, match="blocks"):
+    step.update(step.init(START, KEY), BATCH, KEY)
