@@ -206,7 +206,7 @@ def _gaps(
 
 
 def questions(
-  config: Config, tables: Tables, gaps: Mapping[str, Mapping[str, Mapping[str, Any]]]
+  config: Config, tables: Tables, gaps: Mapping[Any, Mapping[str, Mapping[str, Any]]]
 ) -> list[dict[str, Any]]:
   """Planned comparisons under every optimiser and at every size, Holm within each.
 

@@ -3,16 +3,19 @@
 phi <- phi + U(grad_phi mean_i w_i L(phi, x_i), s, phi)
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from medjax import grads, rng
-from medjax.types import Key, LossFn, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
 
 
 def supervised(
-  loss_fn: LossFn,
+  loss_fn: Callable[..., Any],
   tx: optax.GradientTransformation,
   *,
   opt_state: PyTree | None = None,
