@@ -12,9 +12,11 @@ from medjax.data.folds import folds, read_splits_final, write_splits_final
 from medjax.data.grid import fit_to_shape, to_shape
 from medjax.data.labelmaps import LabelMapFolder
 from medjax.data.medmnist import MedMNIST
+from medjax.data.memory import Memory, Reservoir
 from medjax.data.mixture import mix, mmtl_paper, mmtl_released, pooled, rows
 from medjax.data.mni152 import mni152
 from medjax.data.mnms import MnMs
+from medjax.data.ms_sets import ljubljana, mslesseg
 from medjax.data.neighbours import neighbours
 from medjax.data.nifti import read_nifti, to_ras, write_nifti
 from medjax.data.nnunet import NnUNetFolder
@@ -32,11 +34,13 @@ from medjax.data.preprocess import Preprocessing
 from medjax.data.procedural import ProceduralAnatomy
 from medjax.data.prostate import ProstateSites
 from medjax.data.readers import open_source
+from medjax.data.replay import replayed
 from medjax.data.resample import resample
 from medjax.data.slices import slices
 from medjax.data.splits import Splits, check_content, check_disjoint, split_subjects
 from medjax.data.streams import batches, load_cases, sequential, stack, zip_streams
 from medjax.data.volume import Volume
+from medjax.data.volume_pool import cut_patches, volume_pool
 
 __all__ = [
   "CC359",
@@ -46,12 +50,14 @@ __all__ = [
   "ForegroundPercentiles",
   "LabelMapFolder",
   "MedMNIST",
+  "Memory",
   "MnMs",
   "NnUNetFolder",
   "Prepared",
   "Preprocessing",
   "ProceduralAnatomy",
   "ProstateSites",
+  "Reservoir",
   "Splits",
   "Volume",
   "augmentation",
@@ -62,17 +68,20 @@ __all__ = [
   "chest_xray14",
   "chexpert",
   "concat",
+  "cut_patches",
   "find_cases",
   "fit_to_shape",
   "folds",
   "foreground_statistics",
   "from_spec",
   "kermany",
+  "ljubljana",
   "load_cases",
   "mix",
   "mmtl_paper",
   "mmtl_released",
   "mni152",
+  "mslesseg",
   "near_duplicates",
   "neighbours",
   "normalise",
@@ -84,6 +93,7 @@ __all__ = [
   "read_nifti",
   "read_plans",
   "read_splits_final",
+  "replayed",
   "resample",
   "rows",
   "sequential",
@@ -96,6 +106,7 @@ __all__ = [
   "to_ras",
   "to_shape",
   "to_spec",
+  "volume_pool",
   "write_nifti",
   "write_splits_final",
   "zip_streams",

@@ -5,6 +5,7 @@ from medjax.grads.clipping import ClippedSum, clipped_sum
 from medjax.grads.ghost.explain import Explanation, LeafCost, explain
 from medjax.grads.hyper import Hyper, HyperAux, hypergradient
 from medjax.grads.per_sample import PerSample, per_sample, per_sample_dot
+from medjax.grads.sketch import sketched
 
 __all__ = [
   "ClippedSum",
@@ -19,4 +20,5 @@ __all__ = [
   "hypergradient",
   "per_sample",
   "per_sample_dot",
+  "sketched",
 ]

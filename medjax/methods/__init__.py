@@ -2,7 +2,10 @@
 
 from medjax.methods import adversaries, mixing, style_autoencoder
 from medjax.methods.adversarial import adversarial
+from medjax.methods.agem import agem
 from medjax.methods.averaged import Averaged, averaged
+from medjax.methods.distillation import held_to_teacher, with_teacher
+from medjax.methods.ewc import Anchor, ewc, fisher_anchor, merged_anchors
 from medjax.methods.fine_tuning import l2sp, only, pull_to_start
 from medjax.methods.learn2synth import learn2synth
 from medjax.methods.lscl import lscl
@@ -13,15 +16,21 @@ from medjax.methods.spottune import SpotTuned, routed, spottune
 from medjax.methods.supervised import supervised
 
 __all__ = [
+  "Anchor",
   "Averaged",
   "SpotTuned",
   "adversarial",
   "adversaries",
+  "agem",
   "averaged",
   "continued_adam",
+  "ewc",
+  "fisher_anchor",
+  "held_to_teacher",
   "l2sp",
   "learn2synth",
   "lscl",
+  "merged_anchors",
   "mixing",
   "octl",
   "only",
@@ -33,4 +42,5 @@ __all__ = [
   "spottune",
   "style_autoencoder",
   "supervised",
+  "with_teacher",
 ]

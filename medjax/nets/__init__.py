@@ -3,6 +3,7 @@
 from medjax.nets.densenet import DenseNet
 from medjax.nets.mixstyle import mixstyle
 from medjax.nets.model import from_linen, from_nnx
+from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.sum_unet import SumUNet
 from medjax.nets.unet import UNet
@@ -11,6 +12,7 @@ from medjax.nets.wavelet_autoencoder import WaveletAutoencoder
 __all__ = [
   "DenseNet",
   "ResNet9",
+  "ResidualUNet",
   "SumUNet",
   "UNet",
   "WaveletAutoencoder",

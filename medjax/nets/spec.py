@@ -9,6 +9,7 @@ from flax import linen
 
 from medjax import check
 from medjax.nets.densenet import DenseNet
+from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.sum_unet import SumUNet
 from medjax.nets.unet import UNet
@@ -16,6 +17,7 @@ from medjax.nets.unet import UNet
 CLASSES: dict[str, type[linen.Module]] = {
   "DenseNet": DenseNet,
   "ResNet9": ResNet9,
+  "ResidualUNet": ResidualUNet,
   "SumUNet": SumUNet,
   "UNet": UNet,
 }

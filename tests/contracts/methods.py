@@ -133,6 +133,20 @@ ROWS = (
     _params,
   ),
   Row(
+    "ewc",
+    lambda: methods.ewc(
+      _loss, optax.adam(3e-2), methods.Anchor(_params(), _params()), strength=0.01
+    ),
+    lambda t: batch_of(t, 0),
+    _params,
+  ),
+  Row(
+    "a-gem",
+    lambda: methods.agem(_loss, optax.adam(3e-2)),
+    lambda t: {"current": batch_of(t, 0), "memory": batch_of(t, 1)},
+    _params,
+  ),
+  Row(
     "spottune",
     lambda: methods.spottune(
       _loss,

@@ -30,7 +30,7 @@ def test_resize_with_fewer_nodes_at_run_time_ignores_the_rest():
   resize = jax.jit(lambda n: fields.resize_linear(field, (13, 9), num_nodes=n))
   for count in (1, 2, 5, 6):
     expected = fields.resize_linear(field[:count, :count], (13, 9))
-    np.testing.assert_allclose(resize(jnp.array([count, count])), expected, atol=1e-6)
+    np.testing.assert_allclose(resize(jnp.array([count, count])), expected, atol=2e-6)
 
 
 def test_random_field_takes_node_values_at_nodes():

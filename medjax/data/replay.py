@@ -1,0 +1,99 @@
+"""Experience replay as a stream of rows: the current centre's cases with remembered ones.
+
+  pooled     rows drawn from D_k and M together, as in the released code of the MS replay paper: the
+             memory's share is |M| / (|D_k| + |M|), .33 at the second and .95 at its last centre
+  weighted   L' = E_Dk[l] + E_M[l]  (its Eq. 2, up to the factor 1/2 of a mean): half of the weight
+             belongs to the memory whatever its size
+
+  rows = replayed(current, memory.indices, 8, seed=0)
+  rows(1000).rows  # [8] positions in the source
+
+The step is `supervised`, unchanged: replay costs what fine-tuning costs.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from medjax import check
+from medjax.data.streams import visits
+from medjax.types import Stream
+
+Form = Literal["pooled", "weighted"]
+
+
+class Drawn(NamedTuple):
+  """Which cases a batch takes.
+
+  Attributes:
+    rows: [batch] int32 positions in the source.
+    weight: [batch] float32 of each in the mean of the losses; their sum is the batch size.
+    remembered: [batch] bool, whether the case comes from the memory.
+  """
+
+  rows: np.ndarray
+  weight: np.ndarray
+  remembered: np.ndarray
+
+
+def replayed(
+  current: Sequence[int],
+  memory: Sequence[int],
+  batch_size: int,
+  seed: int,
+  *,
+  form: Form = "pooled",
+  name: str = "",
+) -> Stream:
+  """An endless stream of `Drawn`; in every epoch of a pool each of its cases comes once.
+
+  >>> stream = replayed([0, 1, 2], [7], 4, seed=0)
+  >>> sorted(stream(5).rows.tolist())
+  [0, 1, 2, 7]
+
+  Args:
+    current: positions of the centre's cases, at least one.
+    memory: positions of remembered cases, of which none may be current; () is fine-tuning.
+    batch_size: cases a batch; 2 or more where memory and centre take halves.
+    seed: int; draws are functions of (seed, name, step).
+    form: "pooled" or "weighted", see above. "weighted" gives the centre the larger half of an odd
+      batch, and weights that make up for it.
+    name: tells the streams of one seed apart.
+  Raises:
+    InputError: no current case, a case on both sides, or a batch too small to be halved.
+  """
+  here, there = np.asarray(current, np.int32), np.asarray(memory, np.int32)
+  check.require(len(here) > 0, "a case of the current centre", "none", "check the split")
+  check.one_of("form", form, ("pooled", "weighted"))
+  is_halved = form == "weighted" and len(there) > 0
+  check.require(
+    batch_size >= 1 + is_halved,
+    f"batch_size >= {1 + is_halved}",
+    f"{batch_size=}",
+    "each half needs a case",
+  )
+  shared = sorted(set(here.tolist()) & set(there.tolist()))
+  check.require(
+    not shared, "remembered cases of other centres", f"{shared[:5]}", "remove them from the memory"
+  )
+  pool = np.concatenate([here, there])
+  num_here = -(-batch_size // 2) if is_halved else batch_size
+  num_there = batch_size - num_here
+
+  def together(step: int) -> Drawn:
+    place = int(step) * batch_size + np.arange(batch_size)
+    drawn = visits(place, len(pool), seed, name)
+    return Drawn(pool[drawn], np.ones(batch_size, np.float32), drawn >= len(here))
+
+  def halves(step: int) -> Drawn:
+    ours = visits(int(step) * num_here + np.arange(num_here), len(here), seed, name)
+    past = int(step) * num_there + np.arange(num_there)
+    theirs = visits(past, len(there), seed, f"{name} memory")
+    each = np.array([batch_size / (2 * num_here), batch_size / (2 * num_there)], np.float32)
+    weight = np.repeat(each, [num_here, num_there])
+    return Drawn(
+      np.concatenate([here[ours], there[theirs]]), weight, np.arange(batch_size) >= num_here
+    )
+
+  return halves if is_halved else together
