@@ -1,6 +1,6 @@
 """An update in pieces (`types.Chunked`): its keys, and the pieces put together on one chunk.
 
-acc <- begin(state)
+acc <- begin(state);  for each chunk:  carry <- carry(chunk, k_s)
 for each sweep j:  for each chunk:  acc, carry <- accumulate_j(state, acc, chunk, carry, k_s)
                    state, acc, metrics <- finish_j(state, acc, k_j)
 """
@@ -29,7 +29,7 @@ def on_one_chunk(
   """`Step.update` of an update in pieces: the whole sample is one chunk."""
 
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
-    acc, carry, metrics = chunked.begin(state), chunked.carry(batch), {}
+    acc, carry, metrics = chunked.begin(state), chunked.carry(batch, sample_key(key)), {}
     for number, sweep in enumerate(chunked.sweeps):
       acc, carry = sweep.accumulate(state, acc, batch, carry, sample_key(key))
       state, acc, metrics = sweep.finish(state, acc, finish_key(key, number))

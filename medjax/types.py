@@ -85,12 +85,13 @@ class Chunked(NamedTuple):
   Attributes:
     begin: `begin(state) -> acc`, what the first sweep starts from.
     sweeps: passes over the chunks, in order; a function that stands in several is compiled once.
-    carry: `carry(chunk) -> carry` before the first sweep; every sweep keeps its structure.
+    carry: `carry(chunk, key) -> carry` before the first sweep, with the key of the sample; every
+      sweep keeps its structure.
   """
 
   begin: Callable[[TrainState], PyTree]
   sweeps: tuple[Sweep, ...]
-  carry: Callable[[PyTree], PyTree] = lambda chunk: ()
+  carry: Callable[[PyTree, Key], PyTree] = lambda chunk, key: ()
 
 
 @dataclasses.dataclass(frozen=True)

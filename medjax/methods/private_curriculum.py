@@ -81,14 +81,10 @@ class Pass(NamedTuple):
 
 
 def _pieces(mechanism: Mechanism, adversary: Adversary, num_updates: int) -> Chunked:
-  """A sweep an update; only the first starts adversaries and only the last does not move them."""
+  """A sweep an update; the last leaves adversaries where they are."""
 
-  def starts(chunk: PyTree, key: Key) -> PyTree:
+  def carry(chunk: PyTree, key: Key) -> PyTree:
     return jax.vmap(adversary.parameters)(example_keys(chunk, rng.stream(key, "adversary")), chunk)
-
-  def carry(chunk: PyTree) -> PyTree:
-    shapes = jax.eval_shape(starts, chunk, jax.random.key(0))
-    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
   def accumulate(state: TrainState, acc: Pass, chunk: PyTree, a: PyTree, key: Key) -> Any:
     seen = jax.vmap(lambda a, unit: rendered(adversary, a, unit))(a, chunk)
@@ -105,11 +101,6 @@ def _pieces(mechanism: Mechanism, adversary: Adversary, num_updates: int) -> Chu
     loss_keys, ascent_keys = (example_keys(chunk, k) for k in (rng.stream(key, "loss"), ascent))
     return after, jax.vmap(one)(a, chunk, loss_keys, ascent_keys)
 
-  def first(state: TrainState, acc: Pass, chunk: PyTree, a: PyTree, key: Key) -> Any:
-    del a
-    step = accumulate if num_updates == 1 else harder
-    return step(state, acc, chunk, starts(chunk, key), key)
-
   def begin(state: TrainState) -> Pass:
     return Pass(zeros_like(state.params), jnp.zeros((), jnp.int32))
 
@@ -124,7 +115,7 @@ def _pieces(mechanism: Mechanism, adversary: Adversary, num_updates: int) -> Chu
       # The Step counts samples, the optimiser updates.
       return new.replace(step=state.step), Pass(zeros_like(state.params), acc.number + 1), {}
 
-    return Sweep(first if number == 0 else accumulate if is_last else harder, finish)
+    return Sweep(accumulate if is_last else harder, finish)
 
   return Chunked(begin, tuple(sweep(number) for number in range(num_updates)), carry)
 

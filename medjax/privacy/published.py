@@ -181,7 +181,8 @@ def repaired(
     def begin(state):
       return zeros_like(state.params), jnp.zeros(())
 
-    def carry(chunk):
+    def carry(chunk, key):
+      del key
       return jnp.zeros(jax.tree.leaves(chunk)[0].shape[0])
 
     sweeps = (Sweep(direction, keep), Sweep(compare, forget), Sweep(select, finish))

@@ -227,11 +227,14 @@ def _over_chunks(
     (f, is_last): finished(f, is_last)
     for f, is_last in {(sweep.finish, i == last) for i, sweep in enumerate(chunked.sweeps)}
   }
-  begin, start_chunk = jax.jit(chunked.begin, out_shardings=acc_sharding), jax.jit(chunked.carry)
+  begin = jax.jit(chunked.begin, out_shardings=acc_sharding)
+  start_chunk = jax.jit(
+    lambda step, chunk, key: chunked.carry(chunk, sweeps.sample_key(key_at(step, key)))
+  )
 
   def advance(carry: Carry, chunks: list[PyTree], key: Key) -> Carry:
     acc = begin(carry.state)
-    kept = [start_chunk(chunk) for chunk in chunks]
+    kept = [start_chunk(carry.step, chunk, key) for chunk in chunks]
     for number, sweep in enumerate(chunked.sweeps):
       for i, chunk in enumerate(chunks):
         acc, kept[i] = accumulate[sweep.accumulate](carry, acc, chunk, kept[i], key)

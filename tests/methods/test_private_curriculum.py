@@ -129,7 +129,7 @@ def test_an_example_is_the_same_whoever_else_is_in_the_sample():
 def _last_release(step, batch):
   """The accumulator after the last sweep, before noise."""
   state, chunked = step.init(PARAMS, KEY), step.chunked
-  acc, carry = chunked.begin(state), chunked.carry(batch)
+  acc, carry = chunked.begin(state), chunked.carry(batch, KEY)
   for number, sweep in enumerate(chunked.sweeps):
     acc, carry = sweep.accumulate(state, acc, batch, carry, KEY)
     if number + 1 < len(chunked.sweeps):

@@ -697,7 +697,7 @@ def private(filter, multipliers=(1.0,), **options):
 
 def swept(chunked, state, number):
   """What a sweep adds, given what was released before it."""
-  start = jax.tree.map(jnp.ones_like, chunked.begin(state)), chunked.carry(UNITS)
+  start = jax.tree.map(jnp.ones_like, chunked.begin(state)), chunked.carry(UNITS, KEY)
 
   def release(batch, acc, carry):
     return chunked.sweeps[number].accumulate(state, acc, batch, carry, KEY)[0]

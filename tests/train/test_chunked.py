@@ -39,7 +39,9 @@ def centred_step(**fields):
   def init(params, key):
     return TrainState(jnp.zeros((), jnp.int32), params, (), {}, ())
 
-  pieces = Chunked(begin, (Sweep(first, mean), Sweep(second, finish)), jnp.zeros_like)
+  pieces = Chunked(
+    begin, (Sweep(first, mean), Sweep(second, finish)), lambda chunk, key: jnp.zeros_like(chunk)
+  )
   return Step(init, sweeps.on_one_chunk(pieces), chunked=pieces, **fields)
 
 
