@@ -741,7 +741,9 @@ def test_the_repaired_filters_vector_moves_by_twice_its_radius():
   first, second, _ = chunked.sweeps
 
   def release(batch):
-    acc, carry = first.accumulate(state, chunked.begin(state), batch, chunked.carry(batch), KEY)
+    acc, carry = first.accumulate(
+      state, chunked.begin(state), batch, chunked.carry(batch, KEY), KEY
+    )
     acc, vector = second.accumulate(state, acc, batch, carry, KEY)
     return vector * jnp.minimum(1.0, 0.7 / jnp.linalg.norm(vector))
 
@@ -756,7 +758,7 @@ def test_the_published_filter_is_refused_sweep_by_sweep_and_as_a_whole(measure):
   chunked, state = private(filter, diagnostics=True)
 
   def whole(batch):
-    acc, carry = chunked.begin(state), chunked.carry(batch)
+    acc, carry = chunked.begin(state), chunked.carry(batch, KEY)
     for sweep in chunked.sweeps:
       acc, carry = sweep.accumulate(state, acc, batch, carry, KEY)
       state_, acc, _ = sweep.finish(state, acc, KEY)
