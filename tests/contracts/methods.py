@@ -152,7 +152,7 @@ ROWS = (
       _loss,
       optax.adam(3e-2),
       lambda policy, example: policy,
-      jnp.full(2, 8.0),  # nearly all is tuned: the test looks at the tuned copy
+      jnp.full(2, 8.0, jnp.float32),  # nearly all is tuned: the test looks at the tuned copy
       optax.sgd(1e-2),
     ),
     lambda t: batch_of(t, 0),
