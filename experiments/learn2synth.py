@@ -24,7 +24,7 @@ method_passes; profile.levels and profile.losses [preset][seed][level].
 from typing import Any
 
 from experiments import learn2synth_report, noise_recovery, real_images
-from medjax import check, cli, train
+from medjax import check, cli
 
 PRESETS: dict[str, Any] = {"demo": real_images.Config(), "recovery": noise_recovery.Config()}
 
@@ -38,7 +38,7 @@ def build(config: Any, options: cli.RunOptions) -> None:
 
 def _real_images(config: real_images.Config, options: cli.RunOptions) -> None:
   setting = real_images.load(config, options.data, options.seed)
-  with _open(config, options, setting.source.manifest()) as directory:
+  with options.directory(config, setting.source.manifest()) as directory:
     if directory.finished:
       return
     directory.write_json("splits", setting.splits)
@@ -56,7 +56,7 @@ def _recovery(config: noise_recovery.Config, options: cli.RunOptions) -> None:
   manifests = {
     name: source.manifest() for name, source in noise_recovery.sources(config, options.seed).items()
   }
-  with _open(config, options, manifests) as directory:
+  with options.directory(config, manifests) as directory:
     if directory.finished:
       return
     study = noise_recovery.run(config, options.seed, directory)
@@ -68,18 +68,6 @@ def _recovery(config: noise_recovery.Config, options: cli.RunOptions) -> None:
     page = learn2synth_report.recovery_page(config, study)
     page.what_ran(directory.config).write(directory.path / "report.html")
     directory.write_json("results", results)
-
-
-def _open(config: Any, options: cli.RunOptions, manifest: Any) -> train.RunDirectory:
-  return train.RunDirectory.open(
-    options.workdir,
-    experiment=options.experiment,
-    preset=options.preset,
-    config=config,
-    seed=options.seed,
-    data_manifest=manifest,
-    log_to=options.log_to,
-  )
 
 
 if __name__ == "__main__":

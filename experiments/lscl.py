@@ -56,7 +56,7 @@ from experiments.lscl_training import (
   pretrain,
   task_of,
 )
-from medjax import cli, train
+from medjax import cli
 from medjax.metrics import case_table
 
 _EVIDENCE = Config(
@@ -123,15 +123,7 @@ PRESETS = {
 
 def build(config: Config, options: cli.RunOptions) -> None:
   setting = lscl_data.load(config, options.data, options.seed)
-  with train.RunDirectory.open(
-    options.workdir,
-    experiment=options.experiment,
-    preset=options.preset,
-    config=config,
-    seed=options.seed,
-    data_manifest=setting.manifest,
-    log_to=options.log_to,
-  ) as directory:
+  with options.directory(config, setting.manifest) as directory:
     if directory.finished:
       return
     directory.write_json("splits", setting.splits)

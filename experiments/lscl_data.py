@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from experiments import slice_stacks
+from experiments.slice_stacks import Stack
 from medjax import check, data, synth
 from medjax.data.cardiac import VENDORS, CardiacAnatomy
-from medjax.data.manifest import array_digest
 from medjax.data.mnms import MnMs
 from medjax.data.seeds import generator
 from medjax.data.subjects import subjects_of
@@ -78,28 +79,6 @@ class DataConfig:
       f"--source {self.source}",
       "give one nnU-Net folder after --data",
     )
-
-
-class Stack(NamedTuple):
-  """A volume, or a picture, as the slices that a 2D network sees.
-
-  Attributes:
-    name, subject, site: of the case.
-    phase: "ED" or "ES" of hearts, else "".
-    image: [slice, height, width, channel] float32 on the network's grid, in [0, 1].
-    label: [slice, height, width] int32 on the network's grid, `IGNORE` outside the case.
-    truth: [*space] int32 on the case's own grid, `IGNORE` outside what the network sees.
-    spacing: of that grid in mm; of pictures in pixels.
-  """
-
-  name: str
-  subject: str
-  site: str
-  phase: str
-  image: np.ndarray
-  label: np.ndarray
-  truth: np.ndarray
-  spacing: tuple[float, ...]
 
 
 class Turn(NamedTuple):
@@ -277,7 +256,7 @@ def _folders(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> di
   sites = {}
   for name, path in zip(names, paths, strict=True):
     source = _folder(config, path)
-    subjects = alike_together(source)
+    subjects = slice_stacks.alike_together(source)
     part_of = _drawn(subjects, seed)
     merged = dict(zip(source.subjects, (part_of[subject] for subject in subjects), strict=True))
     sites[name] = _Site(source, merged, _unlabelled(config, path, source, merged))
@@ -293,7 +272,7 @@ def _rescanned(config: DataConfig, path: pathlib.Path, seed: int) -> dict[str, _
     f"{len(source.channel_names)}",
     "keep one channel in dataset.json",
   )
-  subjects = alike_together(source)
+  subjects = slice_stacks.alike_together(source)
   part_of = _drawn(subjects, seed)
   merged = dict(zip(source.subjects, (part_of[subject] for subject in subjects), strict=True))
   return {
@@ -322,21 +301,6 @@ def _folder(config: DataConfig, path: pathlib.Path) -> data.NnUNetFolder:
 def _drawn(subjects: Iterable[str], seed: int) -> dict[str, str]:
   drawn = data.split_subjects(subjects, _PARTS, seed=seed)
   return {person: part for part, people in drawn.parts.items() for person in people}
-
-
-def alike_together(source: Source) -> tuple[str, ...]:
-  """Subject of each case; people whose images look like one scan count as one."""
-  first = {subject: subject for subject in source.subjects}
-
-  def root(subject: str) -> str:
-    while first[subject] != subject:
-      subject = first[subject]
-    return subject
-
-  for pair in data.near_duplicates(source):
-    one, two = sorted(root(source.subjects[i]) for i in pair[:2])
-    first[two] = one
-  return tuple(root(subject) for subject in source.subjects)
 
 
 def _unlabelled(
@@ -505,13 +469,16 @@ def _turn(
   }
   bare = {part: {name.partition("/")[2] for name in names} for part, names in people.items()}
   data.check_disjoint(bare if is_simulated else people)
-  _check_pixels(train + validation, test)
+  slice_stacks.check_pixels(train + validation, test)
   more = [_planes(config, image) for name in known for image in sites[name].unlabelled]
   styles = np.concatenate([stack.image for stack in train] + [np.stack(p) for p in more])
   return Turn(
     name="+".join(unseen),
     unseen=unseen,
-    train=_batch(train, known),
+    # Simulated sites show the same people, folders each their own.
+    train=slice_stacks.batch(
+      train, known, lambda s: s.subject if is_simulated else (s.site, s.subject)
+    ),
     validation=tuple(validation),
     test=tuple(test),
     styles=styles,
@@ -544,33 +511,3 @@ def _some_people(stacks: list[Stack], most: int, seed: int) -> list[Stack]:
     return stacks
   kept = set(generator(seed, "tested people").permutation(people)[:most].tolist())
   return [stack for stack in stacks if stack.subject in kept]
-
-
-def _check_pixels(kept: Sequence[Stack], test: Sequence[Stack]) -> None:
-  """Refuses identical images on both sides."""
-  seen = {array_digest(stack.image): stack for stack in kept}
-  for stack in test:
-    twin = seen.get(array_digest(stack.image))
-    check.require(
-      twin is None,
-      "different images to train on and to test",
-      f"identical ones, {twin.site}/{twin.name} and {stack.site}/{stack.name}" if twin else "",
-      "remove one",
-    )
-
-
-def _batch(stacks: Sequence[Stack], known: Sequence[str]) -> Batch:
-  """All slices, one example each."""
-  people = {person: code for code, person in enumerate(sorted({s.subject for s in stacks}))}
-  depths = [len(stack.image) for stack in stacks]
-  codes = [(known.index(stack.site), people[stack.subject]) for stack in stacks]
-  domain, subject = np.repeat(np.array(codes, np.int32), depths, axis=0).T
-  total = sum(depths)
-  return Batch(
-    image=np.concatenate([stack.image for stack in stacks]).astype(np.float32),
-    label=np.concatenate([stack.label for stack in stacks]),
-    domain=domain.copy(),
-    subject=subject.copy(),
-    index=np.arange(total, dtype=np.int32),
-    weight=np.ones(total, np.float32),
-  )

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.lscl_data import Setting, Stack, Turn, restore
+from experiments.lscl_data import Setting, Turn, restore
 from experiments.lscl_training import Config, Segmenter, Trained
+from experiments.slice_stacks import Stack
 from medjax import inference, metrics
 from medjax.inference.components import remove_small_components
 from medjax.types import IGNORE

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.lscl_data import DataConfig, Setting, Stack, Turn
+from experiments.lscl_data import DataConfig, Setting, Turn
+from experiments.slice_stacks import Stack
 from medjax import check, data, inference, losses, methods, nets, rng, synth, train
 from medjax.data.seeds import generator
 from medjax.methods import adversaries, mixing, style_autoencoder

@@ -69,7 +69,7 @@ from experiments.ms_replay_training import (
   single_domain,
   untrained,
 )
-from medjax import check, cli, train
+from medjax import check, cli
 
 _EVIDENCE = Config(num_seeds=3, num_orders=3, num_steps=50)
 _ABLATION = dataclasses.replace(_EVIDENCE, arms=("replay",), num_orders=1)
@@ -139,15 +139,7 @@ PRESETS = {
 
 def build(config: Config, options: cli.RunOptions) -> None:
   study = _load(config, options)
-  with train.RunDirectory.open(
-    options.workdir,
-    experiment=options.experiment,
-    preset=options.preset,
-    config=config,
-    seed=options.seed,
-    data_manifest=study.manifest,
-    log_to=options.log_to,
-  ) as directory:
+  with options.directory(config, study.manifest) as directory:
     if directory.finished:
       return
     bench = Bench(config, study, directory)

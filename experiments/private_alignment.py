@@ -43,7 +43,7 @@ from typing import Any
 
 from experiments import private_alignment_data, private_alignment_report, private_alignment_scores
 from experiments.private_alignment_training import Arm, Config, Table, Trained, fit
-from medjax import check, cli, train
+from medjax import check, cli
 
 _PNEUMONIA = Config(source="npz", num_epochs=20)
 _CIFAR10 = Config(
@@ -111,16 +111,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     near_duplicates=config.near_duplicates,
     multiple=16 if config.network == "resnet9" else 1,
   )
-  with train.RunDirectory.open(
-    options.workdir,
-    experiment=options.experiment,
-    preset=options.preset,
-    config=config,
-    seed=options.seed,
-    data_manifest=pictures.manifest,
-    log_to=options.log_to,
-    private=True,
-  ) as directory:
+  with options.directory(config, pictures.manifest, private=True) as directory:
     if directory.finished:
       return
     directory.write_json("splits", pictures.splits, names_people=True)

@@ -23,7 +23,7 @@ from typing import Any
 
 from experiments import procedural_folder, segmentation_report, segmentation_scores
 from experiments.segmentation_training import Config, Trained, fit, load
-from medjax import check, cli, data, train
+from medjax import check, cli, data
 from medjax.metrics import case_table
 
 PRESETS = {
@@ -50,15 +50,7 @@ PRESETS = {
 def build(config: Config, options: cli.RunOptions) -> None:
   root = _folder(options)
   setting = load(config, root, options.seed)
-  with train.RunDirectory.open(
-    options.workdir,
-    experiment=options.experiment,
-    preset=options.preset,
-    config=config,
-    seed=options.seed,
-    data_manifest=setting.source.manifest(),
-    log_to=options.log_to,
-  ) as directory:
+  with options.directory(config, setting.source.manifest()) as directory:
     if directory.finished:
       return
     directory.write_json("splits", setting.splits)

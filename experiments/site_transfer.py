@@ -46,7 +46,7 @@ from experiments import (
 )
 from experiments.site_transfer_scores import NO_TRANSFER, ORACLE, Scored, Scorer
 from experiments.site_transfer_training import Config, Run, Study, Trained
-from medjax import cli, train
+from medjax import cli
 from medjax.metrics import case_table
 
 _EVIDENCE = Config(
@@ -123,15 +123,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
   }
   for run in (run for own in runs.values() for run in own):
     site_transfer_training.rows_of(config, run, "fine-tune")  # refused now, not after the sources
-  with train.RunDirectory.open(
-    options.workdir,
-    experiment=options.experiment,
-    preset=options.preset,
-    config=config,
-    seed=options.seed,
-    data_manifest=setting.manifest,
-    log_to=options.log_to,
-  ) as directory:
+  with options.directory(config, setting.manifest) as directory:
     if directory.finished:
       return
     directory.write_json("splits", setting.splits)

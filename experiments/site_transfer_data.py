@@ -15,11 +15,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from experiments import lscl_data
-from experiments.lscl_data import Stack
+from experiments import slice_stacks
+from experiments.slice_stacks import Stack
 from medjax import check, data, synth
 from medjax.data import cc359, manifest, prostate
-from medjax.data.manifest import array_digest
 from medjax.data.seeds import generator
 from medjax.synth import tissues
 from medjax.types import IGNORE, Batch, Example, Source
@@ -161,13 +160,13 @@ def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Settin
   parted = {name: _parted(config, name, sites[name], seed) for name in used}
   train = [stack for site in parted.values() for stack in site.train]
   rows = _rows(train)
-  _check_pixels(train, [stack for site in parted.values() for stack in site.test])
+  slice_stacks.check_pixels(train, [stack for site in parted.values() for stack in site.test])
   return Setting(
     " and ".join(used),
     together.class_names,
     together.channel_names,
     together.manifest(),
-    _batch(train),
+    slice_stacks.batch(train, list(used), lambda stack: (stack.site, stack.subject)),
     tuple(_pair(name, _sites_of(name, sites), parted, rows) for name in names),
   )
 
@@ -344,7 +343,7 @@ def _parted(config: DataConfig, name: str, source: Source, seed: int) -> _Site:
   share = config.test_fraction
   subjects = source.subjects
   if config.data_source == "folders":
-    subjects = lscl_data.alike_together(source)
+    subjects = slice_stacks.alike_together(source)
   drawn = data.split_subjects(subjects, {"train": 1 - share, "test": share}, seed=seed)
   indices = {part: drawn.indices(part, subjects) for part in ("train", "test")}
   if config.max_test:
@@ -419,34 +418,3 @@ def _pair(
 
 def _people(stacks: Iterable[Stack]) -> tuple[str, ...]:
   return tuple(sorted({f"{stack.site}/{stack.subject}" for stack in stacks}))
-
-
-def _check_pixels(kept: Sequence[Stack], test: Sequence[Stack]) -> None:
-  """Refuses identical images on both sides."""
-  seen = {array_digest(stack.image): stack for stack in kept}
-  for stack in test:
-    twin = seen.get(array_digest(stack.image))
-    check.require(
-      twin is None,
-      "different images to train on and to test",
-      f"identical ones, {twin.site}/{twin.name} and {stack.site}/{stack.name}" if twin else "",
-      "remove one",
-    )
-
-
-def _batch(stacks: Sequence[Stack]) -> Batch:
-  """All slices, one example each."""
-  sites = list(dict.fromkeys(stack.site for stack in stacks))
-  people = list(dict.fromkeys((stack.site, stack.subject) for stack in stacks))
-  codes = [(sites.index(s.site), people.index((s.site, s.subject))) for s in stacks]
-  depths = [len(stack.image) for stack in stacks]
-  domain, subject = np.repeat(np.array(codes, np.int32), depths, axis=0).T
-  total = sum(depths)
-  return Batch(
-    image=np.concatenate([stack.image for stack in stacks]),
-    label=np.concatenate([stack.label for stack in stacks]),
-    domain=domain.copy(),
-    subject=subject.copy(),
-    index=np.arange(total, dtype=np.int32),
-    weight=np.ones(total, np.float32),
-  )

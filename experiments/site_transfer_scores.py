@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.lscl_data import Stack
 from experiments.lscl_scores import Picture
 from experiments.site_transfer_data import Setting
 from experiments.site_transfer_training import BASELINES, CONTROLS, Config, Optimiser, Trained
+from experiments.slice_stacks import Stack
 from medjax import data, metrics
 from medjax.types import PyTree
 

@@ -25,7 +25,7 @@ import optax
 
 from experiments import clipping_programs, curriculum_programs, distance_bench
 from experiments.measuring import Program, measure
-from medjax import check, cli, data, grads, losses, nets, synth, train
+from medjax import check, cli, data, grads, losses, nets, synth
 from medjax.ops import conv
 from medjax.train.report import Report
 
@@ -192,13 +192,7 @@ def synthesis_programs(config: Config, shape: tuple[int, ...]) -> list[Program]:
 
 
 def build(config: Config, options: cli.RunOptions) -> None:
-  with train.RunDirectory.open(
-    options.workdir,
-    experiment=options.experiment,
-    preset=options.preset,
-    config=config,
-    seed=options.seed,
-  ) as directory:
+  with options.directory(config) as directory:
     if directory.finished:
       return
     report = Report("What a step costs", f"Measured on {jax.devices()[0].device_kind}.")

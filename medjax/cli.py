@@ -3,7 +3,7 @@
 An experiment ends with
 
   def build(config: Config, options: cli.RunOptions) -> None:
-    with train.RunDirectory.open(options.workdir, ...) as run:
+    with options.directory(config, data_manifest) as run:
       if run.finished:
         return
       ...
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import jax
 
 from medjax.check import InputError
-from medjax.train import NonFiniteError
+from medjax.train import NonFiniteError, RunDirectory
 
 if TYPE_CHECKING:
   from tyro.conf import Positional
@@ -60,6 +60,21 @@ class RunOptions:
   preset: str
   experiment: str
   log_to: tuple[str, ...] = ()
+
+  def directory(
+    self, config: Any, data_manifest: Mapping[str, Any] | None = None, *, private: bool = False
+  ) -> RunDirectory:
+    """The run directory of this command; arguments as for `train.RunDirectory.open`."""
+    return RunDirectory.open(
+      self.workdir,
+      experiment=self.experiment,
+      preset=self.preset,
+      config=config,
+      seed=self.seed,
+      data_manifest=data_manifest,
+      log_to=self.log_to,
+      private=private,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
