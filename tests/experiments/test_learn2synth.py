@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import learn2synth, noise_recovery, real_images
+from experiments import learn2synth
+from experiments.learn2synth import noise_recovery, real_images
 from medjax import cli
 from medjax.types import Batch
 from tests.data.folders import nnunet

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import lscl, lscl_data, lscl_report, lscl_scores, lscl_training
+from experiments import lscl
+from experiments.lscl import hospitals, report, scores, training
 from medjax import cli, synth
 from medjax.check import InputError
 from medjax.data.nifti import write_nifti
@@ -44,7 +45,7 @@ def site(root, seed, names=("a_1", "a_2", "b_1", "c_1", "d_1", "e_1"), *, channe
   return root
 
 
-FOLDERS = lscl_data.DataConfig(
+FOLDERS = hospitals.DataConfig(
   source="folders", turns="each", shape=(12, 12), subject_pattern=r"(.)_\d"
 )
 
@@ -107,7 +108,7 @@ def test_the_questions_are_asked_against_their_controls():
   """A gain of .05 in every cell is better than the control; the same scores are equivalent."""
   control = np.random.default_rng(0).uniform(0.5, 0.9, (3, 8))
   arms = {"lscl-random": control, "lscl-paper": control, "lscl-chain": control + 0.05}
-  rows = lscl_scores._questions(lscl_training.Config(), arms)
+  rows = scores._questions(training.Config(), arms)
   found = {(row["arm"], row["reference"]): row for row in rows}
   assert list(found) == [
     ("lscl-paper", "lscl-random"),
@@ -116,13 +117,13 @@ def test_the_questions_are_asked_against_their_controls():
   ]
   assert found["lscl-chain", "lscl-random"]["verdict"] == "better"
   assert found["lscl-paper", "lscl-random"]["equivalent"]
-  said = lscl_report.answers(lscl_training.Config(), {"questions": rows})
+  said = report.answers(training.Config(), {"questions": rows})
   assert "lscl-chain beats lscl-random by more than 0.01" in said
   assert "lscl-paper is equivalent to lscl-random within 0.01" in said
   assert "Beware" not in said
   alone = {arm: scores[:1] for arm, scores in arms.items()}
-  rows = lscl_scores._questions(lscl_training.Config(), alone)
-  said = lscl_report.answers(lscl_training.Config(), {"questions": rows})
+  rows = scores._questions(training.Config(), alone)
+  said = report.answers(training.Config(), {"questions": rows})
   assert said.endswith("Beware: one seed: its spread is unknown.")
 
 
@@ -130,7 +131,7 @@ def test_equal_compute_leaves_out_what_costs_more():
   table = {arm: np.full((2, 4), 0.5) for arm in ("u-net", "lscl-chain", "augmented")}
   flops = {"u-net": 1.0, "lscl-chain": 1.04, "augmented": 1.2}
   tables = {"unseen": table, "in-domain": table}
-  found = lscl_scores._comparisons(lscl_training.Config(), tables, flops)
+  found = scores._comparisons(training.Config(), tables, flops)
   near = [row["arm"] for row in found["u-net"] if row["column"] == "unseen, equal compute"]
   assert near == ["lscl-chain"]
   assert not [row for row in found["augmented"] if row["column"] == "unseen, equal compute"]
@@ -153,14 +154,14 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
   assert "finished" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arm", lscl_training.ARMS)
+@pytest.mark.parametrize("arm", training.ARMS)
 def test_every_arm_is_a_step_over_plain_batches(arm):
   """Traced, not compiled: the state keeps its shapes, and the loss is a scalar."""
-  config = lscl_training.Config(
+  config = training.Config(
     leave_out=("B",), shape=(16, 16), widths=(2, 2), num_updates=2, levels=1, finetune_updates=4
   )
   random = np.random.default_rng(0)
-  batch = lscl_data.Batch(
+  batch = hospitals.Batch(
     image=random.random((2, 16, 16, 1)).astype(np.float32),
     label=random.integers(0, 3, (2, 16, 16)).astype(np.int32),
     domain=np.zeros(2, np.int32),
@@ -168,10 +169,10 @@ def test_every_arm_is_a_step_over_plain_batches(arm):
     index=np.arange(2, dtype=np.int32),
     weight=np.ones(2, np.float32),
   )
-  setting = lscl_data.Setting("", ("A", "B"), ("0", "1", "2"), ("c",), False, {}, ())
-  task = lscl_training.task_of(config, setting)
+  setting = hospitals.Setting("", ("A", "B"), ("0", "1", "2"), ("c",), False, {}, ())
+  task = training.task_of(config, setting)
   bank = synth.style_bank(batch.image, how=synth.wavelet_style(1))
-  step = lscl_training.step_of(config, task, arm, bank)
+  step = training.step_of(config, task, arm, bank)
   params, _ = jax.eval_shape(task.model.init, jax.random.key(0), batch.image[0])
   state = jax.eval_shape(step.init, params, jax.random.key(0))
   new, metrics = jax.eval_shape(step.update, state, batch, jax.random.key(0))
@@ -183,14 +184,14 @@ def test_every_arm_is_a_step_over_plain_batches(arm):
 
 @pytest.mark.slow
 def test_all_rows_run_once(tmp_path):
-  run("demo", *TINY, "--arms", *lscl_training.ARMS, "--workdir", str(tmp_path / "run"))
+  run("demo", *TINY, "--arms", *training.ARMS, "--workdir", str(tmp_path / "run"))
   results = json.loads((tmp_path / "run" / "results.json").read_text())
-  assert set(results["arms"]) == {*lscl_training.ARMS, "u-net-tta", "lscl-paper-tta"}
+  assert set(results["arms"]) == {*training.ARMS, "u-net-tta", "lscl-paper-tta"}
 
 
 def test_sites_are_left_out_in_turn(tmp_path):
   roots = [site(tmp_path / f"site{i}", i) for i in range(3)]
-  setting = lscl_data.load(FOLDERS, roots, 0)
+  setting = hospitals.load(FOLDERS, roots, 0)
   assert [turn.unseen for turn in setting.turns] == [("site0",), ("site1",), ("site2",)]
   for turn in setting.turns:
     sources = {name.partition("/")[0] for name in turn.people["train"]}
@@ -205,13 +206,13 @@ def test_sites_are_left_out_in_turn(tmp_path):
 
 def test_styles_are_of_sources_and_of_nobody_who_is_tested(tmp_path):
   roots = [site(tmp_path / f"site{i}", i) for i in range(2)]
-  before = lscl_data.load(FOLDERS, roots, 0).turns
+  before = hospitals.load(FOLDERS, roots, 0).turns
   for i, root in enumerate(roots):
     (root / "imagesUn").mkdir()
     for name in ("a_3", "b_3", "c_3", "d_3", "e_3", "new_1"):
       image = np.random.default_rng(i).normal(size=(12, 10, 2)).astype(np.float32)
       write_nifti(root / "imagesUn" / f"{name}_0000.nii.gz", image, np.diag([2.0, 2, 5, 1]))
-  after = lscl_data.load(FOLDERS, roots, 0).turns
+  after = hospitals.load(FOLDERS, roots, 0).turns
   for old, new in zip(before, after, strict=True):
     trained = new.people["train"]
     people = len(trained) + 1  # who is trained on, and "w" who is new
@@ -223,7 +224,7 @@ def test_simulated_scanners_share_people(tmp_path):
   config = dataclasses.replace(
     FOLDERS, simulate=("research-t1", "curve-t1"), leave_out=("curve-t1",), turns="together"
   )
-  setting = lscl_data.load(config, [root], 0)
+  setting = hospitals.load(config, [root], 0)
   (turn,) = setting.turns
   assert setting.is_simulated and turn.unseen == ("curve-t1",)
   tested = [{s.subject for s in turn.test if s.site == site} for site in setting.sites]
@@ -234,7 +235,7 @@ def test_simulated_scanners_share_people(tmp_path):
 def test_identical_images_on_both_sides_stop_the_run(tmp_path):
   roots = [site(tmp_path / f"site{i}", 0) for i in range(2)]
   with pytest.raises(InputError, match="different images to train on and to test"):
-    lscl_data.load(FOLDERS, roots, 0)
+    hospitals.load(FOLDERS, roots, 0)
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,7 @@ def test_sites_that_do_not_match(tmp_path, second, message):
   if "labels" in second:
     write_json(other, labels=second["labels"])
   with pytest.raises(InputError, match=message):
-    lscl_data.load(FOLDERS, [first, other], 0)
+    hospitals.load(FOLDERS, [first, other], 0)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +271,7 @@ def test_sites_that_do_not_match(tmp_path, second, message):
   ],
 )
 def test_bad_input_gets_one_line_and_status_2(arguments, message, tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(lscl_data, "_stacks", lambda config, name, site: ())  # refused before
+  monkeypatch.setattr(hospitals, "_stacks", lambda config, name, site: ())  # refused before
   with pytest.raises(SystemExit) as stop:
     run(*arguments, "--workdir", str(tmp_path / "run"))
   assert stop.value.code == 2
@@ -280,7 +281,7 @@ def test_bad_input_gets_one_line_and_status_2(arguments, message, tmp_path, caps
 
 @pytest.mark.parametrize("spacing", [(1.0, 0.0, 1.0), (1.0, 1.0), (1.0, 1.0, float("nan"))])
 def test_a_voxel_size_that_is_0_or_missing_is_refused(spacing):
-  case = lscl_data.Example(
+  case = hospitals.Example(
     name="x",
     subject="x",
     index=0,
@@ -289,19 +290,19 @@ def test_a_voxel_size_that_is_0_or_missing_is_refused(spacing):
     spacing=spacing,
   )
   with pytest.raises(InputError, match="a positive voxel size on every axis of x"):
-    lscl_data._stack(lscl_data.DataConfig(), case, "A", "")
+    hospitals._stack(hospitals.DataConfig(), case, "A", "")
 
 
 @pytest.mark.parametrize("grid", ["crop", "resize"])
 @pytest.mark.parametrize("space", [(20, 13), (9, 20)])
 def test_labels_come_back_to_their_grid(grid, space):
   """Crops lose what lies outside, resizing what is smaller than a pixel: a block in the middle."""
-  config = lscl_data.DataConfig(shape=(16, 16), grid=grid)
+  config = hospitals.DataConfig(shape=(16, 16), grid=grid)
   label = np.zeros(space, np.int32)
   label[3:6, 5:9] = 2
-  there = lscl_data._placed(config, label, label=True)
+  there = hospitals._placed(config, label, label=True)
   assert there.shape == (16, 16)
-  back = lscl_data.restore(config, np.maximum(there, 0), space)
+  back = hospitals.restore(config, np.maximum(there, 0), space)
   assert back.shape == space
   if grid == "crop":
     np.testing.assert_array_equal(back, label)
@@ -324,10 +325,10 @@ def test_the_challenge_in_its_own_layout(tmp_path):
       label = random.integers(0, 4, image.shape)
       write_nifti(folder / f"{code}_sa_gt.nii.gz", label, np.diag([1.5, 1.5, 9, 1]))
   write_info(tmp_path, rows=rows)
-  config = lscl_data.DataConfig(
+  config = hospitals.DataConfig(
     source="mnms", leave_out=("C", "D"), shape=(16, 16), grid="resize", normalise="minmax"
   )
-  (turn,) = lscl_data.load(config, [tmp_path], 0).turns
+  (turn,) = hospitals.load(config, [tmp_path], 0).turns
   assert {stack.site for stack in turn.test} == set("ABCD")
   assert {(s.name, s.phase) for s in turn.test if s.site == "D"} == {
     ("De3_ED", "ED"), ("De3_ES", "ES")
@@ -346,11 +347,11 @@ def test_averaging_over_rotations_commutes_with_them():
     near = jax.scipy.signal.convolve2d(image[..., 0], params, mode="same")
     return jax.numpy.stack([near, -near, jax.numpy.roll(near, 1, 0)], -1), {}
 
-  config = lscl_training.Config(shape=(8, 8))
-  setting = lscl_data.Setting("", (), ("0", "1", "2"), ("c",), False, {}, ())
-  task = lscl_training.task_of(config, setting)
+  config = training.Config(shape=(8, 8))
+  setting = hospitals.Setting("", (), ("0", "1", "2"), ("c",), False, {}, ())
+  task = training.task_of(config, setting)
   task = task._replace(model=task.model._replace(apply=apply))
-  segmenter = lscl_scores.segmenters(config, task)[lscl_scores.ROTATED]
+  segmenter = scores.segmenters(config, task)[scores.ROTATED]
   images = np.random.default_rng(0).random((2, 8, 8, 1)).astype(np.float32)
   turned = np.rot90(images, 1, (1, 2)).copy()
   np.testing.assert_array_equal(
@@ -360,15 +361,15 @@ def test_averaging_over_rotations_commutes_with_them():
 
 @pytest.mark.parametrize("value", [0, IGNORE])
 def test_a_batch_without_structures_has_a_finite_loss(value):
-  setting = lscl_data.Setting("", (), ("0", "1"), ("c",), False, {}, ())
-  loss = lscl_training.task_of(lscl_training.Config(), setting).loss
+  setting = hospitals.Setting("", (), ("0", "1"), ("c",), False, {}, ())
+  loss = training.task_of(training.Config(), setting).loss
   logits = np.random.default_rng(0).normal(size=(4, 4, 2)).astype(np.float32)
   found, gradient = jax.value_and_grad(loss)(logits, jax.numpy.full((4, 4), value))
   assert np.isfinite(found) and np.isfinite(gradient).all()
 
 
 def test_what_a_crop_leaves_out_is_not_scored():
-  case = lscl_data.Example(
+  case = hospitals.Example(
     name="x",
     subject="x",
     index=0,
@@ -376,7 +377,7 @@ def test_what_a_crop_leaves_out_is_not_scored():
     label=np.ones((12, 8, 2), np.int32),
     spacing=(1.0, 1.0, 5.0),
   )
-  stack = lscl_data._stack(lscl_data.DataConfig(shape=(8, 16)), case, "A", "")
+  stack = hospitals._stack(hospitals.DataConfig(shape=(8, 16)), case, "A", "")
   assert (stack.truth[2:10] == 1).all() and (stack.truth[[0, 1, 10, 11]] == IGNORE).all()
   assert (stack.label[:, :, 4:12] == 1).all() and (stack.label[:, :, :4] == IGNORE).all()
 
@@ -384,19 +385,19 @@ def test_what_a_crop_leaves_out_is_not_scored():
 def test_slices_and_labels_turn_together():
   label = np.arange(16, dtype=np.int32).reshape(1, 4, 4).repeat(6, 0)
   image = label[..., None].astype(np.float32)
-  batch = lscl_data.Batch(image, label, *4 * (np.zeros(6, np.float32),))
-  turned = lscl_training.oriented(lambda step: batch, jax.random.key(0), (4, 4))(3)
+  batch = hospitals.Batch(image, label, *4 * (np.zeros(6, np.float32),))
+  turned = training.oriented(lambda step: batch, jax.random.key(0), (4, 4))(3)
   np.testing.assert_array_equal(turned.image[..., 0], turned.label)
   assert len({x.tobytes() for x in turned.label}) > 2
-  wide = lscl_data.Batch(image[:, :2], label[:, :2], *4 * (np.zeros(6, np.float32),))
-  halves = lscl_training.oriented(lambda step: wide, jax.random.key(0), (2, 4))(3)
+  wide = hospitals.Batch(image[:, :2], label[:, :2], *4 * (np.zeros(6, np.float32),))
+  halves = training.oriented(lambda step: wide, jax.random.key(0), (2, 4))(3)
   assert halves.label.shape == (6, 2, 4)
 
 
 def test_a_constant_image_is_standardised_to_0():
   image = np.full((4, 4, 2), 7.0, np.float32)
   image[..., 1] = np.arange(16).reshape(4, 4)
-  found = jax.jit(lscl_training.standardise)(image)
+  found = jax.jit(training.standardise)(image)
   np.testing.assert_array_equal(found[..., 0], 0)
   want = (image[..., 1] - 7.5) / image[..., 1].std()
   np.testing.assert_allclose(found[..., 1], want, rtol=1e-5)
@@ -404,6 +405,6 @@ def test_a_constant_image_is_standardised_to_0():
 
 def test_an_absent_structure_counts_as_right_where_nothing_was_found():
   row = {"dice/LV": 0.5, "dice/MYO": float("nan"), "hausdorff/LV": float("nan")}
-  assert lscl_scores.mean(row, "dice") == 0.5
-  assert lscl_scores.mean(row, "hausdorff") == 0.0
-  assert lscl_scores.mean({"dice/LV": float("nan")}, "dice") == 1.0
+  assert scores.mean(row, "dice") == 0.5
+  assert scores.mean(row, "hausdorff") == 0.0
+  assert scores.mean({"dice/LV": float("nan")}, "dice") == 1.0

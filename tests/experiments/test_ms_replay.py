@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import ms_replay, ms_replay_data, ms_replay_report, ms_replay_training
-from experiments.ms_replay_private import cost, of_random_patch, population
-from experiments.ms_replay_training import Config, orders_of, runs_of, scores_of
+from experiments import ms_replay
+from experiments.ms_replay import hospitals, report, training
+from experiments.ms_replay.private import cost, of_random_patch, population
+from experiments.ms_replay.training import Config, orders_of, runs_of, scores_of
 from medjax import cli
 from medjax.check import InputError
 from medjax.data.nifti import write_nifti
@@ -83,25 +84,25 @@ def test_a_run_stopped_at_a_centre_ends_as_one_that_was_not(tmp_path, monkeypatc
   arguments = ["demo", *SMALL, "--arms", "replay", "--workdir"]
   whole, stopped = tmp_path / "whole", tmp_path / "stopped"
   run(*arguments, str(whole))
-  original = ms_replay_training.train_jobs
+  original = training.train_jobs
 
   def stopping(bench, jobs):
     if jobs and "-2-clinic" in jobs[0].name:
       raise InterruptedError
     return original(bench, jobs)
 
-  monkeypatch.setattr(ms_replay_training, "train_jobs", stopping)
+  monkeypatch.setattr(training, "train_jobs", stopping)
   with pytest.raises(InterruptedError):
     run(*arguments, str(stopped))
-  monkeypatch.setattr(ms_replay_training, "train_jobs", original)
+  monkeypatch.setattr(training, "train_jobs", original)
   assert not (stopped / "results.json").exists()
   run(*arguments, str(stopped))
   assert (whole / "results.json").read_text() == (stopped / "results.json").read_text()
 
 
 def test_people_are_split_anew_by_every_seed_and_never_shared():
-  study = ms_replay_data.simulated((4, 3), 2, (16, 16), 0)
-  parts = [ms_replay_data.split(study, seed) for seed in range(3)]
+  study = hospitals.simulated((4, 3), 2, (16, 16), 0)
+  parts = [hospitals.split(study, seed) for seed in range(3)]
   for part in parts:
     rows = [set(rows) for own in part.values() for rows in own.values()]
     assert sum(map(len, rows)) == len(set.union(*rows)) == 11
@@ -110,7 +111,7 @@ def test_people_are_split_anew_by_every_seed_and_never_shared():
 
 
 def test_no_anatomy_and_no_lesion_stands_twice():
-  study = ms_replay_data.simulated((3, 2), 2, (24, 24), 0, num_synthetic=2)
+  study = hospitals.simulated((3, 2), 2, (24, 24), 0, num_synthetic=2)
   assert len({label.tobytes() for label in study.label}) == len(study.label) == 11
   assert study.synthetic == (9, 10) and set(study.rows) == {"research", "trial"}
   assert 0 < study.label.max() <= 1 and ((0 < study.label) & (study.label < 1)).any()  # soft
@@ -119,7 +120,7 @@ def test_no_anatomy_and_no_lesion_stands_twice():
 def test_lesions_fill_the_share_of_a_voxel_that_they_say():
   anatomy = np.full((30, 30), 2)
   anatomy[14:16, 14:16] = 3
-  share = ms_replay_data.lesions(anatomy, np.random.default_rng(0))
+  share = hospitals.lesions(anatomy, np.random.default_rng(0))
   assert set(np.round(9 * np.unique(share)).astype(int)) <= set(range(10))  # of 3 x 3 parts
   assert share[anatomy == 3].max() == 0
 
@@ -130,7 +131,7 @@ def test_a_real_mask_keeps_its_share_of_the_head_and_goes_to_one_case(tmp_path):
   label[10:20, 10:30, 20:30] = 1
   write_nifti(root / "imagesTr" / "a_0000.nii.gz", np.ones(label.shape, np.float32), affine)
   write_nifti(root / "labelsTr" / "a.nii.gz", label, affine)
-  (mask,) = ms_replay_data.real_lesions(root, (24, 24, 24))
+  (mask,) = hospitals.real_lesions(root, (24, 24, 24))
   side = round(0.84 * 24)
   np.testing.assert_allclose(mask.sum() / side**3, label.mean(), rtol=0.1)
   middle = np.array(np.nonzero(mask > 0.5)).mean(1)
@@ -160,14 +161,14 @@ def test_scores_of_volumes():
 def test_boundary_reliability_is_the_diagonal_for_the_truth():
   anatomy = np.full((30, 30), 2)
   anatomy[14:16, 14:16] = 3
-  label = ms_replay_data.lesions(anatomy, np.random.default_rng(1))
-  value, truth = ms_replay_report.boundary_reliability([label], [label])
+  label = hospitals.lesions(anatomy, np.random.default_rng(1))
+  value, truth = report.boundary_reliability([label], [label])
   np.testing.assert_allclose(value, truth, atol=1e-6)
   assert len(value) > 3
 
 
 def test_private_replay_sees_centre_and_memory_as_one_population():
-  study = ms_replay_data.simulated((3, 2), 2, (16, 16), 0)
+  study = hospitals.simulated((3, 2), 2, (16, 16), 0)
   store = population(study, [0, 1, 5])
   assert store["subject"].tolist() == [0, 1, 2] and store["index"].tolist() == [0, 1, 5]
   seen = []
@@ -207,7 +208,7 @@ def folder(root, seed, names=("a", "b", "c"), *, spacing=1.0, lesion=True):
 
 
 def read(*paths, near_duplicates=0.0):
-  return ms_replay_data.folders(
+  return hospitals.folders(
     paths,
     0.2,
     shape=None,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import private_alignment, private_alignment_data, private_alignment_scores
-from experiments.private_alignment_training import FILTERS, Config, Trained, plan_of
+from experiments import private_alignment
+from experiments.private_alignment import pictures, scores
+from experiments.private_alignment.training import FILTERS, Config, Trained, plan_of
 from medjax import cli
 from medjax.metrics.ranking import auroc
 
@@ -20,7 +21,7 @@ SMALL = [
   *"--target_epsilon 50 --accountant rdp".split(),
 ]
 load = functools.partial(
-  private_alignment_data.load,
+  pictures.load,
   seed=0,
   size=8,
   num_classes=2,
@@ -123,7 +124,7 @@ def test_the_rate_is_chosen_on_validation_pictures():
     fake(rate=0.3, logits={"validation": right}),
     fake(rate=0.2, logits={"validation": right}),
   ]
-  assert private_alignment_scores.best(trials, pictures).rate == 0.2  # the smaller of two equals
+  assert scores.best(trials, pictures).rate == 0.2  # the smaller of two equals
 
 
 def test_every_private_arm_costs_the_same_and_every_published_one_everything():
@@ -145,21 +146,19 @@ def test_the_parts_of_an_auroc_have_it_as_their_mean_and_its_spread(num_classes)
   random = np.random.default_rng(0)
   labels = random.integers(0, num_classes, 120)
   logits = (random.normal(size=(120, num_classes)) + np.eye(num_classes)[labels]).astype(np.float32)
-  parts = private_alignment_scores.area_parts(logits, labels)
-  area = private_alignment_scores.area(logits, labels)
+  parts = scores.area_parts(logits, labels)
+  area = scores.area(logits, labels)
   np.testing.assert_allclose(parts.mean(), area, rtol=1e-6)
-  scores = logits[:, 1] - logits[:, 0] if num_classes == 2 else np.asarray(jax.nn.softmax(logits))
-  np.testing.assert_allclose(area, auroc(scores, labels), rtol=1e-6)
+  chance = logits[:, 1] - logits[:, 0] if num_classes == 2 else np.asarray(jax.nn.softmax(logits))
+  np.testing.assert_allclose(area, auroc(chance, labels), rtol=1e-6)
   # Jackknife: without one picture the AUROC moves by what that picture added, up to 1 / n^2.
-  without = [
-    private_alignment_scores.area(np.delete(logits, i, 0), np.delete(labels, i)) for i in range(5)
-  ]
+  without = [scores.area(np.delete(logits, i, 0), np.delete(labels, i)) for i in range(5)]
   moved = 119 * (area - np.array(without))
   np.testing.assert_allclose(moved, (parts - area)[:5], atol=0.02)
 
 
 def test_an_ill_lung_is_brighter():
-  draw = private_alignment_data.radiograph
+  draw = pictures.radiograph
   clear, ill = (
     np.mean([draw(np.random.default_rng(i), 16, is_ill=is_ill) for i in range(200)], 0)
     for is_ill in (False, True)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import medjax
-from experiments import segmentation, segmentation_training
+from experiments import segmentation
+from experiments.segmentation import training
 from medjax import cli
 from tests.data.folders import nnunet
 
@@ -130,6 +131,6 @@ def test_dice_by_counting_is_the_definition():
     / ((prediction == k)[known].sum() + (target == k).sum())
     for k in (1, 2)
   ]
-  np.testing.assert_allclose(segmentation_training.dice(prediction, target, 3), want)
+  np.testing.assert_allclose(training.dice(prediction, target, 3), want)
   empty = np.zeros((2, 2), int)
-  assert np.isnan(segmentation_training.dice(empty, empty, 2)).all()
+  assert np.isnan(training.dice(empty, empty, 2)).all()

@@ -10,15 +10,10 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import (
-  site_transfer,
-  site_transfer_data,
-  site_transfer_report,
-  site_transfer_scores,
-  site_transfer_training,
-)
-from experiments.site_transfer_scores import NO_TRANSFER, ORACLE, Tables
-from experiments.site_transfer_training import ARMS, Config, Run
+from experiments import site_transfer
+from experiments.site_transfer import hospitals, report, scores, training
+from experiments.site_transfer.scores import NO_TRANSFER, ORACLE, Tables
+from experiments.site_transfer.training import ARMS, Config, Run
 from medjax import cli, methods
 from medjax.check import InputError
 from tests.data import fake_downloads
@@ -53,7 +48,7 @@ def setting_of(tmp_path, **changes):
   )
   names = ("a_1", "a_2", "b_1", "c_1", "d_1", "e_1", "f_1")
   roots = [site(tmp_path / name, seed, names) for seed, name in enumerate(("old", "new"))]
-  return config, site_transfer_data.load(config, roots, 0)
+  return config, hospitals.load(config, roots, 0)
 
 
 def test_people_of_both_sites_are_parted(finished):
@@ -131,13 +126,13 @@ def test_a_pair_without_a_gap_stays_out(tmp_path):
     ("mmtl", 1, "source"): np.full((2, 2, 3), 0.9),
   }
   flops = {"adam": dict.fromkeys(("fine-tune", "mmtl"), 1.0)}
-  found = site_transfer_scores.results(config, setting, rows_of(values), flops)
+  found = scores.results(config, setting, rows_of(values), flops)
   assert [p["in_table"] for p in found["optimisers"]["adam"]["pairs"].values()] == [True, False]
   arms = found["optimisers"]["adam"]["sizes"]["1"]
   np.testing.assert_allclose(arms["fine-tune"]["target"]["dice"]["mean"], 0.8)
   verdicts = {(r["question"], r["metric"]): r["verdict"] for r in found["questions"]}
   assert verdicts["few", "dice"] == "better" and verdicts["source", "dice"] == "undecided"
-  assert "mmtl beats fine-tune by more than 0.01" in site_transfer_report.answers(config, found)
+  assert "mmtl beats fine-tune by more than 0.01" in report.answers(config, found)
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
@@ -145,8 +140,8 @@ def test_controls_make_the_steps_of_octl(optimiser):
   """For a gradient that never changes, history or not: the rate is all that differs."""
   config = Config(**ADAM)
   params = {"encoder0": {"w": jnp.ones(())}}
-  task = site_transfer_training.task_of("unet", (2, 2), 2)
-  plain = site_transfer_training.plain_tx(config, optimiser, config.num_epochs)
+  task = training.task_of("unet", (2, 2), 2)
+  plain = training.plain_tx(config, optimiser, config.num_epochs)
 
   def stationary(state):
     if isinstance(state, optax.ScaleByAdamState):
@@ -159,8 +154,8 @@ def test_controls_make_the_steps_of_octl(optimiser):
   donor = jax.tree.map(stationary, plain.init(params), is_leaf=lambda s: isinstance(s, kinds))
   steps = {}
   for arm in ("octl", "octl-none", "equal-rate", "fine-tune"):
-    tx = site_transfer_training.tx_of(config, optimiser, arm, donor, task)
-    state = site_transfer_training.opt_state_of(config, arm, tx, params, donor)
+    tx = training.tx_of(config, optimiser, arm, donor, task)
+    state = training.opt_state_of(config, arm, tx, params, donor)
     update, found = jax.jit(tx.update), []
     for _ in range(12):
       updates, state = update(params, state, params)
@@ -178,11 +173,11 @@ def test_controls_make_the_steps_of_octl(optimiser):
 
 
 def test_two_classes_are_one_logit_under_binary_cross_entropy():
-  task = site_transfer_training.task_of("unet", (2, 2), 2)
+  task = training.task_of("unet", (2, 2), 2)
   image = jax.random.normal(jax.random.key(0), (8, 8, 1))
   label = (image[..., 0] > 0).astype(jnp.int32)
   params, _ = task.model.init(jax.random.key(1), image)
-  example = site_transfer_data.Batch(image, label, *4 * (None,))
+  example = hospitals.Batch(image, label, *4 * (None,))
   logits = jax.jit(task.model.apply)(params, image)[0]
   assert logits.shape == (8, 8, 2) and not logits[..., 0].any()
   want = optax.sigmoid_binary_cross_entropy(logits[..., 1], label).mean()
@@ -190,11 +185,11 @@ def test_two_classes_are_one_logit_under_binary_cross_entropy():
 
 
 def test_the_first_layers_of_the_released_network_are_4816_parameters():
-  task = site_transfer_training.task_of("sum_unet", (16,), 2)
+  task = training.task_of("sum_unet", (16,), 2)
   params, _ = jax.eval_shape(task.model.init, jax.random.key(0), jnp.zeros((32, 32, 1)))
   leaves = jax.tree_util.tree_leaves_with_path(params)
   named = {jax.tree_util.keystr(p, simple=True, separator="/"): x.size for p, x in leaves}
-  first = [n for path, n in named.items() if site_transfer_training.is_first_layer(task, path)]
+  first = [n for path, n in named.items() if training.is_first_layer(task, path)]
   assert sum(first) == 4816
 
 
@@ -207,8 +202,8 @@ def test_sizes_count_people_and_mmtl_mixes_rows(tmp_path):
   assert set(pair.target_rows(0.5, 0)) < set(people[0])
   assert len({tuple(pair.target_rows(1, seed)) for seed in range(9)}) > 1
   one = Run("adam", pair, 1, 0)
-  plain = site_transfer_training.rows_of(config, one, "fine-tune")
-  mixed = site_transfer_training.rows_of(config, one, "mmtl")
+  plain = training.rows_of(config, one, "fine-tune")
+  mixed = training.rows_of(config, one, "mmtl")
   assert set(plain(0)) <= set(people[0])
   # floor(epoch / 2 * 2) slots of the target: none in the first epoch, one in the second.
   for step, share in ((0, 0), (2, 0), (3, 1), (5, 1)):
@@ -222,7 +217,7 @@ def test_fewer_target_slices_than_a_batch_are_refused(tmp_path):
   config, setting = setting_of(tmp_path)
   config = dataclasses.replace(config, batch_size=64)
   with pytest.raises(InputError, match="64 target slices.*lower --batch_size"):
-    site_transfer_training.rows_of(config, Run("adam", setting.pairs[0], 1, 0), "fine-tune")
+    training.rows_of(config, Run("adam", setting.pairs[0], 1, 0), "fine-tune")
 
 
 def test_sites_with_other_labels_are_refused(tmp_path):
@@ -230,7 +225,7 @@ def test_sites_with_other_labels_are_refused(tmp_path):
   write_json(second, labels={"background": 0, "left": 3, "right": 7})
   config = Config(data_source="folders", shape=(12, 12))
   with pytest.raises(InputError, match="new head"):
-    site_transfer_data.load(config, [first, second], 0)
+    hospitals.load(config, [first, second], 0)
 
 
 def test_weights_alone_have_no_history():
@@ -254,10 +249,10 @@ def test_downloads_are_sites_of_pairs(tmp_path):
   config = Config(data_source="cc359", pairs=(">".join(names),), shape=(8, 8))
   (twice := tmp_path / "more").mkdir()
   with pytest.raises(InputError, match="at least 2 subjects"):  # one person a site in miniature
-    site_transfer_data.load(config, [tmp_path], 0)
+    hospitals.load(config, [tmp_path], 0)
   fake_downloads.prostate(twice, cases=3)
   config = dataclasses.replace(config, data_source="prostate", pairs=(), normalise="zscore")
-  pairs = site_transfer_data.load(config, [twice], 0).pairs
+  pairs = hospitals.load(config, [twice], 0).pairs
   assert [pair.name.count("+") for pair in pairs] == [4] * 6
   assert pairs[0].name.endswith(">RUNMC")
 
@@ -266,10 +261,10 @@ def test_downloads_are_sites_of_pairs(tmp_path):
 def test_a_pair_of_no_sites_is_refused(pair):
   config = Config(pairs=(pair,), spacing=(2.0, 2.0, 4.0), num_people=4, shape=(16, 16))
   with pytest.raises(InputError):
-    site_transfer_data.load(config, (), 0)
+    hospitals.load(config, (), 0)
 
 
 def test_every_arm_has_a_meaning_and_every_preset_its_arms():
-  assert set(site_transfer_report._MEANING) == set(ARMS)
+  assert set(report._MEANING) == set(ARMS)
   for preset in site_transfer.PRESETS.values():
     assert set(preset.arms) <= set(ARMS)

@@ -1,0 +1,70 @@
+"""Learn2Synth: hypergradients of accuracy on real images tune a synthesiser.
+
+Paper: Hu et al., "Learn2Synth: Learning Optimal Data Synthesis Using Hypergradients for Brain Image
+Segmentation", ICCV 2025, arXiv:2411.16719.
+
+  python -m experiments.learn2synth demo          MNI152 template, hidden noise; about 3 minutes
+  python -m experiments.learn2synth demo --data FOLDER --shape 192 224 --background clusters
+                                                  your own nnU-Net folder, 2D or 3D
+  python -m experiments.learn2synth recovery      known noise levels, profile and method; 70 minutes
+
+Times are for 2 CPU cores. `demo` on the template demonstrates the mechanism on one averaged head
+and claims no accuracy.
+
+results.json, `demo`: test_cases, test_subjects; dice.<row>.{mean, <class>, scored, missed} for the
+rows "label vote" (training label maps alone), "naive" and "learn2synth", scored: structures in the
+means, missed: those with Dice 0; learned: natural parameters of the augmentation after training,
+one entry a seed; comparison: rows of `metrics.comparison_table` against "naive" over test subjects,
+none for the template.
+results.json, `recovery`: recoveries, one entry a preset, with preset, minimiser and minimiser_error
+of the profile, estimate and estimate_error of the method, estimates by seed, profile_passes,
+method_passes; profile.levels and profile.losses [preset][seed][level].
+"""
+
+from typing import Any
+
+from experiments.learn2synth import noise_recovery, real_images, report
+from medjax import check, cli
+
+PRESETS: dict[str, Any] = {"demo": real_images.Config(), "recovery": noise_recovery.Config()}
+
+
+def build(config: Any, options: cli.RunOptions) -> None:
+  if isinstance(config, noise_recovery.Config):
+    _recovery(config, options)
+  else:
+    _real_images(config, options)
+
+
+def _real_images(config: real_images.Config, options: cli.RunOptions) -> None:
+  setting = real_images.load(config, options.data, options.seed)
+  with options.directory(config, setting.source.manifest()) as directory:
+    if directory.finished:
+      return
+    directory.write_json("splits", setting.splits)
+    study = real_images.run(config, options.seed, setting, directory)
+    results = real_images.results(study)
+    directory.write_json("timing", {k: v._asdict() for k, v in study.timings.items()})
+    page = report.real_images_page(config, study, results)
+    page.what_ran(directory.config).write(directory.path / "report.html")
+    directory.write_json("results", results)
+
+
+def _recovery(config: noise_recovery.Config, options: cli.RunOptions) -> None:
+  if options.data:
+    raise check.InputError("no --data for recovery", str(options.data[0]), "use the preset demo")
+  manifests = {
+    name: source.manifest() for name, source in noise_recovery.sources(config, options.seed).items()
+  }
+  with options.directory(config, manifests) as directory:
+    if directory.finished:
+      return
+    study = noise_recovery.run(config, options.seed, directory)
+    results = {
+      "recoveries": [recovery._asdict() for recovery in study.recoveries],
+      "profile": {"levels": config.profile, "losses": study.losses.tolist()},
+    }
+    directory.write_json("timing", {k: v._asdict() for k, v in study.timings.items()})
+    page = report.recovery_page(config, study)
+    page.what_ran(directory.config).write(directory.path / "report.html")
+    directory.write_json("results", results)

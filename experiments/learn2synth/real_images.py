@@ -1,0 +1,430 @@
+"""Learn2Synth beside naive randomisation on real images: a folder of yours, or the MNI152 template.
+
+Three rows on the same test images: a vote of the training label maps (no image at all), a network
+trained under fixed, broad randomisation of noise and bias field, and one whose synthesiser learns
+them from the real training images. Same network, initial weights, label maps, class intensities and
+number of updates.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.learn2synth import synthetic_training
+from experiments.learn2synth.synthetic_training import Task
+from medjax import check, data, methods, metrics, rng, synth, train
+from medjax.types import Batch, Params, Source
+
+ARMS = ("naive", "learn2synth")
+_LEAST_SIGMA = 1e-4  # lower end of naive randomisation's noise levels
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Learn2Synth and naive randomisation on real, labelled images.
+
+  Attributes:
+    shape: voxels per axis that every case is cropped or padded to; 2 axes cut volumes into slices.
+    spacing: voxel size in mm, one per axis of the file; () keeps the files' own.
+    template_resolution: voxel size in mm of the MNI152 template, used without --data.
+    slice_axis: axis that 2D work slices along (0 sagittal, 1 coronal, 2 axial).
+    min_labelled: slices with a smaller fraction of labelled voxels are left out, of all parts.
+    subject_pattern: regular expression with one group that finds the subject in a case name; ""
+      makes every case its own subject.
+    background: what unlabelled tissue is synthesised as: "clusters" of intensity (skull, skin),
+      "strip" (images cut to their labels by the truth: a control, no claim), or "zero".
+    num_clusters: intensity clusters of unlabelled tissue.
+    contrast: class intensities of synthetic images: "random" (SynthSeg's randomisation) or
+      "matched" (the mean of each class in the real training images, give or take 0.1).
+    hidden_sigma: noise added to the template, in image intensities; not used with --data.
+    hidden_exponents: exponents of the non-uniformity applied to the template, low to high
+      frequency; not used with --data.
+    initial_sigma: noise level that Learn2Synth starts from, in image intensities.
+    initial_exponents: non-uniformity exponent that Learn2Synth starts from.
+    naive_sigma: highest noise level of naive randomisation, in image intensities.
+    naive_exponent: non-uniformity exponent of naive randomisation.
+    num_seeds: seeds, each with its own initial weights and draws.
+    num_steps: updates of each arm.
+    batch_size: images an update, synthetic and real alike.
+    widths: channels of the U-Net's levels.
+    learning_rate: Adam's first rate for the network; decays to a twentieth along a cosine.
+    theta_learning_rate: Adam's first rate for the augmentation; decays likewise.
+    log_every: steps between two log rows.
+    eval_every: steps between two evaluations on validation images.
+  """
+
+  shape: tuple[int, ...] = (64, 80)
+  spacing: tuple[float, ...] = ()
+  template_resolution: float = 3.0
+  slice_axis: Literal[0, 1, 2] = 2
+  min_labelled: float = 0.01
+  subject_pattern: str = ""
+  background: Literal["clusters", "strip", "zero"] = "zero"
+  num_clusters: int = 3
+  contrast: Literal["random", "matched"] = "matched"
+  hidden_sigma: float = 0.08
+  hidden_exponents: tuple[float, float, float] = (0.6, 0.3, 0.1)
+  initial_sigma: float = 0.02
+  initial_exponents: float = 0.0
+  naive_sigma: float = 0.2
+  naive_exponent: float = 0.5
+  num_seeds: int = 1
+  num_steps: int = 500
+  batch_size: int = 8
+  widths: tuple[int, ...] = (8, 16, 32)
+  learning_rate: float = 3e-3
+  theta_learning_rate: float = 3e-3
+  log_every: int = 20
+  eval_every: int = 100
+
+  def __post_init__(self):
+    check.in_interval("number of axes of shape", len(self.shape), 2, 3)
+    for name in ("num_seeds", "num_steps", "batch_size", "log_every", "eval_every", "num_clusters"):
+      check.positive(name, getattr(self, name))
+    for name in ("learning_rate", "theta_learning_rate", "initial_sigma", "template_resolution"):
+      check.positive(name, getattr(self, name))
+    check.non_negative("hidden_sigma", self.hidden_sigma)
+    check.positive("naive_sigma", self.naive_sigma - _LEAST_SIGMA, "pass a larger noise level")
+    check.in_interval("min_labelled", self.min_labelled, 0, 1)
+
+
+class Cases(NamedTuple):
+  """Stacked arrays: label maps for synthesis (training subjects only) and real images by part."""
+
+  maps: Batch
+  training: Batch
+  validation: Batch
+  test: Batch
+
+
+class Setting(NamedTuple):
+  """Where the images come from, before a network is made.
+
+  `splits` is what splits.json holds; `positions` [case of source] says where along the axis a slice
+  lies, 0 for volumes.
+  """
+
+  source: Source
+  splits: dict[str, Any]
+  cases: Cases
+  positions: np.ndarray
+  grouping: synth.Grouping
+  class_names: tuple[str, ...]
+  is_template: bool
+
+
+class Study(NamedTuple):
+  """All that a report needs.
+
+  Attributes:
+    setting: images and splits.
+    task: network, generator and augmentation.
+    dice: row name -> [seed, case, foreground class].
+    predictions: row name -> class ids [case, *space] of seed 0.
+    learned: natural parameters of the augmentation after training, seed by seed.
+    synthetic: name -> (images [n, *space], labels [n, *space]) before and after learning.
+    trajectories: log rows by run.
+    timings: by run.
+  """
+
+  setting: Setting
+  task: Task
+  dice: dict[str, np.ndarray]
+  predictions: dict[str, np.ndarray]
+  learned: list[dict[str, float]]
+  synthetic: dict[str, tuple[np.ndarray, np.ndarray]]
+  trajectories: dict[str, list[dict[str, Any]]]
+  timings: dict[str, train.Timing]
+
+
+def load(config: Config, paths: tuple[pathlib.Path, ...], seed: int) -> Setting:
+  """Reads, splits over subjects, crops to one shape, and prepares label maps for synthesis."""
+  check.require(len(paths) <= 1, "one nnU-Net folder after --data", f"{len(paths)}", "pass one")
+  source = _folder(config, paths[0]) if paths else _template(config)
+  if paths:
+    drawn = data.split_subjects(
+      source.subjects, {"train": 0.6, "validation": 0.2, "test": 0.2}, seed=seed
+    )
+    parts = {part: drawn.indices(part, source.subjects) for part in drawn.parts}
+    data.check_content(source, drawn)
+    splits = {"kind": "subjects", "seed": seed, "parts": drawn.parts}
+  else:
+    # One averaged head: there is no second subject to test on, and the report claims nothing.
+    every = tuple(range(len(source)))
+    parts = {"train": every[::2], "validation": every[1::4], "test": every[3::4]}
+    splits = {"kind": "slices of one subject: no claim", "seed": seed, "parts": parts}
+  stacked = {part: data.stack(source, index, config.shape) for part, index in parts.items()}
+  num_classes = len(source.class_names)
+  grouping = synth.identity(num_classes, source.class_names)
+  if not paths:
+    stacked = {part: _acquired(config, batch, seed) for part, batch in stacked.items()}
+  maps = stacked["train"]
+  if config.background == "clusters":
+    grouping = synth.with_clusters(grouping, config.num_clusters)
+    maps = maps.replace(
+      label=np.stack(
+        [
+          synth.split_background(image, label, config.num_clusters, first_value=num_classes)
+          for image, label in zip(maps.image, maps.label, strict=True)
+        ]
+      )
+    )
+  elif config.background == "strip":
+    stacked = {part: _stripped(batch) for part, batch in stacked.items()}
+    maps = stacked["train"]
+  cases = Cases(maps, stacked["train"], stacked["validation"], stacked["test"])
+  positions = np.array(getattr(source, "positions", (0,) * len(source)))
+  return Setting(source, splits, cases, positions, grouping, source.class_names, not paths)
+
+
+def run(config: Config, seed: int, setting: Setting, directory: train.RunDirectory) -> Study:
+  """Trains both arms for every seed, resumable run by run, and scores the test images."""
+  task = make_task(config, setting)
+  cases = setting.cases
+  predictions = {
+    "label vote": label_vote(
+      cases.training.label,
+      setting.positions[cases.training.index],
+      setting.positions[cases.test.index],
+      len(setting.class_names),
+    )
+  }
+  dice = {"label vote": score(predictions["label vote"], cases.test, setting)[None]}
+  trajectories, timings, learned, synthetic = {}, {}, [], {}
+  for arm in ARMS:
+    by_seed = []
+    for s in range(config.num_seeds):
+      name = f"{arm}-{s}"
+      out = _fit(arm, config, seed + s, task, cases, directory, name)
+      trajectories[name], timings[name] = out.history, out.timing
+      prediction = task.predict(out.state.params, cases.test.image)
+      by_seed.append(score(prediction, cases.test, setting))
+      if s == 0:
+        predictions[arm] = prediction
+      if arm == "learn2synth":
+        theta = out.state.extra.theta
+        learned.append({k: float(v) for k, v in task.augmentation.describe(theta).items()})
+        if s == 0:
+          synthetic = {
+            "before learning": examples(task, initial_theta(config, task), cases.maps),
+            "after learning": examples(task, theta, cases.maps),
+          }
+    dice[arm] = np.stack(by_seed)
+  return Study(setting, task, dice, predictions, learned, synthetic, trajectories, timings)
+
+
+def make_task(config: Config, setting: Setting) -> Task:
+  generator = synth.learn2synth(setting.grouping)
+  if config.contrast == "matched":
+    means = class_means(setting.cases.maps, setting.grouping.num_generation)
+    generator = synth.Generator(
+      setting.grouping,
+      mixture=synth.Mixture(
+        mean=tuple((max(m - 0.1, 0.0), m + 0.1) for m in means),
+        std=(0.0, 0.05),
+        zero_background=0.0,
+        dark_background=0.0,
+      ),
+      deformation=generator.deformation,
+      quantiles=None,
+    )
+  return Task(
+    model=synthetic_training.unet(setting.grouping.num_targets, config.widths),
+    generator=generator,
+    augmentation=synth.ParametricAugmentation(),
+    loss=synthetic_training.dice_and_cross_entropy,
+  )
+
+
+def class_means(cases: Batch, num_classes: int) -> list[float]:
+  """Mean intensity of every class over the images; 0 for a class that no case holds."""
+  known = cases.label >= 0
+  labels, values = cases.label[known], cases.image[..., 0][known]
+  counts = np.bincount(labels, minlength=num_classes)
+  sums = np.bincount(labels, values, minlength=num_classes)
+  return (sums / np.maximum(counts, 1)).tolist()
+
+
+def initial_theta(config: Config, task: Task) -> Any:
+  return task.augmentation.init(sigma=config.initial_sigma, exponents=config.initial_exponents)
+
+
+def results(study: Study) -> dict[str, Any]:
+  """results.json: fixed keys, no times. A mean is over scored structures, then over classes."""
+  names = study.setting.class_names[1:]
+
+  def row(values: np.ndarray) -> dict[str, Any]:
+    by_class = {name: float(np.nanmean(values[..., k])) for k, name in enumerate(names)}
+    scored = np.isfinite(values)
+    return {
+      "mean": float(np.mean(list(by_class.values()))),
+      **by_class,
+      "scored": int(scored.sum()),
+      "missed": int((values[scored] == 0).sum()),
+    }
+
+  return {
+    "test_cases": len(study.setting.cases.test.weight),
+    "test_subjects": len(set(study.setting.cases.test.subject.tolist())),
+    "dice": {name: row(values) for name, values in study.dice.items()},
+    "learned": study.learned,
+    "comparison": _comparison(study),
+  }
+
+
+def _comparison(study: Study) -> list[dict[str, Any]]:
+  """Paired verdicts against naive randomisation over test subjects; none on the template."""
+  subjects = study.setting.cases.test.subject
+  if study.setting.is_template or len(set(subjects.tolist())) < 2:
+    return []
+  num_seeds = len(study.dice["naive"])
+  tables = {}
+  for name, values in study.dice.items():
+    found = np.isfinite(values)
+    sums = np.where(found, values, 0.0).sum(-1)
+    count = found.sum(-1)  # a case without any structure, found or to be found, is right
+    table = np.where(count > 0, sums / np.maximum(count, 1), 1.0)
+    tables[name] = np.broadcast_to(table, (num_seeds, table.shape[-1]))
+  return metrics.comparison_table(
+    {"equal updates": tables}, reference="naive", subjects=subjects.tolist()
+  )
+
+
+def score(prediction: np.ndarray, cases: Batch, setting: Setting) -> np.ndarray:
+  """Dice [case, foreground class]."""
+  return synthetic_training.dice(prediction, cases.label, len(setting.class_names))
+
+
+def label_vote(
+  labels: np.ndarray, positions: np.ndarray, wanted: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """Most frequent class at every voxel of the common grid: what anatomy alone achieves.
+
+  Args:
+    labels: [case, *space] training label maps.
+    positions: [case] where along the axis each slice lies; equal numbers for volumes.
+    wanted: [test case] positions to predict; the nearest training position votes.
+    num_classes: background included.
+  Returns:
+    Class ids [test case, *space].
+  """
+  votes = {}
+  for position in np.unique(positions):
+    there = labels[positions == position]
+    counts = np.stack([(there == k).sum(0) for k in range(num_classes)])
+    votes[int(position)] = counts.argmax(0).astype(np.int32)
+  known = np.array(sorted(votes))
+  return np.stack([votes[int(known[np.abs(known - p).argmin()])] for p in wanted])
+
+
+def examples(task: Task, theta: Any, maps: Batch, num: int = 4) -> tuple[np.ndarray, np.ndarray]:
+  """The same `num` draws for every theta: images [num, *space] and their targets."""
+  rows = np.linspace(0, len(maps.weight) - 1, num + 2).round().astype(int)[1:-1]
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(num))
+  images, targets = jax.jit(jax.vmap(task.synthesise, (None, 0, 0)))(
+    theta, keys, jnp.asarray(maps.label[rows])
+  )
+  return np.asarray(images[..., 0]), np.asarray(targets)
+
+
+def _fit(
+  arm: str,
+  config: Config,
+  seed: int,
+  task: Task,
+  cases: Cases,
+  directory: train.RunDirectory,
+  name: str,
+) -> train.Fit:
+  key = jax.random.key(seed)
+  tx = optax.adam(_decaying(config.learning_rate, config), eps_root=1e-16)
+  draws = synthetic_training.fresh_draws(cases.maps, config.batch_size, seed, name="synthetic")
+  if arm == "naive":
+    augmentation = synth.ParametricAugmentation(noise="ranged")
+    theta = augmentation.init(
+      sigma=(_LEAST_SIGMA, config.naive_sigma), exponents=config.naive_exponent
+    )
+    step = methods.supervised(dataclasses.replace(task, augmentation=augmentation).fixed_loss, tx)
+    stream = synthetic_training.with_theta(draws, theta)
+  else:
+    step = methods.learn2synth(
+      task.inner_loss,
+      task.outer_loss,
+      tx,
+      initial_theta(config, task),
+      optax.adam(_decaying(config.theta_learning_rate, config)),
+      describe=task.augmentation.describe,
+    )
+    real = data.batches(cases.training, config.batch_size, seed, name="real")
+    stream = data.zip_streams(inner=draws, outer=real)
+  return train.fit(
+    step,
+    stream,
+    _initial_params(config, task, key),
+    rng.stream(key, "training"),
+    num_steps=config.num_steps,
+    evaluators={"validation": synthetic_training.MeanDice(task, cases.validation)},
+    workdir=directory.path,
+    writers=directory.writers,
+    name=name,
+    log_every=config.log_every,
+    eval_every=config.eval_every,
+    checkpoint_every=config.eval_every,
+  )
+
+
+def _initial_params(config: Config, task: Task, key: jax.Array) -> Params:
+  return task.model.init(rng.stream(key, "weights"), jnp.zeros((*config.shape, 1)))[0]
+
+
+def _decaying(rate: float, config: Config) -> optax.Schedule:
+  return optax.cosine_decay_schedule(rate, config.num_steps, alpha=0.05)
+
+
+def _folder(config: Config, path: pathlib.Path) -> Source:
+  source = data.NnUNetFolder(
+    path,
+    spacing=config.spacing or None,
+    normalise="percentile",
+    subject_pattern=config.subject_pattern or None,
+    cache=True,
+  )
+  check.require(
+    len(source.channel_names) == 1,
+    "images of one channel for synthesis",
+    f"{len(source.channel_names)} ({', '.join(source.channel_names)}) in {path}",
+    "keep one channel in dataset.json",
+  )
+  if len(config.shape) == 2 and len(source[0].spacing) == 3:
+    return data.slices(
+      source,
+      config.slice_axis,
+      keep=lambda e: bool(np.mean(np.asarray(e.label) > 0) >= config.min_labelled),
+    )
+  return source
+
+
+def _template(config: Config) -> Source:
+  axis = config.slice_axis if len(config.shape) == 2 else None
+  return data.mni152(resolution=config.template_resolution, axis=axis)
+
+
+def _acquired(config: Config, batch: Batch, seed: int) -> Batch:
+  """The template as a scanner with the hidden noise level and bias field would have shown it."""
+  scanner = synth.ParametricAugmentation(bias=any(config.hidden_exponents))
+  theta = scanner.init(sigma=max(config.hidden_sigma, 1e-6), exponents=config.hidden_exponents)
+  keys = rng.per_example(rng.stream(jax.random.key(seed), "scanner"), jnp.asarray(batch.index))
+  images = jax.jit(jax.vmap(scanner, (None, 0, 0)))(theta, keys, jnp.asarray(batch.image))
+  return batch.replace(image=np.asarray(images))
+
+
+def _stripped(batch: Batch) -> Batch:
+  pairs = zip(batch.image, batch.label, strict=True)
+  return batch.replace(
+    image=np.stack([synth.strip_background(image, label) for image, label in pairs])
+  )

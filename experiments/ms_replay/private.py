@@ -1,0 +1,122 @@
+"""Replay with differential privacy: a centre's people and the remembered ones are one population.
+
+A memory of patients, or a synthesiser trained on them, protects nobody: whoever has it, or a
+network trained on it without noise, may learn who is in it. Here every centre's training is DP-SGD
+on Poisson samples of the union of its people and the memory, so that a remembered person is treated
+like any other. The memory is drawn at random, never by what cases look like.
+
+Plans compose over centres: who is remembered takes part in every later training too, and pays for
+each. With plain composition a person of the j-th of K centres has (K - j + 1) epsilon, delta if
+remembered, and epsilon, delta if not; whether they are is random and secret, so all count as
+remembered. The memory itself, and the people tested on, are outside of the guarantee.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.ms_replay.hospitals import Study
+from medjax import methods, privacy, rng
+from medjax.data.volume_pool import mirrored
+from medjax.types import Key, LossFn, Params, Step, Stream
+
+
+class PrivateTraining(NamedTuple):
+  """A private training at one centre."""
+
+  step: Step
+  stream: Stream
+  plan: privacy.DPPlan
+
+
+def training(
+  study: Study,
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  rows: Sequence[int],
+  seed: int,
+  *,
+  patch: tuple[int, ...],
+  num_steps: int,
+  expected_batch_size: int,
+  epsilon: float | int,
+  delta: float,
+  max_norm: float | int,
+) -> PrivateTraining:
+  """DP-SGD over the people of `rows`: centre and memory together.
+
+  Args:
+    study: the pool.
+    loss_fn: of one patch {"image", "label"}.
+    tx: optimiser.
+    rows: volumes of the population.
+    seed: of sampling and noise: reproducible, and so private only while it is secret.
+    patch: voxels an axis of the patch that each volume gives at each of its turns.
+    num_steps, expected_batch_size, epsilon, delta, max_norm: see `DPPlan`.
+  """
+  store = population(study, rows)
+  people = len(np.unique(store["subject"]))
+  is_grouped = people < len(rows)
+  plan = privacy.DPPlan(
+    num_examples=people,
+    expected_batch_size=min(expected_batch_size, people),
+    num_steps=num_steps,
+    delta=delta,
+    max_norm=max_norm,
+    unit="group" if is_grouped else "example",
+    max_group_size=2 if is_grouped else None,
+    target_epsilon=epsilon,
+    vault=privacy.Vault.from_seed(seed),
+  )
+  step = methods.private(of_random_patch(loss_fn, patch), tx, plan)
+  return PrivateTraining(step, plan.stream(store, chunk=min(expected_batch_size, people)), plan)
+
+
+def population(study: Study, rows: Sequence[int]) -> dict[str, np.ndarray]:
+  """Whole volumes on the host, with their people."""
+  index = np.asarray(rows)
+  people = sorted({study.subjects[i] for i in rows})
+  return {
+    "image": study.image[index],
+    "label": study.label[index],
+    "index": index.astype(np.int32),
+    "subject": np.array([people.index(study.subjects[i]) for i in rows], np.int32),
+    "weight": np.ones(len(rows), np.float32),
+  }
+
+
+def of_random_patch(loss_fn: LossFn, patch: tuple[int, ...]) -> LossFn:
+  """The loss of a patch of a volume, in half of all cases around a lesion voxel; all by the key."""
+
+  def loss(params: Params, volume: Any, key: Key) -> jax.Array:
+    space = volume["label"].shape
+    last = jnp.asarray([s - p for s, p in zip(space, patch, strict=True)])
+    where, which, flips, network = rng.streams(key, "where", "which", "flips", "network")
+    lesion = volume["label"].reshape(-1) > 0
+    chance = jax.random.uniform(where, lesion.shape) + lesion * (jax.random.uniform(which) < 0.5)
+    middle = jnp.stack(jnp.unravel_index(chance.argmax(), space))
+    corner = tuple(jnp.clip(middle - jnp.asarray(patch) // 2, 0, last))
+    size = (*patch, volume["image"].shape[-1])
+    image = jax.lax.dynamic_slice(volume["image"], (*corner, 0), size)
+    label = jax.lax.dynamic_slice(volume["label"], corner, patch)
+    image, label = mirrored((image, label), flips, len(patch), 0.5, 0.0)
+    return loss_fn(params, {"image": image, "label": label}, network)
+
+  return loss
+
+
+def cost(epsilon: float, delta: float, num_centres: int) -> dict[str, Any]:
+  """What the people of each centre pay in the whole sequence, by plain composition."""
+  trainings = [num_centres - j for j in range(num_centres)]
+  return {
+    "epsilon_a_training": epsilon,
+    "epsilon_by_centre": [n * epsilon for n in trainings],
+    "delta_by_centre": [n * delta for n in trainings],
+    "statement": "People of the first centre take part in every training while they are remembered."
+    " A memory, or a synthesiser, that was made without privacy protects nobody, and the other arms"
+    " of this run protect nobody.",
+  }

@@ -1,0 +1,245 @@
+"""What the replay study measured: the matrix R of every arm, its summaries, and tests of claims."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.ms_replay import private
+from experiments.ms_replay.hospitals import Study
+from experiments.ms_replay.training import Config, Course, Stage
+from medjax import metrics
+
+METRICS = ("dice", "soft_dice")
+FINE_TUNING, MULTI = "fine-tuning", "multi-domain"
+_SUMMARIES = ("acc", "bwt", "fwt_untrained", "fwt_single", "forgetting")
+
+
+class Trained(NamedTuple):
+  """All trainings of a study.
+
+  Attributes:
+    courses: of each arm.
+    singles: by (seed, centre).
+    multi: of each seed.
+    untrained: [seed, centre] mean Dice of first weights.
+    orders: of the centres.
+  """
+
+  courses: dict[str, list[Course]]
+  singles: dict[tuple[int, int], Stage]
+  multi: list[Stage]
+  untrained: np.ndarray
+  orders: list[tuple[int, ...]]
+
+
+def results(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
+  """results.json: fixed keys, no times."""
+  num_test = {c: len(_of(trained.multi[0], c)) for c in study.centres}
+  return {
+    "data": {
+      "title": study.title,
+      "centres": study.centres,
+      "num_train": study.num_train,
+      "num_test": num_test,
+      "left_out_of_claims": [c for c, n in num_test.items() if n < config.min_test],
+    },
+    "orders": [[study.centres[c] for c in order] for order in trained.orders],
+    "metrics": METRICS,
+    "arms": {arm: _arm(config, study, trained, arm) for arm in trained.courses},
+    "references": {
+      MULTI: [[_mean(stage, c) for c in study.centres] for stage in trained.multi],
+      "single-domain": _singles(study, trained),
+      "untrained": trained.untrained,
+    },
+    "claims": claims(config, study, trained, num_test),
+    "privacy": private.cost(config.private_epsilon, config.private_delta, len(study.centres))
+    if "replay-private" in config.arms
+    else {},
+  }
+
+
+def matrix(course: Course, study: Study, metric: str = "dice") -> np.ndarray:
+  """[trained through, tested on] of one course, both axes in the order of training."""
+  names = [study.centres[c] for c in course.order]
+  return np.array([[_mean(stage, c, metric) for c in names] for stage in course.stages])
+
+
+def whole_matrix(
+  courses: Sequence[Course], study: Study, num_seeds: int, orders: Sequence[tuple[int, ...]]
+) -> np.ndarray:
+  """R [seed, order, trained through, tested on, metric]; NaN for pairs that were not trained."""
+  num, first = len(study.centres), min(c.seed for c in courses)
+  r = np.full((num_seeds, len(orders), num, num, len(METRICS)), np.nan)
+  for course in courses:
+    place = course.seed - first, orders.index(course.order)
+    r[place] = np.stack([matrix(course, study, metric) for metric in METRICS], -1)
+  return r
+
+
+def _arm(config: Config, study: Study, trained: Trained, arm: str) -> dict[str, Any]:
+  courses = trained.courses[arm]
+  rows = [_summary(config, study, trained, course) for course in courses]
+  fixed = [row for row, c in zip(rows, courses, strict=True) if c.order == trained.orders[0]]
+  first = min(course.seed for course in courses)
+  shuffled = [row for row, c in zip(rows, courses, strict=True) if c.seed == first]
+  transfers = [metrics.transfer_summary(matrix(c, study)) for c in courses]
+  return {
+    "r": whole_matrix(courses, study, config.num_seeds, trained.orders),
+    "fixed_order": {k: _spread([row[k] for row in fixed]) for k in _SUMMARIES},
+    "orders": {k: _spread([row[k] for row in shuffled]) for k in _SUMMARIES},
+    "bwt_of_centre": dict(
+      zip(
+        [study.centres[c] for c in trained.orders[0]],
+        np.mean(
+          [
+            t.bwt_of_centre
+            for t, c in zip(transfers, courses, strict=True)
+            if c.order == trained.orders[0]
+          ],
+          0,
+        ).tolist(),
+        strict=False,
+      )
+    ),
+    "mean_all_centres": np.mean([t.mean_all_centres for t in transfers], 0),
+    "zero_shot": np.mean([t.zero_shot for t in transfers], 0),
+    "steps": int(sum(stage.num_steps for stage in courses[0].stages)),
+  }
+
+
+def _summary(config: Config, study: Study, trained: Trained, course: Course) -> dict[str, float]:
+  """ACC, BWT, both FWT and forgetting of one course."""
+  r = matrix(course, study)
+  first = min(c.seed for own in trained.courses.values() for c in own)
+  untrained = trained.untrained[course.seed - first][list(course.order)]
+  plain = metrics.transfer_summary(r, baseline=untrained, divide_by=config.divide_by)
+  fwt_single = np.nan
+  if all((course.seed, c) in trained.singles for c in course.order):
+    single = [_mean(trained.singles[course.seed, c], study.centres[c]) for c in course.order]
+    fwt_single = metrics.transfer_summary(r, baseline=single, divide_by=config.divide_by).fwt
+  values = plain.acc, plain.bwt, plain.fwt, fwt_single, plain.forgetting
+  return {k: float(v) for k, v in zip(_SUMMARIES, values, strict=True)}
+
+
+def claims(
+  config: Config, study: Study, trained: Trained, num_test: Mapping[str, int]
+) -> dict[str, Any]:
+  """Tests of the paper's statements over the centres with enough people; {} if there is none.
+
+  Replay above fine-tuning, replay reaches multi-domain training: paired comparisons of the Dice of
+  every test person after the last centre. Backward transfer: its interval over seeds and people.
+  """
+  kept = [c for c in study.centres if num_test[c] >= config.min_test]
+  if not kept:
+    return {}
+  found: dict[str, Any] = {}
+  seeds = sorted({c.seed for own in trained.courses.values() for c in own})
+  multi = dict(zip(seeds, trained.multi, strict=True))
+  for design, level in (("fixed_order", "seed"), ("orders", "order")):
+    chosen = {arm: _chosen(own, design, trained.orders) for arm, own in trained.courses.items()}
+    number = len(next(iter(chosen.values())))
+    if design == "orders" and number < 2:
+      continue
+    levels = (level, "subject")
+    last = {
+      arm: np.stack([_people(course.stages[-1], kept) for course in own])
+      for arm, own in chosen.items()
+    }
+    own = next(iter(chosen.values()))
+    last[MULTI] = np.stack([_people(multi[course.seed], kept) for course in own])
+    compared = {
+      f"against {reference}": [
+        comparison._asdict()
+        for comparison in metrics.compare(
+          last, reference=reference, margin=config.margin, levels=levels
+        ).values()
+      ]
+      for reference in (FINE_TUNING, MULTI)
+      if reference in last
+    }
+    found[design] = {
+      **compared,
+      "bwt": {arm: _bwt(config, study, own, kept, levels) for arm, own in chosen.items()},
+    }
+  return found
+
+
+def _bwt(
+  config: Config, study: Study, courses: Sequence[Course], kept: Sequence[str], levels: tuple
+) -> dict[str, Any]:
+  """Mean change of earlier centres' people since their own training, with its 95 % interval.
+
+  People can be paired over seeds only where the last centre is the same; else courses are averaged.
+  """
+  changes = []
+  for course in courses:
+    names = [study.centres[c] for c in course.order]
+    parts = [
+      _of(course.stages[-1], name) - _of(course.stages[k], name)
+      for k, name in enumerate(names[:-1])
+      if name in kept
+    ]
+    if parts:
+      changes.append(np.concatenate(parts))
+  if not changes:
+    return {}
+  is_paired = len({course.order for course in courses}) == 1
+  table = np.stack(changes) if is_paired else np.array([change.mean() for change in changes])
+  own_levels = levels if is_paired else levels[:1]
+  interval = metrics.mean_interval(table, levels=own_levels)
+  low, high = interval.low, interval.high
+  return {
+    "mean": interval.mean,
+    "low": low,
+    "high": high,
+    "covers": interval.covers,
+    "below_zero": bool(high < 0),
+    "above_zero": bool(low > 0),
+    "equivalent_to_zero": bool(-config.equivalence < low and high < config.equivalence),
+  }
+
+
+def _chosen(
+  courses: Sequence[Course], design: str, orders: Sequence[tuple[int, ...]]
+) -> list[Course]:
+  """Courses of a design: all seeds in the first order, or all orders of the first seed."""
+  if design == "fixed_order":
+    return [course for course in courses if course.order == orders[0]]
+  first = min(course.seed for course in courses)
+  return [course for course in courses if course.seed == first]
+
+
+def _people(stage: Stage, centres: Sequence[str]) -> np.ndarray:
+  return np.concatenate([_of(stage, centre) for centre in centres])
+
+
+def _of(stage: Stage, centre: str, metric: str = "dice") -> np.ndarray:
+  return stage.scores[centre][metric]
+
+
+def _mean(stage: Stage, centre: str, metric: str = "dice") -> float:
+  return float(_of(stage, centre, metric).mean())
+
+
+def _singles(study: Study, trained: Trained) -> list[list[list[float]]]:
+  """[seed, trained on, tested on] mean Dice, NaN for trainings that no design needs."""
+  seeds = sorted({seed for seed, _ in trained.singles})
+  nothing = [float("nan")] * len(study.centres)
+  return [
+    [
+      [_mean(trained.singles[seed, c], name) for name in study.centres]
+      if (seed, c) in trained.singles
+      else nothing
+      for c in range(len(study.centres))
+    ]
+    for seed in seeds
+  ]
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+  return {
+    "mean": float(np.mean(values)),
+    "std": float(np.std(values, ddof=1)) if len(values) > 1 else float("nan"),
+    "num": len(values),
+  }

@@ -1,0 +1,225 @@
+"""The page of a gradient-alignment study: released quantities, and what they cost."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.private_alignment.pictures import Pictures
+from experiments.private_alignment.scores import REFERENCE
+from experiments.private_alignment.training import Arm, Config, Table, Trained
+from medjax import metrics
+from medjax.train.report import Report
+
+_PAPER = {  # Table 1: accuracy and AUROC on CIFAR-10, then on the children's radiographs
+  "dp-sgd": (0.6933, 0.9491, 0.7019, 0.8961),
+  "cosine": (0.7096, 0.9567, 0.7228, 0.8962),
+  "magnitude": (0.7041, 0.9558, 0.6939, 0.8929),
+  "std": (0.7292, 0.9601, 0.7051, 0.8950),
+  "cov": (0.7353, 0.9613, 0.7340, 0.8924),
+}
+_PAPER_COSINE = {"dp-sgd": 0.02, "cosine": 0.15, "cov": 0.10}
+_MEANING = {
+  "dp-sgd": "no filter",
+  "cosine": "Algorithm 1",
+  "magnitude": "Algorithm 2, mean of |g|",
+  "std": "Algorithm 2, standard deviation",
+  "cov": "Algorithm 2, standard deviation / |mean|",
+  "public": "cosine to the average of past releases",
+  "public-soft": "a sigmoid of that cosine",
+  "public-magnitude": "cosine to it where it is largest",
+  "public-std": "cosine to it where past releases vary most",
+  "public-cov": "cosine to it where they vary most for their mean",
+  "fresh": "cosine to a first release of the sample",
+  "repaired": "Algorithm 1 with the cosines released soundly",
+}
+
+
+def page(
+  config: Config,
+  pictures: Pictures,
+  trained: Mapping[Table, Mapping[Arm, Sequence[Trained]]],
+  results: dict[str, Any],
+) -> Report:
+  """The findings, what was protected, both tables, what was and was not released."""
+  counts = results["data"]
+  report = Report(
+    f"Gradient alignment in private training: {pictures.title}",
+    f"{counts['pictures']['train']:,} pictures to train on, {counts['pictures']['test']:,} to test,"
+    f" {len(pictures.class_names)} classes, {config.num_seeds} seeds. {findings(config, results)}",
+  )
+  if "private" in trained:
+    _private(report, config, trained["private"], results["tables"]["private"])
+  if "published" in trained:
+    _published(report, config, trained["published"], results["tables"]["published"])
+  _released(report, config, trained, results)
+  for table, arms in trained.items():
+    for key in ("cosine", "release_norm"):
+      series = {
+        one.name: _curve(one, key)
+        for runs in arms.values()
+        for one in runs[:1]
+        if one.fit.history and key in one.fit.history[0]
+      }
+      if series:
+        report.curves(series, "step", f"{table}: {key.replace('_', ' ')}")
+  return report
+
+
+def findings(config: Config, results: dict[str, Any]) -> str:
+  """Sentences that name every verdict."""
+  sentences = []
+  for table, title in (
+    ("private", f"At epsilon {config.target_epsilon:g}"),
+    ("published", f"Without privacy, at noise {config.noise_multiplier:g}"),
+  ):
+    rows = results["tables"].get(table, {}).get("comparison", [])
+    for metric in dict.fromkeys(row["column"] for row in rows):
+      own = [row for row in rows if row["column"] == metric]
+      said = ", ".join(
+        f"{row['arm']} {row['difference']:+.3f} ({row['verdict']}"
+        f"{', equivalent' if row['equivalent'] else ''})"
+        for row in own
+      )
+      name = "AUROC" if metric == "auroc" else metric
+      sentences.append(f"{title}, {name} against {REFERENCE}: {said}.")
+  return " ".join(sentences)
+
+
+def _private(
+  report: Report, config: Config, trained: Mapping[Arm, Sequence[Trained]], values: dict[str, Any]
+) -> None:
+  cost = next(iter(trained.values()))[0].cost
+  report.section("What is protected", cost.statement.replace("\n", "\n\n"))
+  num_runs = sum(len(runs) + len(values["arms"][arm]["trials"]) for arm, runs in trained.items())
+  if num_runs > 1:
+    report.note(
+      f"The statement is about one training. This page compares {num_runs} trainings on the same"
+      f" people; if they were private, all of it together would cost up to {num_runs} times as much"
+      f" (epsilon {num_runs * cost.epsilon:.3g}, delta {num_runs * config.delta:.3g})."
+    )
+  report.section(
+    "Private filters at equal epsilon",
+    "The noise of every arm was calibrated to one epsilon and every arm had the same trials of its"
+    " learning rate, judged by AUROC on validation pictures; the last step counts.",
+  )
+  report.table(
+    [
+      "arm", "what counts", "epsilon", "epsilon (RDP)", "noise multipliers", "passes", "rate",
+      "accuracy", "low", "high", "AUROC", "low", "high",
+    ],
+    [
+      [
+        arm,
+        _MEANING[arm],
+        own["epsilon"],
+        own["epsilon_rdp"],
+        ", ".join(f"{sigma:.3g}" for sigma in own["noise_multipliers"]),
+        own["passes_over_a_sample"],
+        own["learning_rate"],
+        *(own[metric][k] for metric in ("accuracy", "auroc") for k in ("mean", "low", "high")),
+      ]
+      for arm, own in values["arms"].items()
+    ],
+    f"Test pictures; 95 % intervals over seeds and pictures; delta {config.delta:g}; epsilon by"
+    " privacy loss distributions; passes: times that a sample's gradients are computed.",
+  )  # fmt: skip
+  _verdicts(report, config, values)
+  _trials(report, values)
+
+
+def _published(
+  report: Report, config: Config, trained: Mapping[Arm, Sequence[Trained]], values: dict[str, Any]
+) -> None:
+  report.section(
+    "The published filters: epsilon is infinite",
+    f"Equal noise ({config.noise_multiplier:g}, inferred from the paper's epsilon) and equal steps."
+    " The cosines are not released privately, and diagnostics of the private pictures were shown:"
+    " nothing in this table is private, the arms without a filter included.",
+  )
+  report.table(
+    ["arm", "what counts", "epsilon", "cosine", "rate", "accuracy", "low", "high", "AUROC", "low",
+     "high"],
+    [
+      [
+        arm,
+        _MEANING[arm],
+        own["epsilon"],
+        own["cosine"],
+        own["learning_rate"],
+        *(own[metric][k] for metric in ("accuracy", "auroc") for k in ("mean", "low", "high")),
+      ]
+      for arm, own in values["arms"].items()
+    ],
+    "cosine: of the released to the plain mean gradient of the sample, mean over the training.",
+  )  # fmt: skip
+  _verdicts(report, config, values)
+  _trials(report, values)
+  report.table(
+    ["arm", "CIFAR-10 accuracy", "AUROC", "pneumonia accuracy", "AUROC", "cosine, CIFAR-10"],
+    [[arm, *numbers, _PAPER_COSINE.get(arm)] for arm, numbers in _PAPER.items()],
+    "Table 1 of the paper: one run each, validation scores.",
+  )
+
+
+def _verdicts(report: Report, config: Config, values: dict[str, Any]) -> None:
+  if values["comparison"]:
+    report.table(
+      *metrics.comparison_cells(values["comparison"]),
+      f"Paired differences to {REFERENCE} by hierarchical bootstrap over seeds and test pictures,"
+      f" against a margin of {config.margin:g}; Holm over the arms.",
+    )
+
+
+def _trials(report: Report, values: dict[str, Any]) -> None:
+  trials = {arm: own["trials"] for arm, own in values["arms"].items() if own["trials"]}
+  if trials:
+    rates = list(next(iter(trials.values())))
+    report.table(
+      ["arm", *(f"rate {rate}" for rate in rates)],
+      [[arm, *(own[rate] for rate in rates)] for arm, own in trials.items()],
+      "Validation AUROC of the trials, one seed each, none of them a run that counts above.",
+    )
+
+
+def _released(
+  report: Report,
+  config: Config,
+  trained: Mapping[Table, Mapping[Arm, Sequence[Trained]]],
+  results: dict[str, Any],
+) -> None:
+  counts = results["data"]
+  left_out = "; ".join(f"{n} {why}" for why, n in counts["left_out"].items()) or "none"
+  shown = (
+    "parameters and optimiser state at checkpoints, the length of released gradients, and scores on"
+    " test pictures"
+  )
+  report.section(
+    "What is released, and what is not",
+    f"Released of a private training: {shown}. These are functions of gradients with noise, of"
+    " public settings and of people outside the training part.\n\n"
+    "Not released, and in no row of this page for the private table: losses and accuracies on"
+    " training pictures, sizes of samples, shares of pictures kept, cosines, norms of single"
+    " gradients. Names, hashes and the split lie in private/, which only its owner may read, with"
+    " the keys of sampling and noise"
+    + (
+      "."
+      if config.secrets == "os"
+      else "; here, though, keys come from the seed: reproducible, and not private once the seed is"
+      " known."
+    )
+    + "\n\nOutside the guarantee: validation and test people, who are not protected at all; the"
+    " choice of learning rates on validation pictures; the number of people, which is taken as"
+    " public; removing copies, which looked at all pictures"
+    f" (left out: {left_out}).",
+  )
+  if "published" in trained:
+    report.note(
+      "This run also trained the arms of infinite epsilon on the same pictures: shared as a whole,"
+      " its directory protects no one. Run with --published to leave them out."
+    )
+
+
+def _curve(one: Trained, key: str) -> tuple[np.ndarray, np.ndarray]:
+  rows = [row for row in one.fit.history if key in row]
+  return np.array([row["step"] for row in rows]), np.array([row[key] for row in rows])

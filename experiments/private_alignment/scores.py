@@ -1,0 +1,126 @@
+"""Accuracy and AUROC of the arms, picture by picture, so that verdicts can be paired.
+
+The AUROC of K positives and M negatives is the mean over positives of V = the share of negatives
+ranked below, and the mean over negatives of the share of positives above. With n = K + M,
+  u_i = A + (n / K) (V_i - A) for positives,   u_i = A + (n / M) (V_i - A) for negatives
+have the mean A, and their spread is that of A (DeLong et al., Biometrics 1988): they take the place
+of scores in the bootstrap.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.private_alignment.pictures import Pictures
+from experiments.private_alignment.training import Arm, Config, Table, Trained
+from medjax import metrics
+from medjax.metrics.ranking import auroc
+
+REFERENCE: Arm = "dp-sgd"
+_area = jax.jit(auroc)
+
+
+def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """[n] of 0 and 1."""
+  return (logits.argmax(-1) == labels).astype(np.float64)
+
+
+def area(logits: np.ndarray, labels: np.ndarray) -> float:
+  """AUROC; two classes are ranked by the difference of their logits."""
+  scores = logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else jax.nn.softmax(logits)
+  return float(_area(scores, labels))
+
+
+def area_parts(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """[n], u of the module: what each picture adds to the AUROC; their mean is `area`."""
+  if logits.shape[1] == 2:
+    return _parts(logits[:, 1] - logits[:, 0], labels == 1)
+  scores = np.asarray(jax.nn.softmax(logits))
+  return np.mean([_parts(scores[:, k], labels == k) for k in range(scores.shape[1])], axis=0)
+
+
+def _parts(scores: np.ndarray, is_positive: np.ndarray) -> np.ndarray:
+  won = np.empty(len(scores))
+  for side, sign in ((is_positive, 1), (~is_positive, -1)):
+    own, others = sign * scores[side], np.sort(sign * scores[~side])
+    below = np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")
+    won[side] = below / 2 / len(others)
+  mean = won[is_positive].mean()
+  share = np.where(is_positive, is_positive.mean(), 1 - is_positive.mean())
+  return mean + (won - mean) / share
+
+
+def best(trials: Sequence[Trained], pictures: Pictures) -> Trained:
+  """The trial of the highest validation AUROC, the lowest rate on a tie."""
+  labels = pictures.parts["validation"].label
+  return max(trials, key=lambda one: (area(one.logits["validation"], labels), -one.rate))
+
+
+def results(
+  config: Config,
+  pictures: Pictures,
+  trained: Mapping[Table, Mapping[Arm, Sequence[Trained]]],
+  trials: Mapping[Table, Mapping[Arm, Sequence[Trained]]],
+) -> dict[str, Any]:
+  """results.json: fixed keys, no times, no picture and no person of its own.
+
+  Args:
+    config, pictures: of the run.
+    trained: the runs of every seed.
+    trials: those that chose the learning rates; () where there was nothing to choose.
+  """
+  return {
+    "data": {
+      "title": pictures.title,
+      "class_names": pictures.class_names,
+      "pictures": {part: len(batch.weight) for part, batch in pictures.parts.items()},
+      "people": {part: len(np.unique(batch.subject)) for part, batch in pictures.parts.items()},
+      "left_out": pictures.removed,
+    },
+    "tables": {
+      table: _table(config, pictures, arms, trials[table]) for table, arms in trained.items()
+    },
+  }
+
+
+def _table(
+  config: Config,
+  pictures: Pictures,
+  trained: Mapping[Arm, Sequence[Trained]],
+  trials: Mapping[Arm, Sequence[Trained]],
+) -> dict[str, Any]:
+  labels, checked = (pictures.parts[part].label for part in ("test", "validation"))
+  scores: dict[str, dict[str, np.ndarray]] = {
+    "accuracy": {
+      str(arm): np.stack([correct(one.logits["test"], labels) for one in runs])
+      for arm, runs in trained.items()
+    },
+    "auroc": {
+      str(arm): np.stack([area_parts(one.logits["test"], labels) for one in runs])
+      for arm, runs in trained.items()
+    },
+  }
+  arms = {}
+  for arm, runs in trained.items():
+    cosines = [row["cosine"] for one in runs for row in one.fit.history if "cosine" in row]
+    intervals = {metric: metrics.mean_interval(tables[arm]) for metric, tables in scores.items()}
+    arms[arm] = {
+      **{k: {"mean": v.mean, "low": v.low, "high": v.high} for k, v in intervals.items()},
+      "accuracy_by_seed": scores["accuracy"][arm].mean(-1),
+      "auroc_by_seed": [area(one.logits["test"], labels) for one in runs],
+      "learning_rate": runs[0].rate,
+      "noise_multipliers": runs[0].cost.noise_multipliers,
+      "epsilon": runs[0].cost.epsilon,
+      "epsilon_rdp": runs[0].cost.epsilon_rdp,
+      "passes_over_a_sample": runs[0].sweeps,
+      "cosine": float(np.mean(cosines)) if cosines else None,
+      "trials": {
+        f"{one.rate:g}": area(one.logits["validation"], checked) for one in trials.get(arm, ())
+      },
+    }
+  rows: list[dict[str, Any]] = []
+  if REFERENCE in trained and len(trained) > 1:
+    rows = metrics.comparison_table(scores, reference=REFERENCE, margin=config.margin)
+  return {"arms": arms, "comparison": rows}

@@ -1,0 +1,182 @@
+"""The page of a segmentation run."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.segmentation.scores import Picture, Scored
+from experiments.segmentation.training import Config, Setting, Trained
+from medjax import metrics
+from medjax.metrics import calibration
+from medjax.train.report import Report
+
+
+def page(
+  config: Config,
+  setting: Setting,
+  trained: dict[str, list[Trained]],
+  scored: dict[str, list[Scored]],
+  unlabelled: list[Picture],
+  results: dict[str, Any],
+) -> Report:
+  """Scores first, then pictures, calibration, curves and times."""
+  scores = ", ".join(
+    "{mean:.3f} ({low:.3f} to {high:.3f}) ".format(**values["dice"]) + arm
+    for arm, values in results["arms"].items()
+  )
+  report = Report(
+    f"Segmentation of {setting.source.root.resolve().name}",
+    f"Mean Dice {scores}, with 95 % intervals, on {results['test_cases']} held-out cases of"
+    f" {results['test_subjects']} subjects, {len(setting.folds)} of {config.num_folds} folds. No"
+    " subject whose score is shown was trained on or took part in a choice.",
+  )
+  _scores(report, config, setting, results)
+  _pictures(report, config, setting, scored, unlabelled)
+  _calibration(report, setting, scored, results)
+  _curves(report, trained)
+  _times(report, trained, scored)
+  return report
+
+
+def _scores(report: Report, config: Config, setting: Setting, results: dict[str, Any]) -> None:
+  names = setting.source.class_names[1:]
+  report.section("Held-out subjects", config.known)
+  report.table(
+    ["arm", "mean", "low", "high", *names, "missed"],
+    [
+      [
+        arm,
+        *(values["dice"][k] for k in ("mean", "low", "high")),
+        *(values["dice_by_class"][n] for n in names),
+        values["missed"],
+      ]
+      for arm, values in results["arms"].items()
+    ],
+    "Dice on the grid of the files. low, high: 95 % interval over subjects (and seeds, if several);"
+    " missed: structures with Dice 0. cases.csv has every case.",
+  )
+  if len(setting.folds) > 1:
+    report.table(
+      ["arm", *(f"fold {fold.number}" for fold in setting.folds)],
+      [[arm, *values["dice_by_fold"]] for arm, values in results["arms"].items()],
+      "Mean Dice of each fold's held-out cases.",
+    )
+  if results["comparison"]:
+    header, cells = metrics.comparison_cells(results["comparison"])
+    report.table(
+      header,
+      cells,
+      f"Paired differences to plain training, by hierarchical bootstrap against a margin of"
+      f" {config.margin}. Equal compute is listed where an update costs the arms the same to 5 %.",
+    )
+
+
+def _pictures(
+  report: Report,
+  config: Config,
+  setting: Setting,
+  scored: dict[str, list[Scored]],
+  unlabelled: list[Picture],
+) -> None:
+  shown = [p for part in scored[config.arms[0]] for p in part.pictures]
+  shown = sorted(shown, key=lambda p: p.score if np.isfinite(p.score) else 1.0)
+  if len(shown) > 8:  # the worst, the best, and evenly between
+    shown = [shown[i] for i in np.linspace(0, len(shown) - 1, 8).round().astype(int)]
+  report.section("Predictions", "From the worst held-out case to the best.").overlay(
+    [p.image for p in shown],
+    [f"{p.name}: Dice {p.score:.3f}" for p in shown],
+    class_names=setting.source.class_names,
+    fills=[p.prediction for p in shown],
+    outlines=[p.truth for p in shown],
+    caption="Tint: prediction. Line: truth.",
+  )
+  if unlabelled:
+    report.section(
+      "New images",
+      f"imagesTs, by the mean of the {len(scored[config.arms[0]])} networks of arm"
+      f" {config.arms[0]}; label maps in predictions/.",
+    )
+    report.overlay(
+      [p.image for p in unlabelled[:8] for _ in range(2)],
+      [caption for p in unlabelled[:8] for caption in (p.name, "prediction")],
+      class_names=setting.source.class_names,
+      fills=[fill for p in unlabelled[:8] for fill in (None, p.prediction)],
+    )
+
+
+def _calibration(
+  report: Report, setting: Setting, scored: dict[str, list[Scored]], results: dict[str, Any]
+) -> None:
+  report.section(
+    "Can its probabilities be believed?",
+    "Held-out voxels. The temperature of each network was fitted on its validation cases.",
+  )
+  rows = []
+  for arm, values in results["arms"].items():
+    for title, key in (("as predicted", "calibration"), ("cooled", "calibration_with_temperature")):
+      figures = values[key]
+      rows.append(
+        [arm, title, *(figures[k] for k in ("classwise_ece", "top_label_ece", "brier", "nll"))]
+      )
+  report.table(
+    ["arm", "probabilities", "class-wise ECE", "top-label ECE", "Brier", "NLL"],
+    rows,
+    "ECE: expected calibration error over 15 bins; NLL in nats a voxel.",
+  )
+  parts = next(iter(scored.values()))
+  sums = calibration.merge(part.calibration[0] for part in parts)
+  report.curves(
+    metrics.reliability_series(sums.classwise, setting.source.class_names),
+    "predicted probability",
+    "observed frequency",
+    caption="Reliability: a line above the diagonal is too modest, one below too sure.",
+  )
+
+
+def _curves(report: Report, trained: dict[str, list[Trained]]) -> None:
+  report.section("Training")
+  for title, key in (("loss", "loss"), ("validation Dice", "validation/dice")):
+    series = {}
+    for parts in trained.values():
+      for one in parts:
+        rows = [row for row in one.fit.history if key in row]
+        if rows:
+          series[one.name] = ([row["step"] for row in rows], [row[key] for row in rows])
+    if series:
+      report.curves(series, "step", title)
+
+
+def _times(
+  report: Report, trained: dict[str, list[Trained]], scored: dict[str, list[Scored]]
+) -> None:
+  report.section(
+    "Where the time went",
+    "The first network compiles (cold), the others find their program in the compilation cache."
+    " A resumed run shows the times of its last part.",
+  )
+  report.table(
+    [
+      "network",
+      "first step, s",
+      "a step, s",
+      "device busy",
+      "evaluation, s",
+      "a volume, s",
+      "GFLOP",
+    ],
+    [
+      [
+        one.name,
+        one.fit.timing.seconds_to_first_step,
+        one.fit.timing.seconds_per_step,
+        one.fit.timing.busy_fraction,
+        one.fit.timing.seconds_evaluating,
+        part.seconds,
+        one.flops / 1e9,
+      ]
+      for arm in trained
+      for one, part in zip(trained[arm], scored[arm], strict=True)
+    ],
+    "Seconds. device busy: at least this part of the time of training steps; a volume: prediction"
+    " with all windows and mirrorings; GFLOP: compiled operations of one update.",
+  )

@@ -1,0 +1,257 @@
+"""Scores of held-out cases on the grid of their files: tables, intervals, verdicts, calibration."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.segmentation.training import Config, Fold, Setting, Trained, dice
+from medjax import data, inference, metrics, predict
+from medjax.metrics import calibration, case_table
+from medjax.types import IGNORE
+
+_VOXELS_A_CASE = 20_000  # that the temperature is fitted on
+_VOXELS_A_PROGRAM = 2**17
+
+
+class Picture(NamedTuple):
+  """The slice of a case that shows most, [height, width] each; `truth` None where unknown."""
+
+  name: str
+  image: np.ndarray
+  truth: np.ndarray | None
+  prediction: np.ndarray
+  score: float
+
+
+class Scored(NamedTuple):
+  """One network on its fold's held-out cases.
+
+  Attributes:
+    rows: of cases.csv.
+    calibration: sums over the cases, as predicted and with the temperature.
+    temperature: fitted on the fold's validation cases; 1 without any.
+    seconds: of prediction, a case.
+    pictures: of the cases.
+  """
+
+  rows: list[dict[str, Any]]
+  calibration: tuple[calibration.CalibrationSums, calibration.CalibrationSums]
+  temperature: float
+  seconds: float
+  pictures: list[Picture]
+
+
+def score(
+  config: Config, setting: Setting, fold: Fold, trained: Trained, arm: str, seed: int
+) -> Scored:
+  """Predicts and compares the held-out cases."""
+  preprocess, source = setting.preprocess, setting.source
+  ensemble = inference.Ensemble(
+    [trained.member], overlap=config.overlap, symmetries=symmetries(config, preprocess, arm)
+  )
+  temperature = _temperature(setting, fold, ensemble)
+  truth = data.NnUNetFolder(source.root, normalise="none", reorient=False)
+  names = source.class_names[1:]
+  rows, sums, pictures, seconds = [], [], [], 0.0
+  for index in fold.test:
+    name = source.names[index]
+    label = truth[index].label
+    assert label is not None
+    volume = data.read_case(source.case(index))
+    began = time.perf_counter()
+    probability = preprocess.restore(ensemble.of_volume(volume, name), volume)
+    seconds += time.perf_counter() - began
+    prediction = probability.argmax(-1)
+    scores = dice(prediction, label, len(source.class_names))
+    row = {"arm": arm, "case": name, "subject": source.subjects[index], "domain": ""}
+    row |= {"fold": fold.number, "seed": seed}
+    rows.append(row | {f"dice/{n}": float(s) for n, s in zip(names, scores, strict=True)})
+    cooled = _cooled(probability, temperature)
+    sums.append(tuple(_sums(p, label) for p in (probability, cooled)))
+    mean = float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
+    pictures.append(picture(name, volume.array, label, prediction, mean))
+  before, after = (calibration.merge(part) for part in zip(*sums, strict=True))
+  return Scored(rows, (before, after), temperature, seconds / len(fold.test), pictures)
+
+
+def symmetries(
+  config: Config, preprocess: data.Preprocessing, arm: str
+) -> tuple[inference.Symmetry, ...]:
+  """Mirrorings for the arm that trained on mirrored images; the other has never seen one."""
+  assert preprocess.patch is not None
+  if not config.mirror or arm == "plain":
+    return (inference.IDENTITY,)
+  return inference.mirrorings(len(preprocess.patch))
+
+
+def results(
+  config: Config,
+  setting: Setting,
+  scored: dict[str, list[Scored]],
+  flops: dict[str, float],
+) -> dict[str, Any]:
+  """results.json: fixed keys, no times.
+
+  Args:
+    config, setting: of the run.
+    scored: every network of an arm.
+    flops: of an update of each arm; where they differ by 5 % or less, equal updates are equal
+      compute, and the comparison has both columns.
+  """
+  rows = [row for parts in scored.values() for part in parts for row in part.rows]
+  tables = subject_scores(setting, scored)
+  names = setting.source.class_names[1:]
+  by_arm: dict[str, Any] = {}
+  for arm, parts in scored.items():
+    own = [row for row in rows if row["arm"] == arm]
+    interval = metrics.mean_interval(tables[arm])
+    figures = {entry["metric"]: entry for entry in case_table.summary(own)}
+    before, after = (
+      metrics.calibration_summary(calibration.merge(p.calibration[i] for p in parts))
+      for i in range(2)
+    )
+    by_arm[arm] = {
+      "flops_a_step": flops[arm],
+      "dice": {"mean": interval.mean, "low": interval.low, "high": interval.high},
+      "dice_by_class": {n: figures[f"dice/{n}"]["mean"] for n in names},
+      "dice_by_fold": [
+        float(np.nanmean([[row[f"dice/{n}"] for n in names] for row in own if row["fold"] == f]))
+        for f in (fold.number for fold in setting.folds)
+      ],
+      "missed": sum(figures[f"dice/{n}"]["missed"] for n in names),
+      "calibration": _figures(before),
+      "calibration_with_temperature": _figures(after),
+      "temperatures": [part.temperature for part in parts],
+    }
+  comparison = []
+  if len(scored) > 1:
+    reference = "plain" if "plain" in scored else next(iter(scored))
+    columns = {"equal updates": tables}
+    if max(flops.values()) <= 1.05 * min(flops.values()):
+      columns["equal compute"] = tables
+    comparison = metrics.comparison_table(columns, reference=reference, margin=config.margin)
+  return {
+    "test_cases": len({row["case"] for row in rows}),
+    "test_subjects": len({row["subject"] for row in rows}),
+    "folds": [fold.number for fold in setting.folds],
+    "arms": by_arm,
+    "comparison": comparison,
+  }
+
+
+def subject_scores(setting: Setting, scored: dict[str, list[Scored]]) -> dict[str, np.ndarray]:
+  """[seed, subject] mean Dice over structures and cases of a subject, of each arm.
+
+  Subjects none of whose cases holds a structure, in truth or prediction, count as 1: nothing was
+  there and nothing was found.
+  """
+  names = setting.source.class_names[1:]
+  tables = {}
+  for arm, parts in scored.items():
+    by_subject: dict[int, dict[str, list[float]]] = {}
+    for row in (row for part in parts for row in part.rows):
+      found = [row[f"dice/{n}"] for n in names if np.isfinite(row[f"dice/{n}"])]
+      mean = float(np.mean(found)) if found else 1.0
+      by_subject.setdefault(row["seed"], {}).setdefault(row["subject"], []).append(mean)
+    tables[arm] = np.array(
+      [
+        [np.mean(people[name]) for name in sorted(people)]
+        for _, people in sorted(by_subject.items())
+      ]
+    )
+  return tables
+
+
+def picture(
+  name: str,
+  image: np.ndarray,
+  truth: np.ndarray | None,
+  prediction: np.ndarray,
+  value: float = float("nan"),
+) -> Picture:
+  """The slice across the last axis with most foreground; pictures as they are."""
+  guide = prediction if truth is None else truth
+  image = image[..., 0]
+  if guide.ndim == 3:
+    best = int((guide > 0).sum((0, 1)).argmax())
+    image, prediction = image[..., best], prediction[..., best]
+    truth = None if truth is None else truth[..., best]
+    turn = np.rot90
+  else:
+    turn = np.asarray
+  return Picture(name, turn(image), None if truth is None else turn(truth), turn(prediction), value)
+
+
+def _temperature(setting: Setting, fold: Fold, ensemble: inference.Ensemble) -> float:
+  """Fitted on validation cases, on the network's grid: never on a held-out one."""
+  logits, labels = [], []
+  for index in fold.validation:
+    case = setting.source[index]
+    assert case.image is not None and case.label is not None
+    values = np.log(np.maximum(ensemble(case.image), np.finfo(np.float32).tiny))
+    stride = max(case.label.size // _VOXELS_A_CASE, 1)
+    logits.append(values.reshape(-1, values.shape[-1])[::stride])
+    labels.append(case.label.ravel()[::stride])
+  if not logits:
+    return 1.0
+  return metrics.fit_temperature(np.concatenate(logits), np.concatenate(labels)).temperature
+
+
+def _cooled(probability: np.ndarray, temperature: float) -> np.ndarray:
+  power = np.maximum(probability, np.finfo(np.float32).tiny) ** (1 / temperature)
+  return power / power.sum(-1, keepdims=True)
+
+
+def _sums(probability: np.ndarray, label: np.ndarray) -> calibration.CalibrationSums:
+  """Filled up with ignored voxels to one of few sizes, so that few programs are compiled."""
+  flat = probability.reshape(-1, probability.shape[-1]).astype(np.float32)
+  spare = -len(flat) % _VOXELS_A_PROGRAM
+  flat = np.pad(flat, ((0, spare), (0, 0)), constant_values=1 / flat.shape[-1])
+  known = np.pad(label.ravel().astype(np.int32), (0, spare), constant_values=IGNORE)
+  return _calibration_sums(jnp.asarray(flat), jnp.asarray(known))
+
+
+_calibration_sums = jax.jit(metrics.calibration_sums)
+
+
+def _figures(summary: metrics.Calibration) -> dict[str, float]:
+  return {
+    "classwise_ece": float(summary.classwise_ece),
+    "top_label_ece": float(summary.top_label_ece),
+    "brier": float(summary.brier),
+    "nll": float(summary.nll),
+  }
+
+
+def has_unlabelled(source: data.NnUNetFolder) -> bool:
+  folder = source.root / "imagesTs"
+  ending = source.spec.file_ending
+  return folder.is_dir() and any(path.name.endswith(ending) for path in folder.iterdir())
+
+
+def predict_unlabelled(
+  config: Config, setting: Setting, arm: str, members: Sequence[inference.Member], output: Any
+) -> list[Picture]:
+  """Label maps of imagesTs by all networks of an arm, in `output`; [] where there are none."""
+  folder = setting.source.root / "imagesTs"
+  if not has_unlabelled(setting.source):
+    return []
+  predict.predict(
+    members,
+    folder,
+    output,
+    overlap=config.overlap,
+    symmetries=symmetries(config, setting.preprocess, arm),
+  )
+  pictures = []
+  values = np.asarray(setting.preprocess.label_values)
+  for case in data.find_cases(folder, setting.preprocess):
+    volume = data.read_case(case)
+    written = data.read_case(data.Case(case.name, (output / f"{case.name}{case.ending}",)))
+    label = np.searchsorted(values, written.array[..., 0].astype(int))
+    pictures.append(picture(case.name, volume.array, None, label))
+  return pictures

@@ -1,0 +1,1 @@
+"""What steps and operations cost beside their floors and their peers."""
