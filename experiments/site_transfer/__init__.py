@@ -45,7 +45,7 @@ from medjax import cli
 from medjax.metrics import case_table
 
 _EVIDENCE = Config(
-  pairs=("research-t1>lowfield-t1", "hospital-t1>legacy-t1", "memory-t1>surface-t1"),
+  pairs=("research-t1>legacy-t1", "legacy-t1>hospital-t1", "memory-t1>lowfield-t1"),
   shape=(40, 40),
   spacing=(2.0, 2.0, 4.0),
   num_people=20,
