@@ -57,18 +57,11 @@ from typing import Any
 import numpy as np
 
 from experiments.ms_replay import hospitals, report, scores
+from experiments.ms_replay.bench import Bench
+from experiments.ms_replay.config import Config, orders_of, runs_of
+from experiments.ms_replay.courses import courses, multi_domain, single_domain, untrained
 from experiments.ms_replay.hospitals import Study
 from experiments.ms_replay.scores import Trained
-from experiments.ms_replay.training import (
-  Bench,
-  Config,
-  courses,
-  multi_domain,
-  orders_of,
-  runs_of,
-  single_domain,
-  untrained,
-)
 from medjax import check, cli
 
 _EVIDENCE = Config(num_seeds=3, num_orders=3, num_steps=50)

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.ms_replay.bench import Bench
+from experiments.ms_replay.config import Config
+from experiments.ms_replay.courses import MULTI, SINGLE
 from experiments.ms_replay.hospitals import Study, split
-from experiments.ms_replay.scores import FINE_TUNING, MULTI, Trained, whole_matrix
-from experiments.ms_replay.training import Bench, Config
+from experiments.ms_replay.scores import FINE_TUNING, Trained, whole_matrix
 from medjax.train.report import Report
 
 _PUBLISHED = (
@@ -111,9 +113,9 @@ def _matrices(
     )
     for arm, courses in trained.courses.items()
   }
-  singles = np.array(results["references"]["single-domain"], float)
+  singles = np.array(results["references"][SINGLE], float)
   if not np.isnan(singles).any():
-    means["single-domain"] = singles.mean(0)[np.ix_(trained.orders[0], trained.orders[0])]
+    means[SINGLE] = singles.mean(0)[np.ix_(trained.orders[0], trained.orders[0])]
   report.images([heat(m) for m in means.values()], list(means), 4, caption="0 dark, 1 yellow.")
   for arm, r in means.items():
     report.table(

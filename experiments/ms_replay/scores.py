@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.ms_replay import private
+from experiments.ms_replay.config import Config
+from experiments.ms_replay.courses import MULTI, SINGLE, Course
 from experiments.ms_replay.hospitals import Study
-from experiments.ms_replay.training import Config, Course, Stage
+from experiments.ms_replay.jobs import Stage
 from medjax import metrics
 
 METRICS = ("dice", "soft_dice")
-FINE_TUNING, MULTI = "fine-tuning", "multi-domain"
+FINE_TUNING = "fine-tuning"
 _SUMMARIES = ("acc", "bwt", "fwt_untrained", "fwt_single", "forgetting")
 
 
@@ -49,7 +51,7 @@ def results(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
     "arms": {arm: _arm(config, study, trained, arm) for arm in trained.courses},
     "references": {
       MULTI: [[_mean(stage, c) for c in study.centres] for stage in trained.multi],
-      "single-domain": _singles(study, trained),
+      SINGLE: _singles(study, trained),
       "untrained": trained.untrained,
     },
     "claims": claims(config, study, trained, num_test),

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from experiments import ms_replay
-from experiments.ms_replay import hospitals, report, training
+from experiments.ms_replay import courses, hospitals, report
+from experiments.ms_replay.bench import scores_of
+from experiments.ms_replay.config import Config, orders_of, runs_of
 from experiments.ms_replay.private import cost, of_random_patch, population
-from experiments.ms_replay.training import Config, orders_of, runs_of, scores_of
 from medjax import cli
 from medjax.check import InputError
 from medjax.data.nifti import write_nifti
@@ -84,17 +85,17 @@ def test_a_run_stopped_at_a_centre_ends_as_one_that_was_not(tmp_path, monkeypatc
   arguments = ["demo", *SMALL, "--arms", "replay", "--workdir"]
   whole, stopped = tmp_path / "whole", tmp_path / "stopped"
   run(*arguments, str(whole))
-  original = training.train_jobs
+  original = courses.train_jobs
 
   def stopping(bench, jobs):
     if jobs and "-2-clinic" in jobs[0].name:
       raise InterruptedError
     return original(bench, jobs)
 
-  monkeypatch.setattr(training, "train_jobs", stopping)
+  monkeypatch.setattr(courses, "train_jobs", stopping)
   with pytest.raises(InterruptedError):
     run(*arguments, str(stopped))
-  monkeypatch.setattr(training, "train_jobs", original)
+  monkeypatch.setattr(courses, "train_jobs", original)
   assert not (stopped / "results.json").exists()
   run(*arguments, str(stopped))
   assert (whole / "results.json").read_text() == (stopped / "results.json").read_text()
