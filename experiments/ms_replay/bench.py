@@ -111,7 +111,10 @@ class Bench:
   def evaluators(
     self, split: dict[str, Any], num_steps: int, validation: Sequence[int]
   ) -> dict[str, Evaluator]:
-    """Dice of every test person at the last step; the loss on validation volumes before."""
+    """Dice of every test person at the last step; the loss on validation volumes before.
+
+    In a private run people's values are in no row: see `tested`.
+    """
 
     def test(state: TrainState) -> dict[str, float]:
       if int(state.step) < num_steps:
@@ -123,7 +126,7 @@ class Bench:
         for metric, value in self.score(state.params, row).items()
       }
 
-    found: dict[str, Evaluator] = {"test": test}
+    found: dict[str, Evaluator] = {} if self.directory.private else {"test": test}
     if validation:
 
       def validate(state: TrainState) -> dict[str, float]:
@@ -131,6 +134,14 @@ class Bench:
         return {"soft_dice": float(np.mean(soft))}
 
       found["validation"] = validate
+    return found
+
+  def tested(self, params: Params, split: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+    """{centre: {metric: [test person]}}."""
+    found = {}
+    for centre, parts in split.items():
+      each = [self.score(params, row) for row in parts["test"]]
+      found[centre] = {m: np.array([one[m] for one in each]) for m in each[0]}
     return found
 
   def predicted(self, params: Params, row: int) -> np.ndarray:

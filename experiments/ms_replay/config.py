@@ -1,6 +1,7 @@
 """Settings of the replay study, and the seeds and orders of centres that follow from them."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Literal
 
 from medjax import check, train
@@ -34,7 +35,8 @@ class Config:
     shape: voxels an axis of simulated volumes (two or three axes), and of what folders are cropped
       and padded to; () pads folders to their largest.
     spacing: in mm, folders are resampled to; () keeps their own, which must then be one.
-    subject_pattern: regular expression with one group that finds the person in a case's name.
+    subject_pattern: regular expression with one group that finds the person in a case's name, of
+      nnU-Net folders.
     test_fraction: of a folder's people, rounded down, at least one.
     near_duplicates: similarity from which two folders are taken to hold one scan; 0 does not look.
     equalise: histogram equalisation before the normalisation of each volume.
@@ -47,7 +49,7 @@ class Config:
     batch_size: volumes a step.
     patches_per_volume: patches of each.
     foreground_fraction: share of patches with a lesion voxel in the middle.
-    window: voxels an axis of inference windows, at most the volume's; () is the whole volume.
+    window: voxels an axis of inference windows; () is the whole volume.
     overlap: of neighbouring windows, fraction.
     arms: trained through all centres.
     num_seeds: seeds: split, first weights and draws.
@@ -125,6 +127,12 @@ class Config:
   log_every: int = 20
 
   def __post_init__(self):
+    check.require(
+      min(self.num_train, default=0) > 0,
+      "people to train on at every simulated centre",
+      f"{self.num_train}",
+      "give numbers above 0",
+    )
     counts = ("num_seeds", "num_orders", "batch_size", "patches_per_volume", "memory", "num_test")
     for name in (*counts, "learning_rate", "log_every"):
       check.positive(name, getattr(self, name))
@@ -134,6 +142,10 @@ class Config:
       f"{self.num_steps} and {self.num_epochs}",
       "set the other to 0",
     )
+    check.in_interval("test_fraction", self.test_fraction, 0, 1)
+    check.in_interval("private_delta", self.private_delta, 0, 1)
+    for name in ("private_epsilon", "private_norm", "margin", "equivalence"):
+      check.positive(name, getattr(self, name))
     check.require(
       self.carry == "last" or self.num_validation > 0,
       "num_validation > 0 for carry='best'",
@@ -153,6 +165,23 @@ class Config:
       f"{self.carry!r} and {self.mode!r}",
       "a choice by validation people would be no private one",
     )
+
+
+def check_space(config: Config, space: Sequence[int]) -> None:
+  """Raises InputError where patches or windows do not fit volumes of these voxels an axis."""
+  check.require(
+    len(config.patch) == len(space)
+    and all(p <= n for p, n in zip(config.patch, space, strict=True)),
+    f"a patch that fits into volumes of {tuple(space)} voxels",
+    f"{config.patch}",
+    "pass a smaller --patch, or pad the volumes with --shape",
+  )
+  check.require(
+    len(config.window) in (0, len(space)),
+    f"windows of {len(space)} axes",
+    f"{config.window}",
+    "pass one size an axis with --window",
+  )
 
 
 def orders_of(config: Config, num_centres: int, seed: int) -> list[tuple[int, ...]]:

@@ -31,7 +31,7 @@ class Course(NamedTuple):
   stages: tuple[Stage, ...]
 
 
-def courses(
+def train_courses(
   bench: Bench, arm: Arm, runs: Sequence[tuple[int, tuple[int, ...]]], singles: dict[Any, Stage]
 ) -> list[Course]:
   """One arm through all centres, for every (seed, order); resumable at any of them.

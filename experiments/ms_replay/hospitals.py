@@ -15,7 +15,7 @@ import numpy as np
 
 from medjax import check, data
 from medjax.data import manifest as manifests
-from medjax.data import ms_sets
+from medjax.data import readers
 from medjax.data.seeds import generator
 from medjax.data.volume_pool import VolumePool, volume_pool
 from medjax.synth import sites, tissues
@@ -45,6 +45,8 @@ _TISSUE_OF = {
 }
 _WHITE, _VENTRICLES = 2, (3, 4)
 _SUBVOXELS = 3  # an axis, for the share of a voxel that a lesion fills
+_ONE_MASK = 0.8  # Dice, brain on brain, from which two people's lesions are taken for one mask
+_LAYOUTS = ("nnunet", "mslesseg", "ljubljana")  # of folders, names of `readers.READERS`
 
 
 class Study(NamedTuple):
@@ -85,14 +87,19 @@ def simulated(
   seed: int,
   *,
   masks: pathlib.Path | None = None,
+  subject_pattern: str | None = None,
   num_synthetic: int = 0,
   normalise: Normalisation = "zscore",
   on_device: bool = True,
 ) -> Study:
   """As many of the centres `SITES` as there are numbers of people to train on.
 
-  Lesions of the i-th case in the nnU-Net folder `masks` go to one head of centre i modulo their
+  Lesions of the i-th person in the nnU-Net folder `masks` go to one head of centre i modulo their
   number, so that a mask is in one centre and, whatever the split, on one side of it.
+
+  Raises:
+    InputError: a number of centres or axes that cannot be, more masks than heads, and what
+      `real_lesions` refuses.
   """
   check.require(
     1 < len(num_train) <= len(SITES),
@@ -105,10 +112,14 @@ def simulated(
   )
   spacing = tuple(_HEAD_MM / n for n in shape)
   images, labels, rows, subjects, first = [], [], {}, [], 0
-  real = [] if masks is None else real_lesions(masks, tuple(shape))
+  real = [] if masks is None else real_lesions(masks, tuple(shape), subject_pattern)
+  most = len(num_train) * (min(num_train) + num_test)
+  check.require(
+    len(real) <= most, f"at most {most} real masks", f"{len(real)}", "simulate more people"
+  )
   for place, ((name, contrasts), size) in enumerate(zip(SITES, num_train, strict=False)):
     num = size + num_test
-    own = real[place :: len(num_train)][:num]
+    own = real[place :: len(num_train)]
     raw, soft = _centre(name, contrasts, num, tuple(shape), spacing, seed, own)
     images += [raw]
     labels += [soft]
@@ -116,12 +127,6 @@ def simulated(
     subjects += [f"{name}/person{i:03d}" for i in range(num)]
     first += num
   image, label = np.concatenate(images), np.concatenate(labels)
-  check.require(
-    len(real) <= len(num_train) * (min(num_train) + num_test),
-    f"at most {len(num_train) * (min(num_train) + num_test)} real masks",
-    f"{len(real)}",
-    "simulate more people",
-  )
   options = {
     "num_real_masks": len(real),
     "num_train": num_train,
@@ -168,8 +173,9 @@ def folders(
   A folder is in nnU-Net's layout, or one of the sets of `data.ms_sets` as distributed (FLAIR).
 
   Raises:
-    InputError: fewer than two folders, cases of unequal spacing without `spacing`, a centre without
-      lesion or with too few cases, one scan (or a near-duplicate of it) at two centres.
+    InputError: fewer than two folders, one of another layout, cases of unequal spacing without
+      `spacing`, a centre without lesion or with too few people, one scan (or a near-duplicate of
+      it) under two names, at one centre or at two.
   """
   check.require(
     len(paths) >= 2, "two folders or more after --data", f"{len(paths)}", "one a centre, in order"
@@ -183,14 +189,23 @@ def folders(
       }
     )
   )
-  _check_grids(whole)
-  by_centre = {
-    name: tuple(
-      dict.fromkeys(s for s, d in zip(whole.subjects, whole.domains, strict=True) if d == name)
-    )
+  people = {
+    name: sorted({s for s, d in zip(whole.subjects, whole.domains, strict=True) if d == name})
     for name in names
   }
-  apart = data.Splits(by_centre)
+  num_train = {
+    name: len(own) - max(int(test_fraction * len(own)), 1) for name, own in people.items()
+  }
+  for name, own in people.items():
+    check.require(
+      num_train[name] >= 2,
+      f"at least 3 people at {name} for a split",
+      f"{len(own)}",
+      "merge small centres or leave this one out",
+    )
+  _check_grids(whole)
+  # Every seed draws another split: any two people may come to stand on its two sides.
+  apart = data.Splits({person: (person,) for own in people.values() for person in own})
   data.check_content(whole, apart)
   if near_duplicates > 0:
     data.check_near_duplicates(whole, apart, threshold=near_duplicates)
@@ -199,24 +214,15 @@ def folders(
   grid = tuple(8 * -(-n // 8) for n in grid)
   stacked = data.stack(whole, shape=grid)
   label = (stacked.label > 0).astype(np.float32)
-  rows, num_train = {}, {}
+  rows = {}
   for name in names:
-    own = tuple(i for i, domain in enumerate(whole.domains) if domain == name)
-    people = sorted({whole.subjects[i] for i in own})
-    num_test = max(int(test_fraction * len(people)), 1)
+    rows[name] = tuple(i for i, domain in enumerate(whole.domains) if domain == name)
     check.require(
-      len(people) - num_test >= 2,
-      f"at least 3 people at {name} for a split",
-      f"{len(people)}",
-      "merge small centres or leave this one out",
-    )
-    check.require(
-      label[list(own)].any(),
+      label[list(rows[name])].any(),
       f"a lesion in some case of {name}",
       "none",
       "check the labels: a class above 0",
     )
-    rows[name], num_train[name] = own, len(people) - num_test
   return _study(
     ", ".join(names),
     rows,
@@ -336,16 +342,16 @@ def _opened(
   path: pathlib.Path, spacing: Sequence[float] | None, subject_pattern: str | None
 ) -> Source:
   """The folder's source, by its layout."""
-  is_nnunet = (path / "dataset.json").is_file()
-  if is_nnunet:
-    return data.NnUNetFolder(
-      path,
-      spacing=None if spacing is None else tuple(spacing),
-      normalise="none",
-      subject_pattern=subject_pattern,
-    )
-  reader = ms_sets.ljubljana if (path / "cross_sectional").is_dir() else ms_sets.mslesseg
-  return reader(path, normalise="none")
+  kind = readers.recognise(path)
+  check.require(
+    kind in _LAYOUTS,
+    f"a layout among {', '.join(_LAYOUTS)} in {path}",
+    kind,
+    "see `python -m medjax.data list`",
+  )
+  options: dict[str, Any] = {"subject_pattern": subject_pattern} if kind == "nnunet" else {}
+  grid = None if spacing is None else tuple(spacing)
+  return readers.open_source(path, kind, spacing=grid, normalise="none", **options)
 
 
 def _normalised(image: np.ndarray, how: Normalisation) -> np.ndarray:
@@ -414,32 +420,57 @@ def _centre(
   return image, lesion
 
 
-def real_lesions(path: pathlib.Path, shape: tuple[int, ...]) -> list[np.ndarray]:
-  """Soft masks [*shape] of an nnU-Net folder's lesions, their brains scaled to the simulated ones.
+def real_lesions(
+  path: pathlib.Path, shape: tuple[int, ...], subject_pattern: str | None = None
+) -> list[np.ndarray]:
+  """Soft masks [*shape] of people's lesions, their brains scaled to the simulated ones.
 
+  Args:
+    path: nnU-Net folder; of a person with several cases the first is taken.
+    shape: of the simulated heads.
+    subject_pattern: finds the person in a case's name.
   Raises:
-    InputError: no volumes, or shape of two axes.
+    InputError: no such folder, masks of other axes than `shape`, a mask without lesion, two people
+      of one mask: the same voxels, or the same place in the brain.
   """
-  from scipy import ndimage
-
-  source, found = data.NnUNetFolder(path, normalise="none"), []
-  inner = [round(_HEAD * n) for n in shape]
-  for i in range(len(source)):
+  source = data.NnUNetFolder(path, normalise="none", subject_pattern=subject_pattern)
+  data.check_content(source, data.Splits({person: (person,) for person in set(source.subjects)}))
+  found: dict[str, np.ndarray] = {}
+  for i, person in enumerate(source.subjects):
+    if person in found:
+      continue
     example = source[i]
     body, mask = np.abs(np.asarray(example.image)).max(-1) > 0, np.asarray(example.label) > 0
     check.require(
       mask.ndim == len(shape), f"masks of {len(shape)} axes", f"{mask.ndim}", "match --shape"
     )
-    box = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(body | mask))
-    cut = mask[box].astype(np.float32)
-    scale = [n / size for n, size in zip(inner, cut.shape, strict=True)]
-    smooth = ndimage.uniform_filter(cut, [max(round(1 / s), 1) for s in scale], mode="constant")
-    small = ndimage.zoom(smooth, scale, order=1, grid_mode=True, mode="grid-constant")
-    whole = np.zeros(shape, np.float32)
-    first = [(n - size) // 2 for n, size in zip(shape, small.shape, strict=True)]
-    whole[tuple(slice(f, f + size) for f, size in zip(first, small.shape, strict=True))] = small
-    found.append(np.clip(whole, 0, 1))
-  return found
+    check.require(mask.any(), f"a lesion in {example.name}", "none", "remove the case")
+    found[person] = _scaled(body, mask, shape)
+    for other, own in found.items():
+      overlap = 2 * np.minimum(own, found[person]).sum() / (own.sum() + found[person].sum())
+      check.require(
+        other == person or overlap < _ONE_MASK,
+        "different lesions of different people",
+        f"Dice {overlap:.2f}, brain on brain, of {other} and {person}",
+        "remove one, or pass --subject_pattern if they are one person",
+      )
+  return list(found.values())
+
+
+def _scaled(body: np.ndarray, mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """The mask as shares of voxels [*shape], the box around the body as large as a simulated head."""
+  from scipy import ndimage
+
+  inner = [round(_HEAD * n) for n in shape]
+  box = tuple(slice(axis.min(), axis.max() + 1) for axis in np.nonzero(body | mask))
+  cut = mask[box].astype(np.float32)
+  scale = [n / size for n, size in zip(inner, cut.shape, strict=True)]
+  smooth = ndimage.uniform_filter(cut, [max(round(1 / s), 1) for s in scale], mode="constant")
+  small = ndimage.zoom(smooth, scale, order=1, grid_mode=True, mode="grid-constant")
+  whole = np.zeros(shape, np.float32)
+  first = [(n - size) // 2 for n, size in zip(shape, small.shape, strict=True)]
+  whole[tuple(slice(f, f + size) for f, size in zip(first, small.shape, strict=True))] = small
+  return np.clip(whole, 0, 1)
 
 
 def lesions(anatomy: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -194,9 +194,11 @@ def _privacy(report: Report, results: dict[str, Any]) -> None:
         zip(found["epsilon_by_centre"], found["delta_by_centre"], strict=True)
       )
     ],
-    "Of the people of a centre that may be remembered, over all trainings, by plain composition;"
-    " the unit is one person. Keys come from the seed: private only while it is secret.",
+    "Of the people of a centre that may be remembered, over the trainings of one course, by plain"
+    f" composition; the unit is one person. The run has {found['num_courses']} such courses: all"
+    f" together cost {found['num_courses']} times as much.",
   )
+  report.note(f"Without any privacy: {', '.join(found['unprotected'])}.")
 
 
 def _soft_outputs(report: Report, bench: Bench, trained: Trained) -> None:
@@ -219,12 +221,16 @@ def _soft_outputs(report: Report, bench: Bench, trained: Trained) -> None:
     names.append(arm)
     found = [(bench.predicted(params, i), study.label[i]) for i in tested]
     series[arm] = boundary_reliability([p for p, _ in found], [y for _, y in found])
-  report.section(
-    "Soft outputs",
-    f"A test person of {centre} after the last centre; below, at voxels on lesion borders, the mean"
-    " soft label where the network says so much: on the diagonal a soft value means what it says.",
+  reliability = (
+    "at voxels on lesion borders, the mean soft label where the network says so much: on the"
+    " diagonal a soft value means what it says."
   )
-  report.images(panels, names, len(panels))
+  if bench.directory.private is None:
+    shown = f"A test person of {centre} after the last centre; below, {reliability}"
+    report.section("Soft outputs", shown)
+    report.images(panels, names, len(panels))
+  else:
+    report.section("Soft outputs", f"No pictures in a private run; below, {reliability}")
   report.curves(series, "predicted, border voxels", "mean soft label")
 
 

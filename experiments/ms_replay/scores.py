@@ -55,10 +55,18 @@ def results(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
       "untrained": trained.untrained,
     },
     "claims": claims(config, study, trained, num_test),
-    "privacy": private.cost(config.private_epsilon, config.private_delta, len(study.centres))
-    if "replay-private" in config.arms
-    else {},
+    "privacy": _privacy(config, study, trained),
   }
+
+
+def _privacy(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
+  """What private replay costs, and which trainings are without; {} if there is no such arm."""
+  if "replay-private" not in config.arms:
+    return {}
+  others = [arm for arm in config.arms if arm != "replay-private"]
+  cost = private.cost(config.private_epsilon, config.private_delta, len(study.centres))
+  num_courses = len(trained.courses["replay-private"])
+  return {**cost, "num_courses": num_courses, "unprotected": [*others, SINGLE, MULTI]}
 
 
 def matrix(course: Course, study: Study, metric: str = "dice") -> np.ndarray:

@@ -93,9 +93,9 @@ def ljubljana(root, *, people=(1, 2, 11), zipped=False):
       folder = root / space / f"patient{n:02d}"
       folder.mkdir(parents=True)
       for channel, modality in enumerate(("FLAIR", "T1W", "T1WKS", "T2W")):
-        scan = voxels(200 * n + channel)[0]
+        scan = voxels(10_000 + 100 * n + channel)[0]
         write_nifti(folder / f"{modality}.nii.gz", scan, AFFINE)
-      write_nifti(folder / "consensus_gt.nii.gz", lesions(n), AFFINE)
+      write_nifti(folder / "consensus_gt.nii.gz", lesions(1000 + n), AFFINE)
       write_nifti(folder / "brainmask.nii.gz", np.ones(SHAPE, np.uint8), AFFINE)
   if zipped:
     _zip(root / "cross_sectional.zip", root / "cross_sectional")

@@ -32,9 +32,9 @@ def test_ljubljana_takes_the_consensus_on_the_common_grid(tmp_path, zipped):
   root = fake_downloads.ljubljana(tmp_path, zipped=zipped)
   source = ljubljana(root, modalities=("FLAIR", "T2W"), normalise="none")
   assert source.names == source.subjects == ("patient01", "patient02", "patient11")
-  want = np.stack([voxels(2200 + channel)[0] for channel in (0, 3)], -1)
+  want = np.stack([voxels(11_100 + channel)[0] for channel in (0, 3)], -1)
   np.testing.assert_array_equal(source[2].image, want[::-1])
-  np.testing.assert_array_equal(source[1].label, lesions(2)[::-1])
+  np.testing.assert_array_equal(source[1].label, lesions(1002)[::-1])
   assert len(ljubljana(root, space="raw")) == 3
 
 
