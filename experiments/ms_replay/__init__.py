@@ -156,8 +156,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
       orders,
     )
     results = scores.results(config, study, trained)
-    directory.write_json("timing", _times(trained))
-    page = report.page(bench, trained, results)
+    times = _times(trained)
+    directory.write_json("timing", times)
+    page = report.page(bench, trained, results, times)
     page.what_ran(directory.config).write(directory.path / "report.html")
     print(report.findings(results), flush=True)
     directory.write_json("results", results)

@@ -20,7 +20,8 @@ _PUBLISHED = (
 _COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]])
 
 
-def page(bench: Bench, trained: Trained, results: dict[str, Any]) -> Report:
+def page(bench: Bench, trained: Trained, results: dict[str, Any], times: dict[str, Any]) -> Report:
+  """`times` as in timing.json."""
   config, study = bench.config, bench.study
   report = Report(
     f"Replay over {len(study.centres)} centres: {study.title}",
@@ -30,6 +31,7 @@ def page(bench: Bench, trained: Trained, results: dict[str, Any]) -> Report:
   _matrices(report, config, study, trained, results)
   _curves(report, study, results)
   _claims(report, config, results)
+  _cost(report, times)
   _privacy(report, results)
   _soft_outputs(report, bench, trained)
   return report
@@ -121,6 +123,11 @@ def _matrices(
     report.table(
       [arm, *order], [[name, *map(float, row)] for name, row in zip(order, r, strict=True)]
     )
+  report.table(
+    ["BWT of", *order[:-1]],
+    [[arm, *own["bwt_of_centre"].values()] for arm, own in results["arms"].items()],
+    "Change of every centre from its own training to the end, mean over seeds.",
+  )
   few = results["data"]["left_out_of_claims"]
   if few:
     report.note(
@@ -178,6 +185,22 @@ def _claims(report: Report, config: Config, results: dict[str, Any]) -> None:
       f"Backward transfer, 95 % intervals; it is called zero where they lie inside"
       f" +-{config.equivalence:g}.",
     )
+
+
+def _cost(report: Report, times: dict[str, Any]) -> None:
+  report.section("Cost")
+  report.table(
+    ["arm", "steps", "hours", "speed at the last centre over the second, lowest", "highest"],
+    [
+      [
+        arm, own["steps"], own["hours"],
+        min(own["last_over_second_centre"]), max(own["last_over_second_centre"]),
+      ]
+      for arm, own in times["arms"].items()
+    ],
+    "All seeds and orders, from the second centre on: the first centre's training is shared, except"
+    " by private replay.",
+  )  # fmt: skip
 
 
 def _privacy(report: Report, results: dict[str, Any]) -> None:
