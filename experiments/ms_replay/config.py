@@ -38,7 +38,8 @@ class Config:
     subject_pattern: regular expression with one group that finds the person in a case's name, of
       nnU-Net folders.
     test_fraction: of a folder's people, rounded down, at least one.
-    near_duplicates: similarity from which two folders are taken to hold one scan; 0 does not look.
+    near_duplicates: similarity from which two people's scans in the folders are taken for one, with
+      six people or more; 0 does not look.
     equalise: histogram equalisation before the normalisation of each volume.
     standardise_patches: normalise training patches anew, as the released code does.
     widths: channels of the residual U-Net, one more than the paper's "layers".

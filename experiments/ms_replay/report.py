@@ -199,7 +199,7 @@ def _cost(report: Report, times: dict[str, Any]) -> None:
       for arm, own in times["arms"].items()
     ],
     "All seeds and orders, from the second centre on: the first centre's training is shared, except"
-    " by private replay.",
+    " by private replay. Hours are of steps, without tests.",
   )  # fmt: skip
 
 

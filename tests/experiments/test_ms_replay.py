@@ -14,7 +14,7 @@ from experiments import ms_replay
 from experiments.ms_replay import courses, hospitals, report, simulation
 from experiments.ms_replay import jobs as jobs_module
 from experiments.ms_replay.bench import Bench, scores_of
-from experiments.ms_replay.config import Config, orders_of, runs_of
+from experiments.ms_replay.config import Config, check_space, orders_of, runs_of
 from experiments.ms_replay.private import cost, of_random_patch, population
 from medjax import cli
 from medjax.check import InputError
@@ -409,6 +409,15 @@ def test_bad_settings_are_refused():
     Config(carry="best")
   with pytest.raises(InputError, match="per-example gradients for couple_batch"):
     Config(couple_batch=True, arms=("ewc",))
+
+
+@pytest.mark.parametrize("name", ms_replay.PRESETS)
+def test_presets_fit_together(name):
+  config = ms_replay.PRESETS[name]
+  assert len(config.patch) == 3 or name == "demo"
+  assert all(p % 2 ** (len(config.widths) - 1) == 0 for p in config.patch)
+  if config.shape:
+    check_space(config, config.shape)
 
 
 TINY = {
