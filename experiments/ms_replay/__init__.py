@@ -71,7 +71,7 @@ from experiments.ms_replay.training import (
 )
 from medjax import check, cli
 
-_EVIDENCE = Config(num_seeds=3, num_orders=3, num_steps=50)
+_EVIDENCE = Config(num_seeds=3, num_orders=3, num_steps=60, batch_size=2)
 _ABLATION = dataclasses.replace(_EVIDENCE, arms=("replay",), num_orders=1)
 _PAPER = Config(
   source="folders",
