@@ -475,7 +475,7 @@ class Study:
       params, extra = both
       _, policy_fn = policy_of(self.task, params)
       example = Batch(image, *5 * (None,))
-      return self.task.model.apply(routed(params, extra, policy_fn, example), image)[0]
+      return routed(self._apply, params, extra, policy_fn, example, image)
 
     return apply
 

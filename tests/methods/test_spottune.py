@@ -10,7 +10,6 @@ from medjax import methods
 from medjax.check import InputError
 from medjax.methods.spottune import (
   blocks,
-  mixed_params,
   routed,
   spottune,
   straight_through,
@@ -63,36 +62,9 @@ def test_no_block_tuned_is_the_frozen_network():
   np.testing.assert_allclose(metrics["loss"], plain["loss"], rtol=1e-6)
   assert metrics["tuned"] == 0 == metrics["grad_norm"]
   elsewhere = jax.tree.map(lambda x: x + 7.0, START)
-  mixed = routed(elsewhere, found.extra, policy_fn, {"x": BATCH["x"][0]})
-  jax.tree.map(np.testing.assert_array_equal, mixed, START)
-
-
-def test_mixed_parameters_are_mixed_outputs():
-  """For choices of 0 and 1 the outputs and the tuned copy's gradient are those of the paper."""
-  random = np.random.default_rng(0)
-  tuned, frozen = (
-    {"a": jnp.asarray(random.normal(size=(3, 4))), "b": jnp.asarray(random.normal(size=(4, 2)))}
-    for _ in range(2)
-  )
-  x = jnp.asarray(random.normal(size=3))
-
-  def by_outputs(tuned, z):
-    h = z[0] * (x @ tuned["a"]) + (1 - z[0]) * (x @ frozen["a"])
-    h = jnp.tanh(h)
-    return (z[1] * (h @ tuned["b"]) + (1 - z[1]) * (h @ frozen["b"])).sum()
-
-  def by_parameters(tuned, z):
-    p = mixed_params(tuned, frozen, z)
-    return (jnp.tanh(x @ p["a"]) @ p["b"]).sum()
-
-  for z in jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]):
-    found = jax.value_and_grad(by_parameters)(tuned, z)
-    want = jax.value_and_grad(by_outputs)(tuned, z)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, want)
-  # The last block is linear in its parameters: there the policy's gradients agree, too.
-  z = jnp.array([1.0, 0.0])
-  found, want = (jax.grad(f, argnums=1)(tuned, z)[1] for f in (by_parameters, by_outputs))
-  np.testing.assert_allclose(found, want, rtol=1e-5)
+  example = {"x": BATCH["x"][0]}
+  value = routed(loss, elsewhere, found.extra, policy_fn, example, example, KEY)
+  np.testing.assert_allclose(value, loss(START, example, KEY), rtol=1e-6)
 
 
 def test_a_choice_is_hard_and_its_gradient_that_of_the_sigmoid():
