@@ -3,7 +3,7 @@
   python -m experiments.throughput.run_axis [SIDE] [BATCH] [RUNS] [ROUNDS]   5 min at 64 16 4 3
 
 The released 2D U-Net of MMTL (GroupNorm), Adam, images of a pool on the device. A round trains all
-runs for 12 steps in every mode of `fit_many`, one mode after the other; a mode's time is what a
+runs for 6 steps in every mode of `fit_many`, one mode after the other; a mode's time is what a
 step of ALL runs takes (medians between waits for the device; compilation, which every fit repeats,
 is not in it). "sharded" is there with several devices only; on a CPU
 XLA_FLAGS=--xla_force_host_platform_device_count=2 makes two.
@@ -30,7 +30,7 @@ from medjax.train import runs
 from medjax.types import Batch, Key, Params, Step, Stream
 
 _POOL = 256  # images
-_STEPS = 12
+_STEPS = 6
 _CALLS = 50
 
 
