@@ -40,9 +40,9 @@ def run(step, num_steps=5, batch=BATCH):
   return state, metrics
 
 
-def with_policy(bias, **settings):
+def with_policy(bias, loss_fn=loss, **settings):
   settings.setdefault("tuned_weight", 0.0)
-  return spottune(loss, optax.adam(0.1), policy_fn, policy(bias), optax.sgd(0.0), **settings)
+  return spottune(loss_fn, optax.adam(0.1), policy_fn, policy(bias), optax.sgd(0.0), **settings)
 
 
 def test_all_blocks_tuned_is_fine_tuning():
@@ -65,6 +65,25 @@ def test_no_block_tuned_is_the_frozen_network():
   example = {"x": BATCH["x"][0]}
   value = routed(loss, elsewhere, found.extra, policy_fn, example, example, KEY)
   np.testing.assert_allclose(value, loss(START, example, KEY), rtol=1e-6)
+
+
+def centred(params, example, key, model_state):
+  """A loss with a norm of the batch: features less their mean, whose running mean is kept."""
+  feature = params["body"]["w"] * example["x"]
+  mean = jax.lax.pmean(feature, "batch")
+  kept = {"mean": 0.9 * model_state["mean"] + 0.1 * mean}
+  return ((feature - mean - params["head"]["b"]) ** 2).sum(), kept
+
+
+@pytest.mark.parametrize("bias", [1e6, -1e6])
+def test_running_statistics_are_those_of_the_chosen_blocks(bias):
+  """All tuned, they are fine-tuning's; none tuned, the frozen network's, which move as well."""
+  start = {"mean": jnp.array([2.0, -1.0])}
+  found, _ = run(with_policy(bias, loss_fn=centred, model_state=start))
+  tx = optax.adam(0.1 if bias > 0 else 0.0)
+  want, _ = run(methods.supervised(centred, tx, model_state=start))
+  np.testing.assert_allclose(found.model_state["mean"], want.model_state["mean"], rtol=1e-6)
+  assert (jnp.abs(found.model_state["mean"] - start["mean"]) > 0.05).all()
 
 
 def test_a_choice_is_hard_and_its_gradient_that_of_the_sigmoid():
