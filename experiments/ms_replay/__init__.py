@@ -40,7 +40,8 @@ paper and released_code count epochs, with which replay takes 3.5 times the step
 Further arms (--arms): ewc, lwf, a-gem, der++; replay from a reservoir, by herding or with diverse
 gradients; replay-synthetic, random heads in place of patients; replay-private, DP-SGD on centre and
 memory as one population. A memory of patients, or a synthesiser trained on them without privacy,
-protects nobody.
+protects nobody: neither do the other arms of a run with replay-private, which keeps names and
+hashes in private/ and shows no values or pictures of single people.
 
 results.json: data.{centres, num_train, num_test, left_out_of_claims}; orders; arms.<arm>.r [seed,
 order, trained through, tested on, metric] in the order of training, null where not trained;
@@ -48,7 +49,8 @@ order, trained through, tested on, metric] in the order of training, null where 
 bwt_of_centre; mean_all_centres, what the paper plots as zero-shot; zero_shot over unseen centres;
 steps; references.{multi-domain [seed, centre], single-domain [seed, trained on, tested on],
 untrained}; claims.{fixed_order, orders}: comparisons against fine-tuning and multi-domain, and bwt
-with its 95 % interval; privacy: what people of each centre pay, with replay-private.
+with its 95 % interval; privacy: what people of each centre pay, with replay-private, and which
+trainings of the run are without.
 """
 
 import dataclasses
@@ -57,24 +59,18 @@ from typing import Any
 import numpy as np
 
 from experiments.ms_replay import hospitals, report, scores
+from experiments.ms_replay.bench import Bench
+from experiments.ms_replay.config import Config, check_space, orders_of, runs_of
+from experiments.ms_replay.courses import multi_domain, single_domain, train_courses, untrained
 from experiments.ms_replay.hospitals import Study
 from experiments.ms_replay.scores import Trained
-from experiments.ms_replay.training import (
-  Bench,
-  Config,
-  courses,
-  multi_domain,
-  orders_of,
-  runs_of,
-  single_domain,
-  untrained,
-)
 from medjax import check, cli
 
 _EVIDENCE = Config(num_seeds=3, num_orders=3, num_steps=60, batch_size=2)
 _ABLATION = dataclasses.replace(_EVIDENCE, arms=("replay",), num_orders=1)
 _PAPER = Config(
   source="folders",
+  shape=(),
   spacing=(1.0, 1.0, 1.0),
   equalise=True,
   widths=(32, 64, 128, 256),
@@ -139,27 +135,30 @@ PRESETS = {
 
 def build(config: Config, options: cli.RunOptions) -> None:
   study = _load(config, options)
-  with options.directory(config, study.manifest) as directory:
+  check_space(config, study.label.shape[1:])
+  orders = orders_of(config, len(study.centres), options.seed)
+  is_private = "replay-private" in config.arms
+  with options.directory(config, study.manifest, private=is_private) as directory:
     if directory.finished:
       return
     bench = Bench(config, study, directory)
-    orders = orders_of(config, len(study.centres), options.seed)
     seeds = range(options.seed, options.seed + config.num_seeds)
     runs = [(options.seed + s, orders[o]) for s, o in runs_of(config)]
-    directory.write_json("splits", _splits(study, seeds))
+    directory.write_json("splits", _splits(study, seeds), names_people=True)
     singles: dict[Any, Any] = {}
     single_domain(bench, [(s, c) for s in seeds for c in range(len(study.centres))], singles)
     multi = multi_domain(bench, list(seeds))
     trained = Trained(
-      {arm: courses(bench, arm, runs, singles) for arm in config.arms},
+      {arm: train_courses(bench, arm, runs, singles) for arm in config.arms},
       singles,
       multi,
       np.stack([untrained(bench, seed) for seed in seeds]),
       orders,
     )
     results = scores.results(config, study, trained)
-    directory.write_json("timing", _times(trained))
-    page = report.page(bench, trained, results)
+    times = _times(trained)
+    directory.write_json("timing", times)
+    page = report.page(bench, trained, results, times)
     page.what_ran(directory.config).write(directory.path / "report.html")
     print(report.findings(results), flush=True)
     directory.write_json("results", results)
@@ -179,6 +178,7 @@ def _load(config: Config, options: cli.RunOptions) -> Study:
       config.shape,
       options.seed,
       masks=options.data[0] if options.data else None,
+      subject_pattern=config.subject_pattern,
       num_synthetic=_num_synthetic(config, len(config.num_train)),
       normalise="equalise" if config.equalise else "zscore",
       on_device=config.on_device,

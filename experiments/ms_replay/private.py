@@ -117,6 +117,9 @@ def cost(epsilon: float, delta: float, num_centres: int) -> dict[str, Any]:
     "epsilon_by_centre": [n * epsilon for n in trainings],
     "delta_by_centre": [n * delta for n in trainings],
     "statement": "People of the first centre take part in every training while they are remembered."
-    " A memory, or a synthesiser, that was made without privacy protects nobody, and the other arms"
-    " of this run protect nobody.",
+    " A memory, or a synthesiser, that was made without privacy protects nobody. The other arms of"
+    " this run, and its trainings at one centre or at all, protect nobody: what is derived from"
+    " their networks is not private, differences between arms included. Nor is anyone protected"
+    " whom networks are tested on. Keys come from the seed, which stands in config.json: nothing is"
+    " private towards those who have it.",
   }

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.ms_replay.bench import Bench
+from experiments.ms_replay.config import Config
+from experiments.ms_replay.courses import MULTI, SINGLE
 from experiments.ms_replay.hospitals import Study, split
-from experiments.ms_replay.scores import FINE_TUNING, MULTI, Trained, whole_matrix
-from experiments.ms_replay.training import Bench, Config
+from experiments.ms_replay.scores import FINE_TUNING, Trained, whole_matrix
 from medjax.train.report import Report
 
 _PUBLISHED = (
@@ -18,7 +20,8 @@ _PUBLISHED = (
 _COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]])
 
 
-def page(bench: Bench, trained: Trained, results: dict[str, Any]) -> Report:
+def page(bench: Bench, trained: Trained, results: dict[str, Any], times: dict[str, Any]) -> Report:
+  """`times` as in timing.json."""
   config, study = bench.config, bench.study
   report = Report(
     f"Replay over {len(study.centres)} centres: {study.title}",
@@ -28,6 +31,7 @@ def page(bench: Bench, trained: Trained, results: dict[str, Any]) -> Report:
   _matrices(report, config, study, trained, results)
   _curves(report, study, results)
   _claims(report, config, results)
+  _cost(report, times)
   _privacy(report, results)
   _soft_outputs(report, bench, trained)
   return report
@@ -111,14 +115,19 @@ def _matrices(
     )
     for arm, courses in trained.courses.items()
   }
-  singles = np.array(results["references"]["single-domain"], float)
+  singles = np.array(results["references"][SINGLE], float)
   if not np.isnan(singles).any():
-    means["single-domain"] = singles.mean(0)[np.ix_(trained.orders[0], trained.orders[0])]
+    means[SINGLE] = singles.mean(0)[np.ix_(trained.orders[0], trained.orders[0])]
   report.images([heat(m) for m in means.values()], list(means), 4, caption="0 dark, 1 yellow.")
   for arm, r in means.items():
     report.table(
       [arm, *order], [[name, *map(float, row)] for name, row in zip(order, r, strict=True)]
     )
+  report.table(
+    ["BWT of", *order[:-1]],
+    [[arm, *own["bwt_of_centre"].values()] for arm, own in results["arms"].items()],
+    "Change of every centre from its own training to the end, mean over seeds.",
+  )
   few = results["data"]["left_out_of_claims"]
   if few:
     report.note(
@@ -178,6 +187,22 @@ def _claims(report: Report, config: Config, results: dict[str, Any]) -> None:
     )
 
 
+def _cost(report: Report, times: dict[str, Any]) -> None:
+  report.section("Cost")
+  report.table(
+    ["arm", "steps", "hours", "speed at the last centre over the second, lowest", "highest"],
+    [
+      [
+        arm, own["steps"], own["hours"],
+        min(own["last_over_second_centre"]), max(own["last_over_second_centre"]),
+      ]
+      for arm, own in times["arms"].items()
+    ],
+    "All seeds and orders, from the second centre on: the first centre's training is shared, except"
+    " by private replay.",
+  )  # fmt: skip
+
+
 def _privacy(report: Report, results: dict[str, Any]) -> None:
   found = results["privacy"]
   if not found:
@@ -192,9 +217,11 @@ def _privacy(report: Report, results: dict[str, Any]) -> None:
         zip(found["epsilon_by_centre"], found["delta_by_centre"], strict=True)
       )
     ],
-    "Of the people of a centre that may be remembered, over all trainings, by plain composition;"
-    " the unit is one person. Keys come from the seed: private only while it is secret.",
+    "Of the people of a centre that may be remembered, over the trainings of one course, by plain"
+    f" composition; the unit is one person. The run has {found['num_courses']} such courses: all"
+    f" together cost {found['num_courses']} times as much.",
   )
+  report.note(f"Without any privacy: {', '.join(found['unprotected'])}.")
 
 
 def _soft_outputs(report: Report, bench: Bench, trained: Trained) -> None:
@@ -217,12 +244,16 @@ def _soft_outputs(report: Report, bench: Bench, trained: Trained) -> None:
     names.append(arm)
     found = [(bench.predicted(params, i), study.label[i]) for i in tested]
     series[arm] = boundary_reliability([p for p, _ in found], [y for _, y in found])
-  report.section(
-    "Soft outputs",
-    f"A test person of {centre} after the last centre; below, at voxels on lesion borders, the mean"
-    " soft label where the network says so much: on the diagonal a soft value means what it says.",
+  reliability = (
+    "at voxels on lesion borders, the mean soft label where the network says so much: on the"
+    " diagonal a soft value means what it says."
   )
-  report.images(panels, names, len(panels))
+  if bench.directory.private is None:
+    shown = f"A test person of {centre} after the last centre; below, {reliability}"
+    report.section("Soft outputs", shown)
+    report.images(panels, names, len(panels))
+  else:
+    report.section("Soft outputs", f"No pictures in a private run; below, {reliability}")
   report.curves(series, "predicted, border voxels", "mean soft label")
 
 

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.ms_replay import private
+from experiments.ms_replay.config import Config
+from experiments.ms_replay.courses import MULTI, SINGLE, Course
 from experiments.ms_replay.hospitals import Study
-from experiments.ms_replay.training import Config, Course, Stage
+from experiments.ms_replay.jobs import Stage
 from medjax import metrics
 
 METRICS = ("dice", "soft_dice")
-FINE_TUNING, MULTI = "fine-tuning", "multi-domain"
+FINE_TUNING = "fine-tuning"
 _SUMMARIES = ("acc", "bwt", "fwt_untrained", "fwt_single", "forgetting")
 
 
@@ -49,14 +51,22 @@ def results(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
     "arms": {arm: _arm(config, study, trained, arm) for arm in trained.courses},
     "references": {
       MULTI: [[_mean(stage, c) for c in study.centres] for stage in trained.multi],
-      "single-domain": _singles(study, trained),
+      SINGLE: _singles(study, trained),
       "untrained": trained.untrained,
     },
     "claims": claims(config, study, trained, num_test),
-    "privacy": private.cost(config.private_epsilon, config.private_delta, len(study.centres))
-    if "replay-private" in config.arms
-    else {},
+    "privacy": _privacy(config, study, trained),
   }
+
+
+def _privacy(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
+  """What private replay costs, and which trainings are without; {} if there is no such arm."""
+  if "replay-private" not in config.arms:
+    return {}
+  others = [arm for arm in config.arms if arm != "replay-private"]
+  cost = private.cost(config.private_epsilon, config.private_delta, len(study.centres))
+  num_courses = len(trained.courses["replay-private"])
+  return {**cost, "num_courses": num_courses, "unprotected": [*others, SINGLE, MULTI]}
 
 
 def matrix(course: Course, study: Study, metric: str = "dice") -> np.ndarray:

@@ -1,7 +1,7 @@
 """Public sets of brains with MS lesions, as they are distributed: centres of a study.
 
-MSLesSeg (Guarnera et al. 2025, figshare 27919209, CC BY): 75 people of Catania, some at several
-times, on the MNI grid of 1 mm:
+Below ROOT, zipped or unpacked, names in any case. MSLesSeg (Guarnera et al. 2025, figshare
+27919209, CC BY): 75 people of Catania, some at several times, on the MNI grid of 1 mm:
 
   ROOT/train/P1/T1/P1_T1_FLAIR.nii.gz, .._T1, .._T2, .._MASK     T1 the folder is a time, and not
   ROOT/test/P54/P54_FLAIR.nii.gz, ...                            the modality at the end
@@ -10,107 +10,154 @@ Ljubljana (Lesjak et al. 2018, Neuroinformatics; CC BY): 30 people, the consensu
 
   ROOT/cross_sectional/coregistered/patient01/{FLAIR,T1W,T1WKS,T2W,consensus_gt,brainmask}.nii.gz
 
+Its longitudinal part (longitiudinal in the archives) is never read: masks there are change between
+two times, no lesions.
+
 Both also lie in sets that were put together from them (Shifts 2.0): never use those beside them.
 """
 
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from medjax.check import InputError, one_of, require, same_shape
-from medjax.data import manifest, nifti
+from medjax.check import one_of, require, same_shape
+from medjax.data import downloads, manifest, nifti
+from medjax.data.downloads import Download
 from medjax.data.normalise import Normaliser, normalise
-from medjax.data.volume import Volume
+from medjax.data.preprocess import place
 from medjax.types import Example
 
 CLASS_NAMES = ("background", "lesion")
 MSLESSEG_MODALITIES = ("FLAIR", "T1", "T2")
 LJUBLJANA_MODALITIES = ("FLAIR", "T1W", "T1WKS", "T2W")
 
+MSLESSEG_NAME = r"(P\d+)(_T\d+)?_(FLAIR|T1|T2|MASK)\.nii\.gz"
+"""Person, time, and what it is, in any case."""
 
-class _Files(NamedTuple):
-  """A case: its files, whose it is, and whether the authors train on it."""
+LJUBLJANA_NAME = r"(FLAIR|T1W|T1WKS|T2W|consensus_gt)\.nii\.gz"
+"""What it is, in any case; the person is the folder."""
 
-  name: str
+_MASKS = ("MASK", "CONSENSUS_GT")
+
+
+class _Name(NamedTuple):
+  """What name and folders of a file say.
+
+  Attributes:
+    case: scans of one day of one person.
+    subject: the person.
+    part: "train" or "test" where the authors say so.
+    what: modality or mask, in capitals.
+  """
+
+  case: str
   subject: str
   part: str
-  images: tuple[pathlib.Path, ...]
-  mask: pathlib.Path
+  what: str
 
 
 class LesionSet:
-  """A Source of volumes with lesions, use `mslesseg` or `ljubljana`; reads voxels when asked.
+  """A Source of volumes with lesions, upright (RAS), use `mslesseg` or `ljubljana`.
+
+  Voxels are read when asked for.
 
   Attributes:
     names: of the cases, in order.
     parts: "train" or "test" of each as distributed, "" where there is no such part.
   """
 
+  class_names: tuple[str, ...] = CLASS_NAMES
+
   def __init__(
     self,
     kind: str,
     root: pathlib.Path,
-    files: Sequence[_Files],
+    listed: Iterable[tuple[_Name, Download]],
     modalities: Sequence[str],
-    how: str | Normaliser,
+    **options: Any,
   ):
-    require(files, f"cases of {kind} in {root}", "none", "pass the unpacked folder")
-    for case in files:
-      missing = [str(path) for path in (*case.images, case.mask) if not path.is_file()]
-      require(not missing, f"all files of {case.name}", f"no {', '.join(missing)}", "unpack again")
-    self.root, self._files, self._kind, self._how = root, tuple(files), kind, how
-    self.class_names: tuple[str, ...] = CLASS_NAMES
+    files: dict[str, dict[str, Download]] = {}
+    about: dict[str, _Name] = {}
+    for name, download in listed:
+      what = "MASK" if name.what in _MASKS else name.what
+      first = files.setdefault(name.case, {}).setdefault(what, download)
+      require(
+        first is download or bool(first.member) != bool(download.member),
+        f"one {what} of {name.case}",
+        f"{first} and {download}",
+        "remove one",
+      )
+      about.setdefault(name.case, name)
+    require(files, f"cases of {kind} in {root}", "none", "pass the folder with the download")
+    order = sorted(files, key=lambda case: [int(n) for n in re.findall(r"\d+", case)])
+    wanted = (*modalities, "MASK")
+    for case in order:
+      missing = [what for what in wanted if what not in files[case]]
+      require(
+        not missing,
+        f"{', '.join(wanted)} of {case} in {root}",
+        f"no {', '.join(missing)}",
+        "download it again, or pass other modalities",
+      )
+    self.root, self._kind, self._options = root, kind, options
+    self._files = [tuple(files[case][what] for what in wanted) for case in order]
     self.channel_names = tuple(modalities)
-    self.names = tuple(case.name for case in files)
-    self.subjects = tuple(case.subject for case in files)
-    self.parts = tuple(case.part for case in files)
-    self.domains = (kind,) * len(files)
+    self.names = tuple(order)
+    self.subjects = tuple(about[case].subject for case in order)
+    self.parts = tuple(about[case].part for case in order)
+    self.domains = (kind,) * len(order)
 
   def __len__(self) -> int:
     return len(self._files)
 
   def __getitem__(self, index: int) -> Example:
     index = range(len(self))[index]
-    case = self._files[index]
-    volumes = [nifti.to_ras(nifti.read_nifti(path)) for path in case.images]
-    mask = nifti.to_ras(nifti.read_nifti(case.mask))
+    files = self._files[index]
+    # Each file by its own header, which may name other axes in masks than in scans.
+    *volumes, mask = (nifti.to_ras(file.read_nifti()) for file in files)
     first = volumes[0]
-    for path, volume in zip((*case.images, case.mask), (*volumes, mask), strict=True):
-      same_shape(str(case.images[0]), first.space, str(path), volume.space)
+    for file, volume in zip(files, (*volumes, mask), strict=True):
+      same_shape(str(files[0]), first.space, str(file), volume.space)
     values = np.unique(mask.array)
     require(
       set(values.tolist()) <= {0, 1},
-      f"0 and 1 in {case.mask}",
+      f"0 and 1 in {files[-1]}",
       f"{values[:5].tolist()}",
       "a lesion mask has two values",
     )
-    arrays = [v.array if v.array.ndim == 4 else v.array[..., None] for v in volumes]
-    image = np.concatenate(arrays, -1).astype(np.float32)
+    stacked = np.stack([v.array.reshape(first.space) for v in volumes], -1).astype(np.float32)
+    image = first._replace(array=normalise(stacked, self._options["normalise"]))
+    label = first._replace(array=mask.array.reshape(first.space).astype(np.int32))
+    spacing = self._options["spacing"]
+    image = place(image, spacing=spacing, reorient=False, order=1)
     return Example(
-      name=case.name,
-      subject=case.subject,
+      name=self.names[index],
+      subject=self.subjects[index],
       index=index,
-      image=normalise(image, self._how),
-      label=_plain(mask).astype(np.int32),
-      spacing=first.spacing,
-      affine=first.affine,
+      image=image.array.astype(np.float32, copy=False),
+      label=place(label, spacing=spacing, reorient=False, order=0).array,
+      spacing=image.spacing,
+      affine=image.affine,
       domain=self._kind,
     )
 
+  def indices(self, part: str) -> tuple[int, ...]:
+    """Cases that the authors put into a part."""
+    return tuple(i for i, own in enumerate(self.parts) if own == part)
+
   def manifest(self) -> dict[str, Any]:
-    paths = [path for case in self._files for path in (*case.images, case.mask)]
     return manifest.describe(
       self._kind,
       root=self.root,
-      files=manifest.file_digests(self.root, paths),
+      files=downloads.digests(file for files in self._files for file in files),
       class_names=self.class_names,
       channel_names=self.channel_names,
       subjects=self.subjects,
-      options={"normalise": self._how},
+      options=self._options,
     )
 
 
@@ -118,29 +165,33 @@ def mslesseg(
   root: str | os.PathLike,
   *,
   modalities: Sequence[str] = ("FLAIR",),
+  spacing: tuple[float | None, float | None, float | None] | None = None,
   normalise: str | Normaliser = "zscore",
 ) -> LesionSet:
   """MSLesSeg; every time of a person is a case, and its subject is the person.
 
   Args:
-    root: folder that holds train and test.
+    root: folder that holds train and test, or an archive with them.
     modalities: some of `MSLESSEG_MODALITIES`, the channels.
+    spacing: voxel size in mm, None keeps the file's.
     normalise: see `NnUNetFolder`.
   Raises:
-    InputError: no cases, a missing file, a modality that the set lacks.
+    InputError: no cases, a missing file, a modality that the set lacks, a file neither below train
+      nor below test.
   """
   root = pathlib.Path(root)
   for modality in modalities:
     one_of("modality", modality, MSLESSEG_MODALITIES)
-  found = []
-  for path in sorted(root.glob("*/P*/**/P*_MASK.nii.gz"), key=_by_number):
-    part, name = path.relative_to(root).parts[0], path.name.removesuffix("_MASK.nii.gz")
-    match = re.fullmatch(r"(P\d+)(_T\d+)?", name)
-    if match is None or part not in ("train", "test"):
-      raise InputError("masks train/P1/T1/P1_T1_MASK.nii.gz", str(path), "unpack again")
-    images = tuple(path.with_name(f"{name}_{m}.nii.gz") for m in modalities)
-    found.append(_Files(name, match.group(1), part, images, path))
-  return LesionSet("MSLesSeg", root, found, modalities, normalise)
+
+  def listed() -> Iterator[tuple[_Name, Download]]:
+    for download, match in downloads.find(root, MSLESSEG_NAME):
+      parts = [folder for folder in _folders(download) if folder in ("train", "test")]
+      require(parts, "masks and scans below train or test", str(download), "pass the whole set")
+      person, time = match[1].upper(), (match[2] or "").upper()
+      yield _Name(person + time, person, parts[-1], match[3].upper()), download
+
+  options = {"spacing": spacing, "normalise": normalise}
+  return LesionSet("MSLesSeg", root, listed(), modalities, **options)
 
 
 def ljubljana(
@@ -148,14 +199,16 @@ def ljubljana(
   *,
   modalities: Sequence[str] = ("FLAIR",),
   space: Literal["coregistered", "raw"] = "coregistered",
+  spacing: tuple[float | None, float | None, float | None] | None = None,
   normalise: str | Normaliser = "zscore",
 ) -> LesionSet:
   """The cross-sectional set of Ljubljana.
 
   Args:
-    root: folder that holds cross_sectional.
+    root: folder that holds cross_sectional, or an archive with it.
     modalities: some of `LJUBLJANA_MODALITIES`; T1WKS is after contrast agent.
     space: "coregistered", or "raw", where the modalities have grids of their own.
+    spacing: voxel size in mm, None keeps the file's.
     normalise: see `NnUNetFolder`.
   Raises:
     InputError: no cases, a missing file, a modality that the set lacks.
@@ -164,26 +217,26 @@ def ljubljana(
   for modality in modalities:
     one_of("modality", modality, LJUBLJANA_MODALITIES)
   one_of("space", space, ("coregistered", "raw"))
-  folders = sorted((root / "cross_sectional" / space).glob("patient*"))
-  found = [
-    _Files(
-      folder.name,
-      folder.name,
-      "",
-      tuple(folder / f"{m}.nii.gz" for m in modalities),
-      folder / "consensus_gt.nii.gz",
-    )
-    for folder in folders
-    if folder.is_dir()
-  ]
-  return LesionSet("Ljubljana", root, found, modalities, normalise)
+
+  def listed() -> Iterator[tuple[_Name, Download]]:
+    for download, match in ljubljana_files(root):
+      *_, kind, person = _folders(download)
+      if kind == space:
+        yield _Name(person, person, "", match[1].upper()), download
+
+  options = {"space": space, "spacing": spacing, "normalise": normalise}
+  return LesionSet("Ljubljana", root, listed(), modalities, **options)
 
 
-def _by_number(path: pathlib.Path) -> list[int]:
-  """P2 before P10."""
-  return [int(n) for n in re.findall(r"\d+", path.name)]
+def ljubljana_files(root: str | os.PathLike) -> Iterator[tuple[Download, re.Match[str]]]:
+  """Scans and masks of people below cross_sectional, in either space."""
+  for download, match in downloads.find(root, LJUBLJANA_NAME):
+    *above, kind, person = ("", "", *_folders(download))
+    is_person = re.fullmatch(r"patient\d+", person) and kind in ("coregistered", "raw")
+    if is_person and "cross_sectional" in above:
+      yield download, match
 
 
-def _plain(volume: Volume) -> np.ndarray:
-  array = volume.array
-  return array[..., 0] if array.ndim == 4 else array
+def _folders(download: Download) -> list[str]:
+  """Folders and archives on the way to a file, in lower case, without .zip."""
+  return [name.removesuffix(".zip") for name in download.place.lower().split("/")[:-1]]

@@ -62,7 +62,7 @@ def prepare(source: Source, folder: str | os.PathLike, *, name: str, seed: int =
       "remove it, or choose another name",
     )
     return target
-  builder = tfds_builders.builder_of(source, name, lambda held: _parts(held, seed))
+  builder = tfds_builders.builder_of(source, name, lambda held: parts_of(held, seed=seed))
   builder(data_dir=str(folder), file_format="array_record").download_and_prepare()
   return target
 
@@ -174,6 +174,16 @@ def split_by_site(
   return Splits(parts, seed)
 
 
+def parts_of(source: Source, *, seed: int) -> Mapping[str, Sequence[int]]:
+  """Cases of each split: as published where the source says so, else by `split_by_site`."""
+  published: Any = getattr(source, "parts", ())
+  if published and all(published):
+    held: Any = source
+    return {part: held.indices(part) for part in dict.fromkeys(published)}
+  splits = split_by_site(source, seed=seed)
+  return {part: splits.indices(part, source.subjects) for part in splits.parts}
+
+
 def read_info(path: pathlib.Path) -> dict[str, Any]:
   try:
     info = json.loads(path.read_text(encoding="utf-8"))
@@ -186,12 +196,3 @@ def read_info(path: pathlib.Path) -> dict[str, Any]:
 
 def write_info(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def _parts(source: Source, seed: int) -> Mapping[str, Sequence[int]]:
-  published: Any = getattr(source, "parts", ())
-  if published and all(published):
-    held: Any = source
-    return {part: held.indices(part) for part in dict.fromkeys(published)}
-  splits = split_by_site(source, seed=seed)
-  return {part: splits.indices(part, source.subjects) for part in splits.parts}

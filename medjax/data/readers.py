@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from medjax.check import InputError, one_of, require
-from medjax.data import cc359, chest, downloads, mnms, prepared, prostate
+from medjax.data import cc359, chest, downloads, mnms, ms_sets, prepared, prostate
 from medjax.data.class_folders import PARTS, ClassFolders, kermany
 from medjax.data.combine import concat
 from medjax.data.labelmaps import LabelMapFolder
@@ -117,6 +117,24 @@ READERS: dict[str, Reader] = {
     ),
     _holds(prostate.NAME),
     prostate.ProstateSites,
+  ),
+  "mslesseg": Reader(
+    "MSLesSeg: heads with MS lesions from Catania",
+    (
+      "train/P1/T1/P1_T1_FLAIR.nii.gz, .._T1, .._T2, .._MASK, zipped or not",
+      "test/P54/P54_FLAIR.nii.gz, ...",
+    ),
+    _holds(ms_sets.MSLESSEG_NAME),
+    ms_sets.mslesseg,
+  ),
+  "ljubljana": Reader(
+    "heads with MS lesions from Ljubljana, cross-sectional part",
+    (
+      "cross_sectional/coregistered/patient01/FLAIR.nii.gz, T1W, T1WKS, T2W, zipped or not",
+      "cross_sectional/coregistered/patient01/consensus_gt.nii.gz",
+    ),
+    lambda path: path.is_dir() and next(ms_sets.ljubljana_files(path), None) is not None,
+    ms_sets.ljubljana,
   ),
   "medmnist": Reader(
     "MedMNIST file",

@@ -1,6 +1,6 @@
 """TFDS builders that write any Source as ArrayRecord files, without TensorFlow; they own TFDS.
 
-Importing this module makes "cc359" and "prostate_sites" known to TFDS:
+Importing this module makes "cc359", "prostate_sites", "ms_les_seg" and "ljubljana_ms" known:
 
   builder = tfds.builder("cc359", file_format="array_record", data_dir=...)
   builder.download_and_prepare(
@@ -20,9 +20,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from medjax.check import require
-from medjax.data import manifest
+from medjax.data import manifest, ms_sets
 from medjax.data.cc359 import CC359
-from medjax.data.prepared import FORMAT, INFO, split_by_site, write_info
+from medjax.data.prepared import FORMAT, INFO, parts_of, write_info
 from medjax.data.prostate import ProstateSites as ProstateSource
 from medjax.types import Example, Source
 
@@ -44,9 +44,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     raise NotImplementedError
 
   def parts(self, source: Source) -> Mapping[str, Sequence[int]]:
-    """Cases of each split: 60, 20 and 20 percent of the people of every site."""
-    splits = split_by_site(source, seed=self.SEED)
-    return {part: splits.indices(part, source.subjects) for part in splits.parts}
+    """Cases of each split: as published, else 60, 20 and 20 percent of the people of every site."""
+    return parts_of(source, seed=self.SEED)
 
   def _info(self) -> Any:
     space = (None,) * self.DIMS
@@ -153,6 +152,32 @@ class ProstateSites(SourceBuilder):
 
   def source(self, manual_dir: pathlib.Path) -> Source:
     return ProstateSource(manual_dir)
+
+
+class MsLesSeg(SourceBuilder):
+  """MSLesSeg: heads in FLAIR with MS lesions from Catania, in the parts as published."""
+
+  MANUAL_DOWNLOAD_INSTRUCTIONS = (
+    "Download the set from https://doi.org/10.6084/m9.figshare.27919209 into one folder, zipped or"
+    " unpacked; it holds train and test."
+  )
+  HOMEPAGE = "https://doi.org/10.6084/m9.figshare.27919209"
+
+  def source(self, manual_dir: pathlib.Path) -> Source:
+    return ms_sets.mslesseg(manual_dir)
+
+
+class LjubljanaMs(SourceBuilder):
+  """Heads in FLAIR with MS lesions from Ljubljana, cross-sectional part, consensus of raters."""
+
+  MANUAL_DOWNLOAD_INSTRUCTIONS = (
+    "Follow https://github.com/muschellij2/open_ms_data and put the folder cross_sectional, zipped"
+    " or unpacked, into one folder."
+  )
+  HOMEPAGE = "https://github.com/muschellij2/open_ms_data"
+
+  def source(self, manual_dir: pathlib.Path) -> Source:
+    return ms_sets.ljubljana(manual_dir)
 
 
 def builder_of(

@@ -1,6 +1,8 @@
-"""Miniature downloads: the layouts of CC359, the six prostate sites, CheXpert and ChestX-ray14."""
+"""Miniature downloads: the layouts of CC359, the six prostate sites, two sets of brains with MS
+lesions, CheXpert and ChestX-ray14."""
 
 import pathlib
+import shutil
 import zipfile
 
 import numpy as np
@@ -62,6 +64,44 @@ def prostate(root, *, cases=2):
   return root
 
 
+def lesions(number):
+  """A mask that is never empty."""
+  mask = (np.random.default_rng(number).uniform(size=SHAPE) < 0.3).astype(np.uint8)
+  mask[1, 1, 1] = 1
+  return mask
+
+
+def mslesseg(root, *, people=(1, 10, 2), zipped=False):
+  """Person 1 at two times, the others at one, and person 54 to test on; scans of unlike voxels."""
+  cases = [(f"train/P{n}/T{t}", f"P{n}_T{t}") for n in people for t in (1, 2)[: 2 if n == 1 else 1]]
+  for number, (folder, name) in enumerate([*cases, ("test/P54", "P54")]):
+    (root / folder).mkdir(parents=True)
+    for channel, modality in enumerate(("FLAIR", "T1", "t2")):
+      scan = voxels(100 * number + channel)[0]
+      write_nifti(root / folder / f"{name}_{modality}.nii.gz", scan, AFFINE)
+    write_nifti(root / folder / f"{name}_MASK.nii.gz", lesions(number), AFFINE)
+  if zipped:
+    for part in ("train", "test"):
+      _zip(root / f"{part}.zip", root / part)
+  return root
+
+
+def ljubljana(root, *, people=(1, 2, 11), zipped=False):
+  """The cross-sectional part in both spaces, and the other as the archives spell it."""
+  for n in people:
+    for space in ("cross_sectional/raw", "cross_sectional/coregistered", "longitiudinal/raw"):
+      folder = root / space / f"patient{n:02d}"
+      folder.mkdir(parents=True)
+      for channel, modality in enumerate(("FLAIR", "T1W", "T1WKS", "T2W")):
+        scan = voxels(10_000 + 100 * n + channel)[0]
+        write_nifti(folder / f"{modality}.nii.gz", scan, AFFINE)
+      write_nifti(folder / "consensus_gt.nii.gz", lesions(1000 + n), AFFINE)
+      write_nifti(folder / "brainmask.nii.gz", np.ones(SHAPE, np.uint8), AFFINE)
+  if zipped:
+    _zip(root / "cross_sectional.zip", root / "cross_sectional")
+  return root
+
+
 def chexpert(root):
   """Three patients, five pictures; observations in the order of the table."""
   home = root / "CheXpert-v1.0-small"
@@ -117,7 +157,7 @@ def _zip(archive: pathlib.Path, folder: pathlib.Path):
   """Packs a folder and removes it."""
   with zipfile.ZipFile(archive, "w") as file:
     file.writestr(f"__MACOSX/{folder.name}/._junk.nii.gz", b"junk")
-    for path in sorted(folder.iterdir()):
-      file.write(path, f"{folder.name}/{path.name}")
-      path.unlink()
-  folder.rmdir()
+    for path in sorted(folder.rglob("*")):
+      if path.is_file():
+        file.write(path, path.relative_to(folder.parent))
+  shutil.rmtree(folder)

@@ -21,6 +21,8 @@ def call(*words):
 FAKES = {
   "cc359": lambda root: fake_downloads.cc359(root, zipped=True),
   "prostate": fake_downloads.prostate,
+  "mslesseg": lambda root: fake_downloads.mslesseg(root, zipped=True),
+  "ljubljana": fake_downloads.ljubljana,
   "chexpert": fake_downloads.chexpert,
   "chest_xray14": fake_downloads.chest_xray14,
   "nnunet": folders.nnunet,

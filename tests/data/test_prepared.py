@@ -79,9 +79,16 @@ def test_published_parts_and_labels_of_many_classes_are_kept(tmp_path):
   assert data.stack(ready).label.shape == (3, 14)
 
 
-@pytest.mark.parametrize(("name", "fake"), [("cc359", "cc359"), ("prostate_sites", "prostate")])
-def test_tfds_knows_the_builders_and_their_downloads(tmp_path, name, fake):
-  options = {"zipped": True} if fake == "cc359" else {}
+@pytest.mark.parametrize(
+  ("name", "fake", "options", "num"),
+  [
+    ("cc359", "cc359", {"zipped": True}, 6),
+    ("prostate_sites", "prostate", {}, 12),
+    ("ms_les_seg", "mslesseg", {"zipped": True}, 5),
+    ("ljubljana_ms", "ljubljana", {}, 3),
+  ],
+)
+def test_tfds_knows_the_builders_and_their_downloads(tmp_path, name, fake, options, num):
   root = getattr(fake_downloads, fake)(tmp_path / "manual", **options)
   builder = tfds.builder(name, data_dir=tmp_path / "tfds", file_format="array_record")
   assert isinstance(builder, tfds_builders.SourceBuilder)
@@ -90,7 +97,10 @@ def test_tfds_knows_the_builders_and_their_downloads(tmp_path, name, fake):
   people = {record["subject"].decode() for record in records}
   ready = Prepared(builder.data_path)
   assert people == {ready.subjects[i] for i in ready.indices("test")}
-  assert len(ready) == len(ready.names) == (6 if name == "cc359" else 12)
+  assert len(ready) == len(ready.names) == num
+  ready.check()
+  if name == "ms_les_seg":
+    assert people == {"P54"} and set(ready.parts) == {"train", "test"}
 
 
 def test_values_beyond_half_precision_are_refused(tmp_path):

@@ -1,20 +1,27 @@
 """The replay study as a person runs it, and the parts that its figures rest on."""
 
 import json
+import re
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from experiments import ms_replay
-from experiments.ms_replay import hospitals, report, training
+from experiments.ms_replay import courses, hospitals, report, simulation
+from experiments.ms_replay import jobs as jobs_module
+from experiments.ms_replay.bench import Bench, scores_of
+from experiments.ms_replay.config import Config, orders_of, runs_of
 from experiments.ms_replay.private import cost, of_random_patch, population
-from experiments.ms_replay.training import Config, orders_of, runs_of, scores_of
 from medjax import cli
 from medjax.check import InputError
+from medjax.data import nifti
 from medjax.data.nifti import write_nifti
 from medjax.metrics import transfer_summary
+from tests.data import fake_downloads
 from tests.data.folders import nnunet, write_json
 
 SMALL = [
@@ -74,7 +81,7 @@ def test_claims_are_tested_for_every_arm_and_shown(finished):
     r = np.array(results["arms"][arm]["r"], float)[0, 0, :, :, 0]
     np.testing.assert_allclose(bwt["mean"], (r[2] - np.diag(r))[:2].mean(), atol=1e-6)
   text = (workdir / "report.html").read_text()
-  for words in ("Every centre after every centre", "protects nobody", "Soft outputs"):
+  for words in ("Every centre after every centre", "BWT of", "Cost", "protect", "Soft outputs"):
     assert words in text
   timing = json.loads((workdir / "timing.json").read_text())
   assert set(timing["arms"]) == set(arms)
@@ -84,20 +91,50 @@ def test_a_run_stopped_at_a_centre_ends_as_one_that_was_not(tmp_path, monkeypatc
   arguments = ["demo", *SMALL, "--arms", "replay", "--workdir"]
   whole, stopped = tmp_path / "whole", tmp_path / "stopped"
   run(*arguments, str(whole))
-  original = training.train_jobs
+  original = courses.train_jobs
 
   def stopping(bench, jobs):
     if jobs and "-2-clinic" in jobs[0].name:
       raise InterruptedError
     return original(bench, jobs)
 
-  monkeypatch.setattr(training, "train_jobs", stopping)
+  monkeypatch.setattr(courses, "train_jobs", stopping)
   with pytest.raises(InterruptedError):
     run(*arguments, str(stopped))
-  monkeypatch.setattr(training, "train_jobs", original)
+  monkeypatch.setattr(courses, "train_jobs", original)
   assert not (stopped / "results.json").exists()
   run(*arguments, str(stopped))
   assert (whole / "results.json").read_text() == (stopped / "results.json").read_text()
+
+
+def test_the_next_centre_starts_from_what_transfer_and_carry_say(monkeypatch):
+  """Trainings replaced by sums: 1 on the last weights, 2 on those of the best validation loss."""
+  study = hospitals.simulated((2, 2, 2), 1, (16, 16), 0)
+  asked = []
+
+  def counting(bench, jobs):
+    asked.extend(jobs)
+    plus = [jax.tree.map(lambda x, n=n: np.asarray(x) + n, jobs[0].params) for n in (1, 2)]
+    carried = plus[1] if bench.config.carry == "best" else plus[0]
+    scores = {c: {"dice": np.ones(1)} for c in study.centres}
+    return [jobs_module.Stage(jobs[0].name, plus[0], carried, scores, None, 1)] if jobs else []
+
+  monkeypatch.setattr(courses, "train_jobs", counting)
+  size = {"shape": (16, 16), "patch": (16, 16), "widths": (2, 4)}
+  for carry, plus in (("last", 1), ("best", 2)):
+    for transfer in ("whole", "encoder"):
+      config = Config(**size, num_validation=1, carry=carry, transfer=transfer)
+      bench = Bench(config, study, types.SimpleNamespace(private=None))
+      asked.clear()
+      courses.train_courses(bench, "fine-tuning", [(0, (0, 1, 2))], {})
+      first, second, _ = (job.params for job in asked)
+      want = jax.tree.map(lambda x, n=plus: np.asarray(x) + n, first)
+      if transfer == "encoder":
+        want = {**bench.first_params(0, 1), "encoder": want["encoder"]}
+        assert any(
+          (a != b).any() for a, b in zip(*map(jax.tree.leaves, (want, first)), strict=True)
+        )
+      jax.tree.map(np.testing.assert_array_equal, second, want)
 
 
 def test_people_are_split_anew_by_every_seed_and_never_shared():
@@ -120,7 +157,7 @@ def test_no_anatomy_and_no_lesion_stands_twice():
 def test_lesions_fill_the_share_of_a_voxel_that_they_say():
   anatomy = np.full((30, 30), 2)
   anatomy[14:16, 14:16] = 3
-  share = hospitals.lesions(anatomy, np.random.default_rng(0))
+  share = simulation.lesions(anatomy, np.random.default_rng(0))
   assert set(np.round(9 * np.unique(share)).astype(int)) <= set(range(10))  # of 3 x 3 parts
   assert share[anatomy == 3].max() == 0
 
@@ -131,7 +168,7 @@ def test_a_real_mask_keeps_its_share_of_the_head_and_goes_to_one_case(tmp_path):
   label[10:20, 10:30, 20:30] = 1
   write_nifti(root / "imagesTr" / "a_0000.nii.gz", np.ones(label.shape, np.float32), affine)
   write_nifti(root / "labelsTr" / "a.nii.gz", label, affine)
-  (mask,) = hospitals.real_lesions(root, (24, 24, 24))
+  (mask,) = simulation.real_lesions(root, (24, 24, 24))
   side = round(0.84 * 24)
   np.testing.assert_allclose(mask.sum() / side**3, label.mean(), rtol=0.1)
   middle = np.array(np.nonzero(mask > 0.5)).mean(1)
@@ -161,7 +198,7 @@ def test_scores_of_volumes():
 def test_boundary_reliability_is_the_diagonal_for_the_truth():
   anatomy = np.full((30, 30), 2)
   anatomy[14:16, 14:16] = 3
-  label = hospitals.lesions(anatomy, np.random.default_rng(1))
+  label = simulation.lesions(anatomy, np.random.default_rng(1))
   value, truth = report.boundary_reliability([label], [label])
   np.testing.assert_allclose(value, truth, atol=1e-6)
   assert len(value) > 3
@@ -193,7 +230,8 @@ def test_who_is_remembered_pays_at_every_later_centre():
   np.testing.assert_allclose(found["delta_by_centre"], [3e-3, 2e-3, 1e-3])
 
 
-def folder(root, seed, names=("a", "b", "c"), *, spacing=1.0, lesion=True):
+def folder(root, seed, names=("a", "b", "c"), *, spacing=1.0, lesion=True, twin=False):
+  """nnU-Net folder of noise; `twin`: the last case holds the voxels of the first."""
   labels = {"background": 0, "lesion": 1}
   for part in ("imagesTr", "labelsTr"):
     (root / part).mkdir(parents=True)
@@ -204,15 +242,18 @@ def folder(root, seed, names=("a", "b", "c"), *, spacing=1.0, lesion=True):
     label = (random.uniform(size=image.shape) < 0.1 * lesion).astype(np.uint8)
     write_nifti(root / "imagesTr" / f"{name}_0000.nii.gz", image, affine)
     write_nifti(root / "labelsTr" / f"{name}.nii.gz", label, affine)
+  if twin:
+    first, last = (root / "imagesTr" / f"{names[i]}_0000.nii.gz" for i in (0, -1))
+    shutil.copy(first, last)
   return root
 
 
-def read(*paths, near_duplicates=0.0):
+def read(*paths, near_duplicates=0.0, spacing=None):
   return hospitals.folders(
     paths,
     0.2,
     shape=None,
-    spacing=None,
+    spacing=spacing,
     subject_pattern=None,
     near_duplicates=near_duplicates,
     seed=0,
@@ -226,22 +267,139 @@ def test_folders_become_centres_on_a_grid_that_halves(tmp_path):
   assert study.subjects[0] == "x/a" and study.subjects[3] == "y/a"
 
 
-def test_bad_centres_are_refused_in_one_line(tmp_path):
-  good = folder(tmp_path / "good", 0)
-  with pytest.raises(InputError, match="two folders or more"):
-    read(good)
-  with pytest.raises(InputError, match="at least 3 people at few"):
-    read(good, folder(tmp_path / "few", 1, ("a", "b")))
-  with pytest.raises(InputError, match="a lesion in some case of healthy"):
-    read(good, folder(tmp_path / "healthy", 2, lesion=False))
-  with pytest.raises(InputError, match="one voxel size in all centres"):
-    read(good, folder(tmp_path / "coarse", 3, spacing=2.0))
-  copy = shutil.copytree(good, tmp_path / "copy")
-  with pytest.raises(InputError, match="identical ones in cases good/a and copy/a"):
-    read(good, copy)
-  nnunet(tmp_path / "other")  # its own labels and grid
-  with pytest.raises(InputError, match="class_names of good and other"):
-    read(good, tmp_path / "other")
+def test_public_sets_are_centres_as_downloaded(tmp_path):
+  paths = fake_downloads.mslesseg(tmp_path / "m"), fake_downloads.ljubljana(tmp_path / "l")
+  study = read(*paths, spacing=(1.0, 1.0, 1.0))
+  assert study.centres == ("m", "l") and study.num_train == {"m": 3, "l": 2}
+  assert study.subjects[:2] == ("m/P1", "m/P1") and study.image.shape == (8, 8, 8, 8, 1)
+  for seed in range(4):  # both times of a person on one side
+    parts = hospitals.split(study, seed)["m"]
+    assert len({0, 1} & set(parts["train"])) in (0, 2)
+
+
+def call(workdir, *words):
+  """Exit status of a command that must not start a run."""
+  with pytest.raises(SystemExit) as stop:
+    run(*words, "--workdir", str(workdir))
+  assert not workdir.exists()
+  return stop.value.code
+
+
+def tilted(root):
+  """One label on the axes of another scanner."""
+  label = np.zeros((9, 8, 8), np.uint8)
+  write_nifti(root / "labelsTr" / "a.nii.gz", label, np.diag([1.0, 1.0, 1.0, 1.0])[[1, 0, 2, 3]])
+  return root
+
+
+BAD = {
+  "one": (lambda to: [folder(to / "x", 0)], "two folders or more"),
+  "wrong path": (lambda to: [folder(to / "x", 0), to / "nowhere"], "nowhere, got nothing there"),
+  "other layout": (
+    lambda to: [folder(to / "x", 0), fake_downloads.chest_xray14(to / "chest")],
+    "nnunet, mslesseg, ljubljana in .*chest, got chest_xray14",
+  ),
+  "few people": (
+    lambda to: [folder(to / "x", 0), folder(to / "few", 1, ("a", "b"))],
+    "at least 3 people at few",
+  ),
+  "no lesion": (
+    lambda to: [folder(to / "x", 0), folder(to / "healthy", 2, lesion=False)],
+    "a lesion in some case of healthy",
+  ),
+  "spacing": (
+    lambda to: [folder(to / "x", 0), folder(to / "coarse", 3, spacing=2.0)],
+    "one voxel size in all centres",
+  ),
+  "orientation": (
+    lambda to: [folder(to / "x", 0), tilted(folder(to / "tilted", 4))],
+    "of one affine",
+  ),
+  "one person at two": (
+    lambda to: [folder(to / "x", 0), shutil.copytree(to / "x", to / "copy")],
+    "identical ones in cases x/a and copy/a",
+  ),
+  "one person twice": (
+    lambda to: [folder(to / "x", 0), folder(to / "twice", 1, ("a", "b", "c", "d"), twin=True)],
+    "identical ones in cases twice/a and twice/d",
+  ),
+  "unlike labels": (
+    lambda to: [folder(to / "x", 0), nnunet(to / "other")],
+    "class_names of x and other",
+  ),
+  "patch": (
+    lambda to: [folder(to / "x", 0), folder(to / "y", 1)],
+    r"a patch that fits into volumes of \(16, 8, 8\)",
+  ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_centres_get_one_line_and_leave_nothing(tmp_path, capsys, name):
+  make, message = BAD[name]
+  words = [word for path in make(tmp_path) for word in ("--data", str(path))]
+  assert call(tmp_path / "run", "folders", *words) == 2
+  error = capsys.readouterr().err
+  assert re.search(message, error) and error.count("\n") == 1
+
+
+def test_too_many_orders_leave_nothing(tmp_path, capsys):
+  small = ["demo", *SMALL, "--num_orders", "7"]
+  assert call(tmp_path / "run", *small) == 2
+  assert "at most 6 orders of 3 centres" in capsys.readouterr().err
+
+
+def test_near_duplicates_are_found_on_a_common_grid_at_one_centre_and_at_two(tmp_path):
+  def made(root, seeds, power=1.0):
+    for part in ("imagesTr", "labelsTr"):
+      (root / part).mkdir(parents=True)
+    write_json(root, labels={"background": 0, "lesion": 1})
+    for seed in seeds:
+      random = np.random.default_rng(seed)
+      detail = ndimage.gaussian_filter(random.normal(size=(24, 24, 24)), 1.0)
+      image = (5 + detail / detail.std()).clip(0.1) ** power
+      random = np.random.default_rng([seed, round(10 * power)])  # a copy's raters were others
+      lesion = (random.uniform(size=image.shape) < 0.1).astype(np.uint8)
+      write_nifti(root / "imagesTr" / f"p{seed}_0000.nii.gz", image.astype(np.float32), np.eye(4))
+      write_nifti(root / "labelsTr" / f"p{seed}.nii.gz", lesion, np.eye(4))
+    return root
+
+  x = made(tmp_path / "x", range(4))
+  read(x, made(tmp_path / "y", range(4, 8)), near_duplicates=0.55)
+  with pytest.raises(InputError, match=r"different people in x/p3 and z/p3"):
+    read(x, made(tmp_path / "z", range(3, 7), power=0.7), near_duplicates=0.55)
+  again = made(tmp_path / "again", range(8, 12))
+  twin = nifti.read_nifti(again / "imagesTr" / "p8_0000.nii.gz").array ** 0.7
+  write_nifti(again / "imagesTr" / "p11_0000.nii.gz", twin, np.eye(4))
+  with pytest.raises(InputError, match=r"different people in again/p11 and again/p8"):
+    read(x, again, near_duplicates=0.55)
+
+
+def test_a_real_mask_is_never_two_peoples(tmp_path):
+  def masks(root, *corners, size=12):
+    root = folder(root, 0, [f"p{i}" for i in range(len(corners))])
+    for i, corner in enumerate(corners):
+      label = np.zeros((40, 40, 40), np.uint8)
+      label[tuple(slice(c, c + size) for c in corner)] = 1
+      scan = np.random.default_rng(i).uniform(1, 2, label.shape).astype(np.float32)
+      write_nifti(root / "imagesTr" / f"p{i}_0000.nii.gz", scan, np.eye(4))
+      write_nifti(root / "labelsTr" / f"p{i}.nii.gz", label, np.eye(4))
+    return root
+
+  apart = masks(tmp_path / "apart", (5, 5, 5), (20, 20, 20), (5, 20, 5))
+  found = simulation.real_lesions(apart, (24, 24, 24))
+  study = hospitals.simulated((2, 2), 2, (24, 24, 24), 0, masks=apart)
+  held = [[i for i in range(8) if study.label[i][mask == 0].max() == 0] for mask in found]
+  assert held == [[0], [4], [1]]  # of 4 heads at each of two centres
+  assert len(simulation.real_lesions(apart, (24, 24, 24), r"(p)\d")) == 1
+  with pytest.raises(InputError, match="identical ones in cases p0 and p1"):
+    simulation.real_lesions(masks(tmp_path / "same", (5, 5, 5), (5, 5, 5)), (24, 24, 24))
+  with pytest.raises(InputError, match="brain on brain, of p0 and p1"):
+    simulation.real_lesions(masks(tmp_path / "near", (5, 5, 5), (6, 5, 5)), (24, 24, 24))
+  with pytest.raises(InputError, match="a lesion in p0"):
+    simulation.real_lesions(masks(tmp_path / "none", (5, 5, 5), size=0), (24, 24, 24))
+  with pytest.raises(InputError, match="masks of 2 axes"):
+    simulation.real_lesions(apart, (24, 24))
 
 
 def test_bad_settings_are_refused():
@@ -253,8 +411,64 @@ def test_bad_settings_are_refused():
     Config(couple_batch=True, arms=("ewc",))
 
 
-@pytest.mark.parametrize("name", ms_replay.PRESETS)
-def test_presets_fit_together(name):
+TINY = {
+  "demo": "--num_train 2 2 --num_test 2 --shape 16 16 --patch 8 8 --widths 2 4 --num_steps 2",
+  "evidence": "--patch 8 8 8 --widths 2 4",
+  "simulated8": "--patch 8 8 8 --window 8 8 8 --widths 2 4",
+  "deeper": "--patch 16 16 16 --widths 2 2 2 2 2",
+  "small_patches": "--patch 8 8 8 --widths 2 4",
+  "large_patches": "--patch 16 16 16 --widths 2 4",
+  "folders": "--patch 8 8 8 --widths 2 4 --window 8 8 8 --num_steps 2",
+  "paper": "--patch 8 8 8 --widths 2 4 --window 8 8 8 --num_epochs 1",
+  "released_code": "--patch 8 8 8 --widths 2 4 --window 8 8 8 --num_epochs 1",
+}
+VOLUMES = "--num_train 2 2 --num_test 2 --shape 16 16 16 --num_steps 2"
+CHEAP = ("simulated8", "released_code")
+
+
+@pytest.mark.parametrize(
+  "name", [n if n in CHEAP else pytest.param(n, marks=pytest.mark.slow) for n in TINY]
+)
+def test_a_tiny_case_of_every_preset_runs_to_its_end(tmp_path, name):
+  words = f"{TINY[name]} --batch_size 2 --min_test 1 --memory 1 --log_every 1 --num_seeds 1"
+  orders = min(ms_replay.PRESETS[name].num_orders, 2)
+  words = [name, *words.split(), "--num_orders", str(orders), "--workdir", str(tmp_path / "run")]
+  if ms_replay.PRESETS[name].source == "folders":
+    ours = fake_downloads.ljubljana(tmp_path / "ljubljana", zipped=True)
+    for path in (fake_downloads.mslesseg(tmp_path / "mslesseg"), ours):
+      words += ["--data", str(path)]
+    words += ["--spacing", "1", "1", "1", "--near_duplicates", "0"]
+  elif name != "demo":
+    words += VOLUMES.split()
+  run(*words)
+  results = json.loads((tmp_path / "run" / "results.json").read_text())
   config = ms_replay.PRESETS[name]
-  assert len(config.patch) == 3 or name == "demo"
-  assert all(p % 2 ** (len(config.widths) - 1) == 0 for p in config.patch)
+  assert set(results["arms"]) == set(config.arms)
+  for own in results["arms"].values():
+    r = np.array(own["r"], float)
+    assert r.shape == (1, orders, 2, 2, 2) and np.all((0 <= r) & (r <= 1))
+    dice = r[0, 0, :, :, 0]
+    parts = 1 if config.divide_by == "k-1" else 2
+    np.testing.assert_allclose(
+      own["fixed_order"]["bwt"]["mean"], (dice[1, 0] - dice[0, 0]) / parts, atol=1e-6
+    )
+  assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_private_run_names_and_shows_nobody(tmp_path):
+  words = "--num_train 3 3 --arms replay replay-private".split()
+  run("demo", *SMALL, *words, "--workdir", str(tmp_path / "run"))
+  results = json.loads((tmp_path / "run" / "results.json").read_text())
+  said = results["privacy"]
+  assert said["unprotected"] == ["replay", "single-domain", "multi-domain"]
+  assert "protect nobody" in said["statement"] and said["num_courses"] == 1
+  page = (tmp_path / "run" / "report.html").read_text()
+  assert "protect nobody" in page and "A test person of" not in page
+  for path in (tmp_path / "run").iterdir():
+    if path.is_file() and path.name != "report.html":
+      assert "person0" not in path.read_text()
+  rows = (tmp_path / "run" / "metrics.jsonl").read_text()
+  assert "test/" not in rows and "loss" in rows
+  kept = tmp_path / "run" / "private"
+  assert kept.stat().st_mode & 0o077 == 0
+  assert "person0" in (kept / "splits.json").read_text()

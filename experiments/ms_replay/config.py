@@ -1,0 +1,212 @@
+"""Settings of the replay study, and the seeds and orders of centres that follow from them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from medjax import check, train
+from medjax.data.seeds import generator
+
+Arm = Literal[
+  "fine-tuning",
+  "replay",
+  "replay-weighted",
+  "replay-redrawn",
+  "replay-reservoir",
+  "replay-herding",
+  "replay-diverse",
+  "replay-synthetic",
+  "replay-private",
+  "ewc",
+  "lwf",
+  "a-gem",
+  "der++",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Hospitals one after the other.
+
+  Attributes:
+    source: simulated centres, or nnU-Net folders given by --data in the order of training.
+    num_train: of each simulated centre, people to train on.
+    num_test: people of each simulated centre to test on.
+    shape: voxels an axis of simulated volumes (two or three axes), and of what folders are cropped
+      and padded to; () pads folders to their largest.
+    spacing: in mm, folders are resampled to; () keeps their own, which must then be one.
+    subject_pattern: regular expression with one group that finds the person in a case's name, of
+      nnU-Net folders.
+    test_fraction: of a folder's people, rounded down, at least one.
+    near_duplicates: similarity from which two folders are taken to hold one scan; 0 does not look.
+    equalise: histogram equalisation before the normalisation of each volume.
+    standardise_patches: normalise training patches anew, as the released code does.
+    widths: channels of the residual U-Net, one more than the paper's "layers".
+    dropout: share of channels dropped in the encoder.
+    couple_batch: activation and Dice over the whole batch, as published; one patient's output then
+      depends on the others'.
+    patch: voxels an axis of a training patch.
+    batch_size: volumes a step.
+    patches_per_volume: patches of each.
+    foreground_fraction: share of patches with a lesion voxel in the middle.
+    window: voxels an axis of inference windows; () is the whole volume.
+    overlap: of neighbouring windows, fraction.
+    arms: trained through all centres.
+    num_seeds: seeds: split, first weights and draws.
+    num_orders: orders of the centres; the first is that of the data, the others are shuffled.
+    crossed: train every order with every seed; else all seeds in the first order, all orders with
+      the first seed.
+    num_steps: steps a centre; multi-domain training has as many as all centres together.
+    num_epochs: in place of num_steps (0): passes over the volumes at hand, as published.
+    learning_rate: of AdamW, halved after each third of a centre's steps.
+    weight_decay: of AdamW.
+    transfer: what the next centre starts from: the whole network, or the encoder with a new
+      decoder, as published.
+    carry: the last weights, or those of the best validation loss, as published; tests are always of
+      the last.
+    num_validation: volumes of the pool at hand set aside to choose the best, memory included.
+    memory: cases kept of a centre.
+    ewc_strength: lambda of EWC.
+    lwf_strength: lambda of LwF.
+    der_alpha, der_beta: weights of stored outputs and of labels of remembered examples.
+    private_epsilon, private_delta, private_norm: of each centre's private training: target, delta
+      and clipping norm; a person remembered pays at every later centre again.
+    margin: that a difference of Dice has to exceed to be called one.
+    equivalence: half width of the interval that calls a backward transfer zero.
+    min_test: test people below which a centre is shown and left out of claims.
+    divide_by: of the transfers in the tables.
+    mode: see `train.fit_many`; runs are seeds and orders.
+    on_device: keep the volumes on the device; else batches are copied.
+    log_every: steps between two log rows.
+  """
+
+  source: Literal["simulated", "folders"] = "simulated"
+  num_train: tuple[int, ...] = (16, 10, 9, 10, 6, 3, 2, 2)
+  num_test: int = 10
+  shape: tuple[int, ...] = (40, 40, 40)
+  spacing: tuple[float, ...] = ()
+  subject_pattern: str | None = None
+  test_fraction: float = 0.2
+  near_duplicates: float = 0.55
+  equalise: bool = False
+  standardise_patches: bool = False
+  widths: tuple[int, ...] = (8, 16, 32, 64)
+  dropout: float = 0.0
+  couple_batch: bool = False
+  patch: tuple[int, ...] = (32, 32, 32)
+  batch_size: int = 4
+  patches_per_volume: int = 1
+  foreground_fraction: float = 0.5
+  window: tuple[int, ...] = ()
+  overlap: float = 0.5
+  arms: tuple[Arm, ...] = ("fine-tuning", "replay", "replay-weighted")
+  num_seeds: int = 1
+  num_orders: int = 1
+  crossed: bool = False
+  num_steps: int = 60
+  num_epochs: float = 0.0
+  learning_rate: float = 3e-3
+  weight_decay: float = 1e-5
+  transfer: Literal["whole", "encoder"] = "whole"
+  carry: Literal["last", "best"] = "last"
+  num_validation: int = 0
+  memory: int = 4
+  ewc_strength: float = 10.0
+  lwf_strength: float = 1.0
+  der_alpha: float = 0.1
+  der_beta: float = 1.0
+  private_epsilon: float = 8.0
+  private_delta: float = 1e-3
+  private_norm: float = 1.0
+  margin: float = 0.01
+  equivalence: float = 0.02
+  min_test: int = 5
+  divide_by: Literal["k-1", "k"] = "k-1"
+  mode: train.runs.Mode = "sequential"
+  on_device: bool = True
+  log_every: int = 20
+
+  def __post_init__(self):
+    check.require(
+      min(self.num_train, default=0) > 0,
+      "people to train on at every simulated centre",
+      f"{self.num_train}",
+      "give numbers above 0",
+    )
+    counts = ("num_seeds", "num_orders", "batch_size", "patches_per_volume", "memory", "num_test")
+    for name in (*counts, "learning_rate", "log_every"):
+      check.positive(name, getattr(self, name))
+    check.require(
+      (self.num_steps > 0) != (self.num_epochs > 0),
+      "one of num_steps and num_epochs above 0",
+      f"{self.num_steps} and {self.num_epochs}",
+      "set the other to 0",
+    )
+    check.in_interval("test_fraction", self.test_fraction, 0, 1)
+    check.in_interval("private_delta", self.private_delta, 0, 1)
+    for name in ("private_epsilon", "private_norm", "margin", "equivalence"):
+      check.positive(name, getattr(self, name))
+    check.require(
+      self.carry == "last" or self.num_validation > 0,
+      "num_validation > 0 for carry='best'",
+      "0",
+      "the paper's code takes 5",
+    )
+    alone = sorted({"ewc", "replay-diverse", "replay-private"} & set(self.arms))
+    check.require(
+      not self.couple_batch or not alone,
+      "arms without per-example gradients for couple_batch",
+      ", ".join(alone),
+      "with batch coupling no example has a gradient of its own",
+    )
+    check.require(
+      "replay-private" not in self.arms or self.carry == "last" and self.mode == "sequential",
+      "carry='last' and mode='sequential' for replay-private",
+      f"{self.carry!r} and {self.mode!r}",
+      "a choice by validation people would be no private one",
+    )
+
+
+def check_space(config: Config, space: Sequence[int]) -> None:
+  """Raises InputError where patches or windows do not fit volumes of these voxels an axis."""
+  check.require(
+    len(config.patch) == len(space)
+    and all(p <= n for p, n in zip(config.patch, space, strict=True)),
+    f"a patch that fits into volumes of {tuple(space)} voxels",
+    f"{config.patch}",
+    "pass a smaller --patch, or pad the volumes with --shape",
+  )
+  check.require(
+    len(config.window) in (0, len(space)),
+    f"windows of {len(space)} axes",
+    f"{config.window}",
+    "pass one size an axis with --window",
+  )
+
+
+def orders_of(config: Config, num_centres: int, seed: int) -> list[tuple[int, ...]]:
+  """The data's own order, then shuffled ones, all different where there are enough."""
+  orders = [tuple(range(num_centres))]
+  attempt = 0
+  while len(orders) < config.num_orders and attempt < 1000:
+    order = tuple(
+      int(i) for i in generator(seed, "order of centres", attempt).permutation(num_centres)
+    )
+    attempt += 1
+    if order not in orders:
+      orders.append(order)
+  check.require(
+    len(orders) == config.num_orders,
+    f"at most {len(orders)} orders of {num_centres} centres",
+    f"{config.num_orders}",
+    "ask for fewer",
+  )
+  return orders
+
+
+def runs_of(config: Config) -> list[tuple[int, int]]:
+  """(seed, order) pairs, counted from 0, that every arm is trained with."""
+  pairs = [(s, 0) for s in range(config.num_seeds)] + [(0, o) for o in range(1, config.num_orders)]
+  if config.crossed:
+    pairs = [(s, o) for s in range(config.num_seeds) for o in range(config.num_orders)]
+  return pairs

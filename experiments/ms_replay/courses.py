@@ -1,0 +1,237 @@
+"""Arms of the replay study: what a network learns from, centre after centre."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.ms_replay import hospitals, private
+from experiments.ms_replay.bench import Bench
+from experiments.ms_replay.config import Arm
+from experiments.ms_replay.jobs import Job, Stage, part_of, train_jobs
+from experiments.ms_replay.past import Past, remember, remembered_by, stored_outputs
+from medjax import data, methods
+from medjax.data import memory as memories
+from medjax.data.replay import replayed
+from medjax.data.seeds import generator
+from medjax.methods.agem import agem
+from medjax.methods.distillation import with_teacher
+from medjax.methods.ewc import ewc
+from medjax.types import Params, Stream
+
+SINGLE, MULTI = "single-domain", "multi-domain"
+
+
+class Course(NamedTuple):
+  """One arm under one seed and one order: its stages, centre by centre."""
+
+  arm: str
+  seed: int
+  order: tuple[int, ...]
+  stages: tuple[Stage, ...]
+
+
+def train_courses(
+  bench: Bench, arm: Arm, runs: Sequence[tuple[int, tuple[int, ...]]], singles: dict[Any, Stage]
+) -> list[Course]:
+  """One arm through all centres, for every (seed, order); resumable at any of them.
+
+  Args:
+    bench, arm: what to train.
+    runs: seed and order of each course.
+    singles: trainings at one centre alone by (seed, centre), which are the first stages of all
+      arms; those that are missing are trained and added.
+  """
+  study, config = bench.study, bench.config
+  splits = {seed: hospitals.split(study, seed) for seed, _ in runs}
+  is_private = arm == "replay-private"  # its first centre is trained privately too
+  if not is_private:
+    single_domain(bench, [(seed, order[0]) for seed, order in runs], singles)
+  pasts = [
+    Past(
+      memories.Memory(config.memory),
+      memories.Reservoir(config.memory * (len(study.centres) - 1), seed),
+    )
+    for seed, _ in runs
+  ]
+  stages = [[] if is_private else [singles[seed, order[0]]] for seed, order in runs]
+  for k in range(0 if is_private else 1, len(study.centres)):
+    jobs = []
+    for (seed, order), past, done in zip(runs, pasts, stages, strict=True):
+      if k > 0:
+        remember(bench, arm, past, done[-1], study.centres[order[k - 1]], splits[seed], seed)
+      if is_private:
+        jobs.append(_private_job(bench, past, done, splits[seed], seed, order, k))
+      else:
+        jobs.append(_job(bench, arm, past, done[-1], splits[seed], seed, order, k))
+    for done, stage in zip(stages, train_jobs(bench, jobs), strict=True):
+      done[-1:] = [one._replace(params=None, carried=None) for one in done[-1:]]
+      done.append(stage)
+  return [
+    Course(arm, seed, order, tuple(done)) for (seed, order), done in zip(runs, stages, strict=True)
+  ]
+
+
+def single_domain(bench: Bench, wanted: Sequence[tuple[int, int]], known: dict[Any, Stage]) -> None:
+  """Trains (seed, centre) from first weights on that centre alone, unless `known` has it."""
+  jobs = []
+  missing = [pair for pair in dict.fromkeys(wanted) if pair not in known]
+  for seed, c in missing:
+    split, centre = hospitals.split(bench.study, seed), bench.study.centres[c]
+    jobs.append(
+      _plain_job(
+        bench, f"{SINGLE}-{centre}-{seed}", seed, split, (centre,), bench.first_params(seed)
+      )
+    )
+  known |= dict(zip(missing, train_jobs(bench, jobs), strict=True))
+
+
+def multi_domain(bench: Bench, seeds: Sequence[int]) -> list[Stage]:
+  """All centres at once, with as many steps as they have together."""
+  jobs = []
+  for seed in seeds:
+    split = hospitals.split(bench.study, seed)
+    name = f"{MULTI}-{seed}"
+    first = bench.first_params(seed)
+    jobs.append(_plain_job(bench, name, seed, split, bench.study.centres, first))
+  return train_jobs(bench, jobs)
+
+
+def untrained(bench: Bench, seed: int) -> np.ndarray:
+  """[centre] mean Dice of first weights."""
+  params, split = bench.first_params(seed), hospitals.split(bench.study, seed)
+  return np.array(
+    [
+      np.mean([bench.score(params, row)["dice"] for row in split[centre]["test"]])
+      for centre in bench.study.centres
+    ]
+  )
+
+
+def _plain_job(
+  bench: Bench,
+  name: str,
+  seed: int,
+  split: dict[str, Any],
+  centres: Sequence[str],
+  params: Params,
+) -> Job:
+  rows, validation = part_of(bench, [i for c in centres for i in split[c]["train"]], seed, name)
+  num_steps = bench.steps_of(len(rows), len(centres))
+  drawn = replayed(rows, (), bench.config.batch_size, seed, name=name)
+  step = bench.supervised(num_steps)
+  stream = bench.patches(drawn, seed, name)
+  return Job(name, seed, step, stream, params, num_steps, split, validation)
+
+
+def _job(
+  bench: Bench,
+  arm: Arm,
+  past: Past,
+  before: Stage,
+  split: dict[str, Any],
+  seed: int,
+  order: tuple[int, ...],
+  k: int,
+) -> Job:
+  """The training at the k-th centre of a course."""
+  config, centre = bench.config, bench.study.centres[order[k]]
+  name = _name(arm, seed, order, k, centre)
+  remembered = remembered_by(bench, arm, past, split, seed, k)
+  current = [i for i in split[centre]["train"]]
+  pool, validation = part_of(bench, [*current, *remembered], seed, name)
+  inside = set(pool)
+  current = [i for i in current if i in inside]
+  remembered = [i for i in remembered if i in inside]
+  num_steps = bench.steps_of(len(current) + (len(remembered) if arm != "a-gem" else 0))
+  form = "weighted" if arm in ("replay-weighted", "replay-synthetic", "der++") else "pooled"
+  # The centre's own draws are named after the seed and the centre: arms share them where they can.
+  label = f"{centre} {k}"
+  size = config.batch_size
+  both = arm not in ("fine-tuning", "ewc", "lwf", "a-gem")
+  drawn = replayed(current, remembered if both else (), size, seed, form=form, name=label)
+  stored = stored_outputs(bench, past) if arm == "der++" else None
+  params = before.carried
+  if config.transfer == "encoder":
+    params = {**bench.first_params(seed, k), "encoder": params["encoder"]}
+  stream = _with_stored(bench, drawn, seed, label, stored)
+  if arm == "a-gem":
+    others = bench.patches(
+      replayed(remembered, (), size, seed, name=f"{label} memory"), seed, f"{label} memory"
+    )
+    stream = data.zip_streams(current=stream, memory=others)
+    step = agem(bench.loss_fn, bench.optimiser(num_steps))
+  elif arm == "lwf":
+    teacher = past.teacher
+    stream = with_teacher(
+      stream, lambda batch: bench.outputs(teacher, batch["image"]), config.lwf_strength
+    )
+    step = methods.supervised(bench.taught_loss, bench.optimiser(num_steps))
+  elif arm == "der++":
+    step = methods.supervised(bench.taught_loss, bench.optimiser(num_steps))
+  elif arm == "ewc":
+    tx = bench.optimiser(num_steps)
+    step = ewc(bench.loss_fn, tx, past.anchor, strength=config.ewc_strength)
+  else:
+    step = bench.supervised(num_steps)
+  return Job(name, seed, step, stream, params, num_steps, split, validation)
+
+
+def _private_job(
+  bench: Bench,
+  past: Past,
+  done: Sequence[Stage],
+  split: dict[str, Any],
+  seed: int,
+  order: tuple[int, ...],
+  k: int,
+) -> Job:
+  """The same with privacy for the people of the centre and of the memory."""
+  config, centre = bench.config, bench.study.centres[order[k]]
+  name = _name("replay-private", seed, order, k, centre)
+  params = bench.first_params(seed)
+  if done and config.transfer == "encoder":
+    params = {**bench.first_params(seed, k), "encoder": done[-1].params["encoder"]}
+  elif done:
+    params = done[-1].params
+  rows = [*split[centre]["train"], *past.memory.indices]
+  num_steps = bench.steps_of(len(rows))
+  made = private.training(
+    bench.study,
+    bench.loss_fn,
+    bench.optimiser(num_steps),
+    rows,
+    int(generator(seed, name).integers(2**31)),
+    patch=config.patch,
+    num_steps=num_steps,
+    expected_batch_size=config.batch_size,
+    epsilon=config.private_epsilon,
+    delta=config.private_delta,
+    max_norm=config.private_norm,
+  )
+  return Job(name, seed, made.step, made.stream, params, num_steps, split, ())
+
+
+def _name(arm: str, seed: int, order: tuple[int, ...], k: int, centre: str) -> str:
+  return f"{arm}-{seed}-{'.'.join(str(c) for c in order)}-{k}-{centre}"
+
+
+def _with_stored(
+  bench: Bench, drawn: Stream, seed: int, name: str, stored: tuple[Any, np.ndarray] | None
+) -> Stream:
+  """Patches; with stored outputs also DER++'s weights."""
+  if stored is None:
+    return bench.patches(drawn, seed, name)
+  config = bench.config
+  stream = bench.patches(drawn, seed, name, stored)
+
+  def weighted(step: int) -> dict[str, Any]:
+    batch = stream(step)
+    old = batch["remembered"]
+    return {
+      **batch,
+      "label_weight": np.where(old, np.float32(config.der_beta), np.float32(1)),
+      "teacher_weight": np.where(old, np.float32(config.der_alpha), np.float32(0)),
+    }
+
+  return weighted
