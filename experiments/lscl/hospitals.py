@@ -12,12 +12,12 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
 from experiments import slice_stacks
+from experiments.rescanned import rescanned
 from experiments.slice_stacks import Stack
-from medjax import check, data, synth
+from medjax import check, data
 from medjax.data.cardiac import VENDORS, CardiacAnatomy
 from medjax.data.mnms import MnMs
 from medjax.data.seeds import generator
@@ -266,18 +266,12 @@ def _folders(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> di
 def _rescanned(config: DataConfig, path: pathlib.Path, seed: int) -> dict[str, _Site]:
   """The scans of one folder as several scanners would have taken them."""
   source = _folder(config, path)
-  check.require(
-    len(source.channel_names) == 1,
-    "images of one channel to rescan",
-    f"{len(source.channel_names)}",
-    "keep one channel in dataset.json",
-  )
   subjects = slice_stacks.alike_together(source)
   part_of = _drawn(subjects, seed)
   merged = dict(zip(source.subjects, (part_of[subject] for subject in subjects), strict=True))
   return {
-    name: _Site(_Rescanned(source, synth.sites.find(name), seed), merged, ())
-    for name in config.simulate
+    name: _Site(scans, merged, ())
+    for name, scans in rescanned(source, config.simulate, seed).items()
   }
 
 
@@ -351,32 +345,6 @@ class _Joined:
     subjects, names = list(self.subjects), list(self.class_names)
     parts = {part: source.manifest() for part, source in self._parts.items()}
     return {"kind": "joined", "subjects": subjects, "class_names": names, "parts": parts}
-
-
-class _Rescanned:
-  """A source whose images another scanner took."""
-
-  def __init__(self, source: Source, site: synth.Site, seed: int):
-    self._source, self._site, self._seed = source, site, seed
-    self.class_names, self.channel_names = source.class_names, source.channel_names
-    self.subjects, self.domains = source.subjects, (site.name,) * len(source)
-    self._scan = jax.jit(
-      lambda key, image, spacing: synth.rescan(site, key, image, spacing=spacing),
-      static_argnames="spacing",
-    )
-
-  def __len__(self) -> int:
-    return len(self._source)
-
-  def __getitem__(self, index: int) -> Example:
-    example = self._source[index]
-    key = jax.random.key(int(generator(self._seed, self._site.name, index).integers(2**31)))
-    image = np.maximum(np.asarray(example.image), 0.0)  # magnitudes; resampling may undershoot
-    scanned = np.asarray(self._scan(key, image, tuple(example.spacing)))
-    return example.replace(image=scanned, domain=self._site.name)
-
-  def manifest(self) -> dict[str, Any]:
-    return {**self._source.manifest(), "rescanned by": self._site.name, "seed": self._seed}
 
 
 def _stacks(config: DataConfig, name: str, site: _Site) -> tuple[Stack, ...]:

@@ -8,6 +8,8 @@ below 0; it reaches training on all centres at once.
   python -m experiments.ms_replay demo         4 simulated centres in 2D; about 2 minutes
   python -m experiments.ms_replay evidence     8 simulated centres, a fifth of the published sizes,
                                                volumes; 3 seeds and 3 orders; about 90 minutes
+  python -m experiments.ms_replay strategies   the 8 centres in 2D, 3 seeds, every arm but the
+                                               private one; about 25 minutes
   python -m experiments.ms_replay simulated8   8 simulated centres of the published sizes
   python -m experiments.ms_replay deeper | small_patches | large_patches
                                                replay with one of the choices of the paper's A.1.1;
@@ -54,19 +56,19 @@ trainings of the run are without.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from experiments.ms_replay import hospitals, report, scores
 from experiments.ms_replay.bench import Bench
-from experiments.ms_replay.config import Config, check_space, orders_of, runs_of
+from experiments.ms_replay.config import Arm, Config, check_space, orders_of, runs_of
 from experiments.ms_replay.courses import multi_domain, single_domain, train_courses, untrained
 from experiments.ms_replay.hospitals import Study
 from experiments.ms_replay.scores import Trained
 from medjax import check, cli
 
-_EVIDENCE = Config(num_seeds=3, num_orders=3, num_steps=50)
+_EVIDENCE = Config(num_seeds=3, num_orders=3, num_steps=60, batch_size=2)
 _ABLATION = dataclasses.replace(_EVIDENCE, arms=("replay",), num_orders=1)
 _PAPER = Config(
   source="folders",
@@ -101,6 +103,14 @@ PRESETS = {
     log_every=40,
   ),
   "evidence": _EVIDENCE,
+  "strategies": Config(
+    shape=(48, 48),
+    patch=(32, 32),
+    batch_size=8,
+    num_steps=100,
+    num_seeds=3,
+    arms=tuple(arm for arm in get_args(Arm) if arm != "replay-private"),
+  ),
   "simulated8": dataclasses.replace(
     _EVIDENCE,
     num_train=(80, 51, 47, 51, 28, 13, 12, 8),

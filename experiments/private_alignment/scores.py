@@ -1,11 +1,4 @@
-"""Accuracy and AUROC of the arms, picture by picture, so that verdicts can be paired.
-
-The AUROC of K positives and M negatives is the mean over positives of V = the share of negatives
-ranked below, and the mean over negatives of the share of positives above. With n = K + M,
-  u_i = A + (n / K) (V_i - A) for positives,   u_i = A + (n / M) (V_i - A) for negatives
-have the mean A, and their spread is that of A (DeLong et al., Biometrics 1988): they take the place
-of scores in the bootstrap.
-"""
+"""Accuracy and AUROC of the arms, picture by picture, so that verdicts can be paired."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,28 +21,20 @@ def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def area(logits: np.ndarray, labels: np.ndarray) -> float:
-  """AUROC; two classes are ranked by the difference of their logits."""
-  scores = logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else jax.nn.softmax(logits)
-  return float(_area(scores, labels))
+  """AUROC of `_ranks`."""
+  return float(_area(_ranks(logits), labels))
 
 
 def area_parts(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """[n], u of the module: what each picture adds to the AUROC; their mean is `area`."""
+  """[n], what each picture adds to the AUROC; their mean is `area`."""
+  return metrics.auroc_parts(_ranks(logits), labels)
+
+
+def _ranks(logits: np.ndarray) -> np.ndarray:
+  """Two classes are ranked by the difference of their logits, several each by its probability."""
   if logits.shape[1] == 2:
-    return _parts(logits[:, 1] - logits[:, 0], labels == 1)
-  scores = np.asarray(jax.nn.softmax(logits))
-  return np.mean([_parts(scores[:, k], labels == k) for k in range(scores.shape[1])], axis=0)
-
-
-def _parts(scores: np.ndarray, is_positive: np.ndarray) -> np.ndarray:
-  won = np.empty(len(scores))
-  for side, sign in ((is_positive, 1), (~is_positive, -1)):
-    own, others = sign * scores[side], np.sort(sign * scores[~side])
-    below = np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")
-    won[side] = below / 2 / len(others)
-  mean = won[is_positive].mean()
-  share = np.where(is_positive, is_positive.mean(), 1 - is_positive.mean())
-  return mean + (won - mean) / share
+    return logits[:, 1] - logits[:, 0]
+  return np.asarray(jax.nn.softmax(logits))
 
 
 def best(trials: Sequence[Trained], pictures: Pictures) -> Trained:

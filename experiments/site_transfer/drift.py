@@ -1,6 +1,6 @@
 """How features move from one site to another while a network adapts (the paper's Fig. 1).
 
-Features are those of the deepest encoder level, averaged over a slice. They are shown on the two
+Features are those of the deepest encoder level, averaged over an image. They are shown on the two
 axes along which they differed most between slices of both sites before adaptation.
 """
 
@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.site_transfer.hospitals import Pair
-from medjax.types import Batch, Params, TrainState
+from experiments.site_transfer.networks import Task, as_float
+from experiments.site_transfer.setting import Pair
+from medjax.types import Batch, Params, PyTree, TrainState
 
 _SLICES = 32  # of each group
 GROUPS = ("source", "target train", "target test")
@@ -24,9 +25,18 @@ class Drift:
   the spread of the source's slices before adaptation.
   """
 
-  def __init__(self, network: Any, start: Params, pool: Batch, pair: Pair, size: float, seed: int):
-    self._features = jax.jit(jax.vmap(_features(network), (None, 0)))
-    tested = np.concatenate([stack.image for stack in pair.target_test])
+  def __init__(
+    self,
+    task: Task,
+    start: tuple[Params, PyTree],
+    pool: Batch,
+    pair: Pair,
+    size: float,
+    seed: int,
+  ):
+    """`start` is the source's network: parameters and running statistics."""
+    self._features = jax.jit(jax.vmap(_features(task), (None, 0)))
+    tested = np.concatenate([case.image for case in pair.target_test])
     images = pool.image
     groups = (images[pair.source_rows], images[pair.target_rows(size, seed)], tested)
     self._groups = [_some(group) for group in groups]
@@ -37,25 +47,28 @@ class Drift:
     self._axes = np.linalg.svd(both - both.mean(0), full_matrices=False)[2][:2]
 
   def __call__(self, state: TrainState) -> dict[str, float]:
-    params = state.params
+    now = (state.params, state.model_state)
     found, means = {}, []
     for name, group in zip(GROUPS, self._groups, strict=True):
-      means.append(np.asarray(self._features(params, group), np.float64).mean(0))
+      means.append(np.asarray(self._features(now, group), np.float64).mean(0))
       x, y = self._axes @ (means[-1] - self._middle) / self._spread
       found |= {f"{name}/x": float(x), f"{name}/y": float(y)}
     found["distance"] = float(np.linalg.norm(means[2] - means[0])) / self._spread
     return found
 
 
-def _features(network: Any) -> Any:
-  """[channel] of one image; the deepest level is the module with the last of these names."""
+def _features(task: Task) -> Any:
+  """[channel] of one image; the deepest level is the widest of these modules, then the last."""
 
   def is_level(module: Any, method: str) -> bool:
     name = module.name or ""
-    return method == "__call__" and name.startswith(("encoder", "down"))
+    return method == "__call__" and name.startswith(task.deepest)
 
-  def features(params: Params, image: jax.Array) -> jax.Array:
-    _, state = network.apply({"params": params}, image, capture_intermediates=is_level)
+  def features(network: tuple[Params, PyTree], image: jax.Array) -> jax.Array:
+    params, model_state = network
+    _, state = task.network.apply(
+      {"params": params, **model_state}, as_float(image), capture_intermediates=is_level
+    )
     found = state["intermediates"]
     deepest = max(found, key=lambda name: (found[name]["__call__"][0].shape[-1], name))
     return found[deepest]["__call__"][0].mean((0, 1, 2))

@@ -5,20 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from experiments.site_transfer.config import Config, Optimiser
 from experiments.site_transfer.drift import GROUPS
-from experiments.site_transfer.hospitals import Setting
-from experiments.site_transfer.scores import (
-  METRICS,
-  NO_TRANSFER,
-  ORACLE,
-  ROLES,
-  SOURCE_MODEL,
-  Scored,
-)
-from experiments.site_transfer.training import Config, Optimiser, Trained
+from experiments.site_transfer.scorers import Scored
+from experiments.site_transfer.scores import NO_TRANSFER, ORACLE, ROLES, SOURCE_MODEL
+from experiments.site_transfer.setting import Setting
+from experiments.site_transfer.training import Trained
 from medjax.train.report import Report
 
-_NAMES = {"dice": "Dice", "surface_dice": "surface Dice"}
+_NAMES = {"dice": "Dice", "surface_dice": "surface Dice", "auroc": "mean AUROC"}
 _MEANING = {
   "fine-tune": "all parameters, fresh optimiser",
   "first-layers": "the first convolution and block alone",
@@ -53,24 +48,24 @@ def page(
   pairs, seeds = len(setting.pairs), config.num_seeds
   report = Report(
     f"From site to site: {setting.title}",
-    f"{pairs} pair(s) of sites, {seeds} seed(s). {answers(config, results)}",
+    f"{pairs} pair(s) of sites, {seeds} seed(s). {answers(config, setting, results)}",
   )
-  _pairs(report, config, results)
+  _pairs(report, config, setting, results)
   for role in ROLES:
-    _tables(report, config, results, role)
-  _verdicts(report, config, results)
+    _tables(report, config, setting, results, role)
+  _verdicts(report, config, setting, results)
   _drift(report, trained)
   _overlays(report, setting, pictures)
   _curves(report, trained)
   return report
 
 
-def answers(config: Config, results: dict[str, Any]) -> str:
+def answers(config: Config, setting: Setting, results: dict[str, Any]) -> str:
   """One sentence a planned question at the smallest target, in words that its verdict allows."""
-  few = config.target_sizes[0]
+  few, metric, unit = config.target_sizes[0], setting.metrics[0], setting.pairs[0].unit
   sentences = []
   for row in results["questions"]:
-    if row["size"] != few or row["metric"] != METRICS[0]:
+    if row["size"] != few or row["metric"] != metric:
       continue
     said = {
       "better": f"beats {row['reference']} by more than {config.margin:g}",
@@ -82,19 +77,30 @@ def answers(config: Config, results: dict[str, Any]) -> str:
     where = "at the source" if row["question"] == "source" else "at the target"
     interval = f"{row['adjusted_low']:+.3f} to {row['adjusted_high']:+.3f}"
     sentences.append(
-      f"{row['optimiser']}, {few:g} person(s), {where}: {row['arm']} {said} (surface Dice"
+      f"{row['optimiser']}, {few:g} {unit}, {where}: {row['arm']} {said} ({_NAMES[metric]}"
       f" {row['difference']:+.3f}, {interval})."
     )
   return " ".join(sentences) or "No pair of sites had a gap to close, or no arm was asked for."
 
 
-def _pairs(report: Report, config: Config, results: dict[str, Any]) -> None:
+def _pairs(report: Report, config: Config, setting: Setting, results: dict[str, Any]) -> None:
+  if any(pair.has_new_head for pair in setting.pairs):
+    rule = "The target's findings are others: the source's network has no say there, every pair"
+    rule += " counts, and all arms start with a new head."
+  else:
+    rule = f"Pairs that lose less than {config.threshold:g} stay out of tables and verdicts."
+  name = _NAMES[setting.metrics[-1]]
   report.section(
     "What there is to gain",
-    "Dice of the source's network and of the oracle, trained on all training people of the target,"
-    f" at the target. Pairs that lose less than {config.threshold:g} stay out of tables and"
-    f" verdicts.\n\n{config.known}",
+    f"{name[0].upper()}{name[1:]} of the source's network and of the oracle, trained on all"
+    f" training people of the target, at the target. {rule}\n\n{config.known}",
   )
+  for site, findings in results.get("findings", {}).items():
+    if findings["left_out"]:
+      report.note(
+        f"Without both outcomes among the people tested at {site}, and so without an area:"
+        f" {', '.join(findings['left_out'])}."
+      )
   report.table(
     ["optimiser", "pair", NO_TRANSFER, ORACLE, "gap", "in the tables"],
     [
@@ -105,19 +111,22 @@ def _pairs(report: Report, config: Config, results: dict[str, Any]) -> None:
   )
 
 
-def _tables(report: Report, config: Config, results: dict[str, Any], role: str) -> None:
+def _tables(
+  report: Report, config: Config, setting: Setting, results: dict[str, Any], role: str
+) -> None:
   report.section(
     f"At the {role}" + (" after adaptation" if role == "source" else ""),
-    "Mean over pairs, then mean (deviation) over seeds. People and slices of the target that were"
-    " trained on stand above.",
+    "Mean over pairs, then mean (deviation) over seeds. What was trained on of the target stands"
+    " above.",
   )
   header = ["arm", "what it is"]
   for size in results["sizes"]:
     least, most = size["least_slices"], size["most_slices"]
     slices = f"{least}" if least == most else f"{least}-{most}"
-    header.append(f"{size['people']:g} people, {slices} slices")
+    counted = f"{size['people']:g} people, {slices} slices" if "people" in size else ""
+    header.append(counted or f"{slices} images")
   for optimiser, found in results["optimisers"].items():
-    for metric in METRICS:
+    for metric in setting.metrics:
       bounds = found["bounds"]
       reference = SOURCE_MODEL if role == "source" else NO_TRANSFER
       cells = [_line(reference, "", [bounds[NO_TRANSFER][role]] * len(header[2:]), metric)]
@@ -161,7 +170,7 @@ def _pair(figure: Mapping[str, float]) -> str | None:
   return f"{100 * figure['mean']:.2f}{spread}"
 
 
-def _verdicts(report: Report, config: Config, results: dict[str, Any]) -> None:
+def _verdicts(report: Report, config: Config, setting: Setting, results: dict[str, Any]) -> None:
   report.section(
     "Planned comparisons",
     "Paired differences by hierarchical bootstrap over pairs, seeds and people, against a margin of"
@@ -171,8 +180,8 @@ def _verdicts(report: Report, config: Config, results: dict[str, Any]) -> None:
   )
   if results["questions"]:
     report.table(
-      ["question", "optimiser", "people", "score", "arm", "against", "difference", "interval",
-       "verdict", "smallest detectable"],
+      ["question", "optimiser", setting.pairs[0].unit, "score", "arm", "against", "difference",
+       "interval", "verdict", "smallest detectable"],
       [
         [
           row["question"],
@@ -203,7 +212,7 @@ def _drift(report: Report, trained: Mapping[tuple[Optimiser, str], Trained]) -> 
   report.section(
     "How features move",
     "Mean features of the deepest level, first pair, size and seed, on the two axes along which"
-    " the sites differed most before adaptation; units: spread of the source's slices.",
+    " the sites differed most before adaptation; units: spread of the source's images.",
   )
   for name, rows in shown.items():
     series = {
@@ -226,6 +235,8 @@ def _overlays(
   for optimiser in dict.fromkeys(name for name, _ in pictures):
     shown = {arm: one.pictures for (name, arm), one in pictures.items() if name == optimiser}
     flat = [(arm, picture) for arm, own in shown.items() for picture in own]
+    if not flat:
+      continue
     report.section(
       f"Arm by arm, {optimiser}", "First pair and seed, smallest target size."
     ).overlay(

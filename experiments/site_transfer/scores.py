@@ -1,92 +1,24 @@
 """Scores of the transfer study: tables as published, and the planned comparisons.
 
-Dice and surface Dice of every test case at target and source. A pair enters tables and comparisons
-under an optimiser only if the source's network loses at least `threshold` of Dice against the
-oracle there: where there is no gap, nothing is to be transferred.
+Of every test case at target and source. A pair enters tables and comparisons under an optimiser
+only if the source's network loses at least `threshold` of the setting's last score against the
+oracle there: where there is no gap, nothing is to be transferred. Where the target's findings are
+others than the source's, the source's network has nothing to say there, and all pairs enter.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 
-from experiments.lscl.scores import Picture
-from experiments.site_transfer.hospitals import Setting
-from experiments.site_transfer.training import BASELINES, CONTROLS, Config, Optimiser, Trained
-from experiments.slice_stacks import Stack
-from medjax import data, metrics
-from medjax.types import PyTree
+from experiments.site_transfer.config import BASELINES, CONTROLS, Config, Optimiser
+from experiments.site_transfer.scorers import mean
+from experiments.site_transfer.setting import Setting
+from medjax import metrics
 
-METRICS = ("surface_dice", "dice")
 ROLES = ("target", "source")
 NO_TRANSFER, ORACLE, SOURCE_MODEL = "no transfer", "oracle", "source model"
-_CHUNK = 16  # slices a call
 _LEVELS = ("pair", "seed", "subject")
-
-
-class Scored(NamedTuple):
-  """Networks on test cases.
-
-  Attributes:
-    rows: of cases.csv.
-    pictures: two target cases.
-  """
-
-  rows: list[dict[str, Any]]
-  pictures: list[Picture]
-
-
-class Scorer:
-  """Predicts and measures; one program for all networks of one `apply`."""
-
-  def __init__(self, config: Config, setting: Setting):
-    self._config, self._setting = config, setting
-    self._programs: dict[Any, Callable[[PyTree, np.ndarray], jax.Array]] = {}
-
-  def __call__(self, trained: Trained, stacks: Sequence[Stack], about: Mapping[str, Any]) -> Scored:
-    """Rows and pictures; `about` goes before the figures of each row."""
-    rows, pictures = [], []
-    names = self._setting.class_names
-    for stack in stacks:
-      prediction = self.predict(trained, stack)
-      found = {
-        "surface_dice": metrics.surface_dice(
-          prediction,
-          stack.truth,
-          num_classes=len(names),
-          spacing=stack.spacing,
-          tolerance_mm=self._config.tolerance_mm,
-        ),
-        "dice": metrics.dice(prediction, stack.truth, num_classes=len(names)),
-      }
-      figures = {
-        f"{metric}/{name}": float(value)
-        for metric, values in found.items()
-        for name, value in zip(names[1:], np.asarray(values), strict=True)
-      }
-      case = {"case": stack.name, "subject": f"{stack.site}/{stack.subject}", "domain": stack.site}
-      rows.append({**about, **case, **figures})
-      if len(pictures) < 2:
-        pictures.append(_picture(stack, prediction, mean(rows[-1], "dice")))
-    return Scored(rows, pictures)
-
-  def predict(self, trained: Trained, stack: Stack) -> np.ndarray:
-    """Class ids on the case's grid."""
-    program = self._programs.setdefault(trained.apply, jax.jit(jax.vmap(trained.apply, (None, 0))))
-    spare = -len(stack.image) % _CHUNK
-    images = np.pad(stack.image, [(0, spare), (0, 0), (0, 0), (0, 0)])
-    parts = [program(trained.params, images[i : i + _CHUNK]) for i in range(0, len(images), _CHUNK)]
-    planes = np.concatenate([np.asarray(p) for p in parts])[: len(stack.image)].argmax(-1)
-    space = stack.truth.shape
-    grid = [data.fit_to_shape(plane.astype(np.int32), space[:2]) for plane in planes]
-    return np.stack(grid, axis=-1).reshape(space)
-
-
-def mean(row: Mapping[str, Any], metric: str) -> float:
-  """Over structures in truth or prediction; a case with none counts as right."""
-  found = [v for k, v in row.items() if k.startswith(f"{metric}/") and np.isfinite(v)]
-  return float(np.mean(found)) if found else 1.0
 
 
 class Tables:
@@ -125,11 +57,12 @@ class Tables:
   def published(
     self, optimiser: str, arm: str, size: float, role: str, pairs: Sequence[str], metric: str
   ) -> dict[str, float]:
-    """Mean over pairs for each seed, then mean and deviation over seeds."""
+    """Mean over pairs for each seed, then mean and deviation over seeds; NaN if not scored."""
+    is_scored = pairs and (optimiser, arm, size, role) in {key[:4] for key in self._cells}
     by_seed = [
       np.mean([self.people(optimiser, arm, size, role, p, s, metric).mean() for p in pairs])
       for s in self.seeds
-    ] if pairs else [np.nan]  # fmt: skip
+    ] if is_scored else [np.nan]  # fmt: skip
     spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
     return {"mean": float(np.mean(by_seed)), "std": spread}
 
@@ -149,7 +82,7 @@ def results(
 
     def figures(arm: str, size: float, roles: Sequence[str], optimiser=optimiser, pairs=pairs):
       return {
-        role: {m: tables.published(optimiser, arm, size, role, pairs, m) for m in METRICS}
+        role: {m: tables.published(optimiser, arm, size, role, pairs, m) for m in setting.metrics}
         for role in roles
       }
 
@@ -170,43 +103,61 @@ def results(
   return {
     "sizes": _sizes(config, setting, tables.seeds),
     "test_people": {
-      pair.name: {
-        "target": len({s.subject for s in pair.target_test}),
-        "source": len({(s.site, s.subject) for s in pair.source_test}),
-      }
-      for pair in setting.pairs
+      pair.name: {role: len(pair.parts[f"{role} test"]) for role in ROLES} for pair in setting.pairs
     },
+    **_findings(setting),
     "optimisers": found,
-    "questions": questions(config, tables, gaps),
+    "questions": questions(config, setting, tables, gaps),
   }
 
 
 def _sizes(config: Config, setting: Setting, seeds: Sequence[int]) -> list[dict[str, Any]]:
-  """People and slices of every size; slices are a range where people differ."""
-  rows = []
+  """Units and images of every size; images are a range where people differ."""
+  rows: list[dict[str, Any]] = []
   for size in config.target_sizes:
     slices = [len(p.target_rows(size, seed)) for p in setting.pairs for seed in seeds]
-    rows.append({"people": size, "least_slices": min(slices), "most_slices": max(slices)})
+    unit = setting.pairs[0].unit
+    rows.append({unit: size, "least_slices": min(slices), "most_slices": max(slices)})
   return rows
+
+
+def _findings(setting: Setting) -> dict[str, Any]:
+  """Which findings have an AUROC: both outcomes among the people tested."""
+  if setting.labels == "masks":
+    return {}
+  tested = {one.site: one for p in setting.pairs for one in (*p.source_test, *p.target_test)}
+  names = setting.class_names
+  return {
+    "findings": {
+      site: {
+        "scored": [names[k] for k in films.scored],
+        "left_out": [names[k] for k in films.columns if k not in films.scored],
+      }
+      for site, films in tested.items()
+    }
+  }
 
 
 def _gaps(
   config: Config, setting: Setting, tables: Tables, optimiser: Optimiser
 ) -> dict[str, dict[str, Any]]:
-  """What there is to gain at every pair, in Dice."""
+  """What there is to gain at every pair, in the setting's last score."""
   found = {}
   for pair in setting.pairs:
     low, high = (
-      tables.published(optimiser, arm, 0, "target", [pair.name], "dice")["mean"]
+      tables.published(optimiser, arm, 0, "target", [pair.name], setting.metrics[-1])["mean"]
       for arm in (NO_TRANSFER, ORACLE)
     )
-    is_in = bool(high - low >= config.threshold)
+    is_in = pair.has_new_head or bool(high - low >= config.threshold)
     found[pair.name] = {NO_TRANSFER: low, ORACLE: high, "gap": high - low, "in_table": is_in}
   return found
 
 
 def questions(
-  config: Config, tables: Tables, gaps: Mapping[Any, Mapping[str, Mapping[str, Any]]]
+  config: Config,
+  setting: Setting,
+  tables: Tables,
+  gaps: Mapping[Any, Mapping[str, Mapping[str, Any]]],
 ) -> list[dict[str, Any]]:
   """Planned comparisons under every optimiser and at every size, Holm within each.
 
@@ -224,7 +175,7 @@ def questions(
       def cube(arm, role, metric, size=size, optimiser=optimiser, pairs=pairs):
         return tables.cube(optimiser, arm, size, role, pairs, metric)
 
-      for metric in METRICS:
+      for metric in setting.metrics:
         about = {"optimiser": optimiser, "size": size, "metric": metric, "pairs": len(pairs)}
         target: dict[str, np.ndarray] = {arm: cube(arm, "target", metric) for arm in present}
         baselines = [arm for arm in BASELINES if arm in present]
@@ -265,16 +216,3 @@ def _asked(
       del row["mean"], row["reference_mean"]
     rows.append({"question": question, **about, **row})
   return rows
-
-
-def _picture(stack: Stack, prediction: np.ndarray, dice: float) -> Picture:
-  """The slice with most foreground, on the case's grid."""
-  truth, best = stack.truth, 0
-  if truth.ndim == 3:
-    best = int((truth > 0).sum((0, 1)).argmax())
-    truth, prediction = truth[..., best], prediction[..., best]
-  image = stack.image[best]
-  image = image if image.shape[-1] == 3 else image[..., :1]
-  shown = np.stack([data.fit_to_shape(c, truth.shape) for c in np.moveaxis(image, 2, 0)], -1)
-  shown = shown if shown.shape[-1] == 3 else shown[..., 0]
-  return Picture(stack.name, stack.site, shown, truth, prediction, dice)

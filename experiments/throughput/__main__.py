@@ -23,7 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.throughput import clipping_programs, curriculum_programs, distance_bench
+from experiments.throughput import (
+  clipping_programs,
+  curriculum_programs,
+  distance_bench,
+  transfer_programs,
+)
 from experiments.throughput.measuring import Program, measure
 from medjax import check, cli, data, grads, losses, nets, synth
 from medjax.ops import conv
@@ -83,6 +88,9 @@ def groups(config: Config) -> dict[str, Sequence[Program]]:
   makers: dict[str, Callable[[], Sequence[Program]]] = {
     "Learn2Synth, 2D U-Net": lambda: learn2synth_programs(config),
     "Style curriculum, 2D U-Net": lambda: curriculum_programs.unet(config.batch_size, config.shape),
+    "Transfer and replay, 2D U-Net": lambda: transfer_programs.unet(
+      config.batch_size, config.shape, config.widths
+    ),
     "Clipping, ResNet9": lambda: clipping_programs.resnet(config.images, config.chunks),
     "Clipping, 3D U-Net": lambda: clipping_programs.unet(config.clipped_volumes, config.volume),
     "Min-plus product, one axis of a distance transform": lambda: distance_bench.programs(

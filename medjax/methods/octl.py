@@ -10,6 +10,7 @@ sqrt(1 - b2^(t+c)) / (1 - b1^(t+c)) of a full one, about .5 at first for b1 = .9
 `continued_adam` takes the two apart.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ import optax
 
 from medjax import check, rng
 from medjax.grads.batch import batch_mean
-from medjax.types import Key, LossFn, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
 
 _HISTORY = (optax.ScaleByAdamState, optax.TraceState)
 
@@ -144,22 +145,35 @@ def continued_adam(
   )
 
 
-def remembering(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
+def remembering(
+  loss_fn: Callable[..., Any],
+  tx: optax.GradientTransformation,
+  *,
+  model_state: PyTree | None = None,
+) -> Step:
   """A Step that moves the optimiser's state and no parameter: moments for `octl` from source data.
 
   For checkpoints without optimiser state. Run it over source data for a few times
   1 / (1 - b2) steps (1,000 at b2 = .999); Adam's moments then forget that they began at 0.
-  Metrics: "loss", "grad_norm".
+  Running statistics stay as well: `model_state` goes to the loss as in `supervised`, and what it
+  returns beside its value is dropped. Metrics: "loss", "grad_norm".
   """
 
   def init(params: Params, key: Key) -> TrainState:
     del key
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, ())
+    kept = {} if model_state is None else model_state
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), kept, ())
 
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
-    loss, gradient = jax.value_and_grad(
-      lambda p: batch_mean(lambda e, k: loss_fn(p, e, k), batch, rng.stream(key, "loss"))
-    )(state.params)
+    def mean(params: Params) -> jax.Array:
+      def one(example: PyTree, key: Key) -> jax.Array:
+        if model_state is None:
+          return loss_fn(params, example, key)
+        return loss_fn(params, example, key, state.model_state)[0]
+
+      return batch_mean(one, batch, rng.stream(key, "loss"))
+
+    loss, gradient = jax.value_and_grad(mean)(state.params)
     _, opt_state = tx.update(gradient, state.opt_state, state.params)
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient)}
     return state.replace(step=state.step + 1, opt_state=opt_state), metrics

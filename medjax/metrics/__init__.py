@@ -1,5 +1,6 @@
 """Overlap, surface distances, calibration, tables of cases, scores and comparison of methods."""
 
+from medjax.metrics.auroc_parts import auroc_parts
 from medjax.metrics.bootstrap import Interval, mean_interval
 from medjax.metrics.calibration import (
   Calibration,
@@ -29,6 +30,7 @@ __all__ = [
   "Transfer",
   "assd",
   "auroc",
+  "auroc_parts",
   "calibration_summary",
   "calibration_sums",
   "compare",

@@ -11,11 +11,13 @@ import optax
 import pytest
 
 from experiments import site_transfer
-from experiments.site_transfer import hospitals, report, scores, training
+from experiments.site_transfer import hospitals, networks, optimisers, report, scores, training
+from experiments.site_transfer.config import ARMS, Config
 from experiments.site_transfer.scores import NO_TRANSFER, ORACLE, Tables
-from experiments.site_transfer.training import ARMS, Config, Run
+from experiments.site_transfer.training import Run
 from medjax import cli, methods
 from medjax.check import InputError
+from medjax.types import Batch
 from tests.data import fake_downloads
 from tests.data.folders import write_json
 from tests.experiments.test_lscl import site
@@ -132,7 +134,7 @@ def test_a_pair_without_a_gap_stays_out(tmp_path):
   np.testing.assert_allclose(arms["fine-tune"]["target"]["dice"]["mean"], 0.8)
   verdicts = {(r["question"], r["metric"]): r["verdict"] for r in found["questions"]}
   assert verdicts["few", "dice"] == "better" and verdicts["source", "dice"] == "undecided"
-  assert "mmtl beats fine-tune by more than 0.01" in report.answers(config, found)
+  assert "mmtl beats fine-tune by more than 0.01" in report.answers(config, setting, found)
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "sgd"])
@@ -140,8 +142,8 @@ def test_controls_make_the_steps_of_octl(optimiser):
   """For a gradient that never changes, history or not: the rate is all that differs."""
   config = Config(**ADAM)
   params = {"encoder0": {"w": jnp.ones(())}}
-  task = training.task_of("unet", (2, 2), 2)
-  plain = training.plain_tx(config, optimiser, config.num_epochs)
+  task = networks.task_of(Config(**ADAM, widths=(2, 2)), (2,))
+  plain = optimisers.plain_tx(config, optimiser, config.num_epochs)
 
   def stationary(state):
     if isinstance(state, optax.ScaleByAdamState):
@@ -154,8 +156,8 @@ def test_controls_make_the_steps_of_octl(optimiser):
   donor = jax.tree.map(stationary, plain.init(params), is_leaf=lambda s: isinstance(s, kinds))
   steps = {}
   for arm in ("octl", "octl-none", "equal-rate", "fine-tune"):
-    tx = training.tx_of(config, optimiser, arm, donor, task)
-    state = training.opt_state_of(config, arm, tx, params, donor)
+    tx = optimisers.tx_of(config, optimiser, arm, donor, task)
+    state = optimisers.opt_state_of(config, arm, tx, params, donor)
     update, found = jax.jit(tx.update), []
     for _ in range(12):
       updates, state = update(params, state, params)
@@ -173,31 +175,32 @@ def test_controls_make_the_steps_of_octl(optimiser):
 
 
 def test_two_classes_are_one_logit_under_binary_cross_entropy():
-  task = training.task_of("unet", (2, 2), 2)
+  task = networks.task_of(Config(**ADAM, widths=(2, 2)), (2,))
   image = jax.random.normal(jax.random.key(0), (8, 8, 1))
   label = (image[..., 0] > 0).astype(jnp.int32)
   params, _ = task.model.init(jax.random.key(1), image)
-  example = hospitals.Batch(image, label, *4 * (None,))
+  example = Batch(image, label, *4 * (None,))
   logits = jax.jit(task.model.apply)(params, image)[0]
   assert logits.shape == (8, 8, 2) and not logits[..., 0].any()
   want = optax.sigmoid_binary_cross_entropy(logits[..., 1], label).mean()
-  np.testing.assert_allclose(task.loss_fn(params, example, jax.random.key(0)), want, rtol=1e-5)
+  found, _ = task.loss_fn(params, example, jax.random.key(0), {})
+  np.testing.assert_allclose(found, want, rtol=1e-5)
 
 
 def test_the_first_layers_of_the_released_network_are_4816_parameters():
-  task = training.task_of("sum_unet", (16,), 2)
+  task = networks.task_of(Config(**ADAM, network="sum_unet", widths=(16,)), (2,))
   params, _ = jax.eval_shape(task.model.init, jax.random.key(0), jnp.zeros((32, 32, 1)))
   leaves = jax.tree_util.tree_leaves_with_path(params)
   named = {jax.tree_util.keystr(p, simple=True, separator="/"): x.size for p, x in leaves}
-  first = [n for path, n in named.items() if training.is_first_layer(task, path)]
+  first = [n for path, n in named.items() if path.startswith(task.first_layers)]
   assert sum(first) == 4816
 
 
 def test_sizes_count_people_and_mmtl_mixes_rows(tmp_path):
   config, setting = setting_of(tmp_path, num_epochs=2, steps_per_epoch=3, target_sizes=(1,))
   pair = setting.pairs[0]
-  assert pair.name == "old>new" and len(pair.people) == 4
-  people = pair.drawn_people(0)
+  assert pair.name == "old>new" and len(pair.units) == 4
+  people = pair.drawn_units(0)
   assert set(pair.target_rows(2, 0)) == {*people[0], *people[1]}
   assert set(pair.target_rows(0.5, 0)) < set(people[0])
   assert len({tuple(pair.target_rows(1, seed)) for seed in range(9)}) > 1
@@ -255,6 +258,42 @@ def test_downloads_are_sites_of_pairs(tmp_path):
   pairs = hospitals.load(config, [twice], 0).pairs
   assert [pair.name.count("+") for pair in pairs] == [4] * 6
   assert pairs[0].name.endswith(">RUNMC")
+
+
+def test_rescanned_people_train_at_one_site_and_are_tested_at_all(tmp_path):
+  names = ("research-t1", "lowfield-t1")
+  config = Config(
+    data_source="rescanned",
+    pairs=(">".join(names),),
+    shape=(12, 12),
+    subject_pattern=r"(.)_\d",
+    spacing=(2.0, 2.0, 5.0),
+  )
+  root = site(tmp_path / "one", 0, ("a_1", "a_2", "b_1", "c_1", "d_1", "e_1", "f_1"))
+  setting = hospitals.load(config, [root], 0)
+  (pair,) = setting.pairs
+  bare = {part: {n.partition("/")[2] for n in people} for part, people in pair.parts.items()}
+  assert bare["source test"] == bare["target test"] and len(bare["source test"]) == 2
+  train = [bare["source train"], bare["target train"]]
+  assert all(len(people) == 2 for people in train)
+  assert len(set.union(*train, bare["source test"])) == 6
+  here, there = (case[0].image for case in (pair.source_test, pair.target_test))
+  assert np.abs(here - there).mean() > 0.01
+  with pytest.raises(InputError, match="pairs of scanners"):
+    hospitals.load(dataclasses.replace(config, pairs=()), [root], 0)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"network": "densenet"}, "--network densenet for --data_source chest"),
+    ({"norm": "batch"}, "choose --network sum_unet"),
+    ({"norm": "batch", "network": "sum_unet", "source_weights": "w"}, "running statistics"),
+  ],
+)
+def test_networks_that_do_not_fit_are_refused(fields, message):
+  with pytest.raises(InputError, match=message):
+    Config(**ADAM, arms=("fine-tune",), **fields)
 
 
 @pytest.mark.parametrize("pair", ["research-t1", "research-t1>", "a-t1>b-t1"])

@@ -160,6 +160,29 @@ def test_moments_are_rebuilt_without_moving_the_parameters():
     np.testing.assert_allclose(found[name], adam_by_hand(name, 0.9, 0.999, 100), rtol=1e-10)
 
 
+def test_rebuilding_moves_no_running_statistics():
+  """The moments are those of a training at rate 0, which sees the batch's own statistics."""
+
+  def loss(params, example, key, model_state):
+    del key
+    mean = jax.lax.pmean(example, "batch")
+    new = {"mean": 0.9 * model_state["mean"] + 0.1 * mean}
+    return (params["b"] * (example - mean) ** 2).sum(), new
+
+  params, statistics = jax.tree.map(jnp.asarray, START), {"mean": jnp.ones(2)}
+  batch = jnp.asarray(random.normal(size=(3, 2)))
+  rebuilt = remembering(loss, optax.adam(0.1), model_state=statistics)
+  at_rest = methods.supervised(loss, optax.adam(0.0), model_state=statistics)
+  found, want = (
+    jax.jit(s.update)(s.init(params, jax.random.key(0)), batch, jax.random.key(0))[0]
+    for s in (rebuilt, at_rest)
+  )
+  np.testing.assert_array_equal(found.model_state["mean"], statistics["mean"])
+  assert (want.model_state["mean"] != 1).all()
+  for one, other in zip(*map(jax.tree.leaves, (found.opt_state, want.opt_state)), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
 def test_the_donor_survives_a_training_that_donates_its_state():
   tx = optax.adam(RATE)
   held, params = donor(tx), jax.tree.map(jnp.asarray, START)

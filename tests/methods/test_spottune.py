@@ -10,7 +10,6 @@ from medjax import methods
 from medjax.check import InputError
 from medjax.methods.spottune import (
   blocks,
-  mixed_params,
   routed,
   spottune,
   straight_through,
@@ -41,9 +40,9 @@ def run(step, num_steps=5, batch=BATCH):
   return state, metrics
 
 
-def with_policy(bias, **settings):
+def with_policy(bias, loss_fn=loss, **settings):
   settings.setdefault("tuned_weight", 0.0)
-  return spottune(loss, optax.adam(0.1), policy_fn, policy(bias), optax.sgd(0.0), **settings)
+  return spottune(loss_fn, optax.adam(0.1), policy_fn, policy(bias), optax.sgd(0.0), **settings)
 
 
 def test_all_blocks_tuned_is_fine_tuning():
@@ -63,36 +62,28 @@ def test_no_block_tuned_is_the_frozen_network():
   np.testing.assert_allclose(metrics["loss"], plain["loss"], rtol=1e-6)
   assert metrics["tuned"] == 0 == metrics["grad_norm"]
   elsewhere = jax.tree.map(lambda x: x + 7.0, START)
-  mixed = routed(elsewhere, found.extra, policy_fn, {"x": BATCH["x"][0]})
-  jax.tree.map(np.testing.assert_array_equal, mixed, START)
+  example = {"x": BATCH["x"][0]}
+  value = routed(loss, elsewhere, found.extra, policy_fn, example, example, KEY)
+  np.testing.assert_allclose(value, loss(START, example, KEY), rtol=1e-6)
 
 
-def test_mixed_parameters_are_mixed_outputs():
-  """For choices of 0 and 1 the outputs and the tuned copy's gradient are those of the paper."""
-  random = np.random.default_rng(0)
-  tuned, frozen = (
-    {"a": jnp.asarray(random.normal(size=(3, 4))), "b": jnp.asarray(random.normal(size=(4, 2)))}
-    for _ in range(2)
-  )
-  x = jnp.asarray(random.normal(size=3))
+def centred(params, example, key, model_state):
+  """A loss with a norm of the batch: features less their mean, whose running mean is kept."""
+  feature = params["body"]["w"] * example["x"]
+  mean = jax.lax.pmean(feature, "batch")
+  kept = {"mean": 0.9 * model_state["mean"] + 0.1 * mean}
+  return ((feature - mean - params["head"]["b"]) ** 2).sum(), kept
 
-  def by_outputs(tuned, z):
-    h = z[0] * (x @ tuned["a"]) + (1 - z[0]) * (x @ frozen["a"])
-    h = jnp.tanh(h)
-    return (z[1] * (h @ tuned["b"]) + (1 - z[1]) * (h @ frozen["b"])).sum()
 
-  def by_parameters(tuned, z):
-    p = mixed_params(tuned, frozen, z)
-    return (jnp.tanh(x @ p["a"]) @ p["b"]).sum()
-
-  for z in jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]):
-    found = jax.value_and_grad(by_parameters)(tuned, z)
-    want = jax.value_and_grad(by_outputs)(tuned, z)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, want)
-  # The last block is linear in its parameters: there the policy's gradients agree, too.
-  z = jnp.array([1.0, 0.0])
-  found, want = (jax.grad(f, argnums=1)(tuned, z)[1] for f in (by_parameters, by_outputs))
-  np.testing.assert_allclose(found, want, rtol=1e-5)
+@pytest.mark.parametrize("bias", [1e6, -1e6])
+def test_running_statistics_are_those_of_the_chosen_blocks(bias):
+  """All tuned, they are fine-tuning's; none tuned, the frozen network's, which move as well."""
+  start = {"mean": jnp.array([2.0, -1.0])}
+  found, _ = run(with_policy(bias, loss_fn=centred, model_state=start))
+  tx = optax.adam(0.1 if bias > 0 else 0.0)
+  want, _ = run(methods.supervised(centred, tx, model_state=start))
+  np.testing.assert_allclose(found.model_state["mean"], want.model_state["mean"], rtol=1e-6)
+  assert (jnp.abs(found.model_state["mean"] - start["mean"]) > 0.05).all()
 
 
 def test_a_choice_is_hard_and_its_gradient_that_of_the_sigmoid():

@@ -92,7 +92,7 @@ class Site(NamedTuple):
       **dict(zip(self.examples, examples, strict=True)),
     }
     _run_all(self.tail, values)
-    results = self.operation.run(_read(self.operation, values))
+    results = self.operation.run(read(self.operation, values))
     return tuple(results[i] for i in self.outputs)
 
 
@@ -150,7 +150,7 @@ class Program:
     operands = []
     added = iter(taps)
     for position, operation in enumerate(self.operations):
-      results = list(operation.run(_read(operation, values)))
+      results = list(operation.run(read(operation, values)))
       if (site := self.sites.get(position)) is not None:
         operands.append(tuple(values[i] for i in site.examples))
         for place, tap in zip(site.outputs, next(added), strict=True):
@@ -196,7 +196,7 @@ def trace(
     example_ids=tuple(example_ids),
     results=tuple(results),
     aux_tree=jax.tree.structure(out_shape[1]),
-    is_example_dependent=results[0] in builder.touched,
+    is_example_dependent=not builder.touched.isdisjoint(_ids(results[:1])),
     has_own_gradients=builder.has_own_gradients,
   )
 
@@ -303,10 +303,10 @@ def _ids(inputs: Sequence[Any]) -> list[int]:
   return [i for i in inputs if not isinstance(i, Literal)]
 
 
-def _read(operation: Operation, values: Mapping[int, Any]) -> list[Any]:
+def read(operation: Operation, values: Mapping[int, Any]) -> list[Any]:
   return [i.value if isinstance(i, Literal) else values[i] for i in operation.inputs]
 
 
 def _run_all(operations: Sequence[Operation], values: dict[int, Any]) -> None:
   for operation in operations:
-    values.update(zip(operation.outputs, operation.run(_read(operation, values)), strict=True))
+    values.update(zip(operation.outputs, operation.run(read(operation, values)), strict=True))
