@@ -414,7 +414,7 @@ def test_bad_settings_are_refused():
 @pytest.mark.parametrize("name", ms_replay.PRESETS)
 def test_presets_fit_together(name):
   config = ms_replay.PRESETS[name]
-  assert len(config.patch) == 3 or name == "demo"
+  assert len(config.patch) == 3 or name in ("demo", "strategies")
   assert all(p % 2 ** (len(config.widths) - 1) == 0 for p in config.patch)
   if config.shape:
     check_space(config, config.shape)
