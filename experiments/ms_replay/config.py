@@ -70,6 +70,8 @@ class Config:
     ewc_strength: lambda of EWC.
     lwf_strength: lambda of LwF.
     der_alpha, der_beta: weights of stored outputs and of labels of remembered examples.
+    secrets: keys of private sampling and noise: "os" from the operating system; "seed" from the
+      seed, which repeats a run and is not private once the seed is known.
     private_epsilon, private_delta, private_norm: of each centre's private training: target, delta
       and clipping norm; a person remembered pays at every later centre again.
     margin: that a difference of Dice has to exceed to be called one.
@@ -116,6 +118,7 @@ class Config:
   lwf_strength: float = 1.0
   der_alpha: float = 0.1
   der_beta: float = 1.0
+  secrets: Literal["os", "seed"] = "os"
   private_epsilon: float = 8.0
   private_delta: float = 1e-3
   private_norm: float = 1.0

@@ -1,5 +1,6 @@
 """Arms of the replay study: what a network learns from, centre after centre."""
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from experiments.ms_replay.bench import Bench
 from experiments.ms_replay.config import Arm
 from experiments.ms_replay.jobs import Job, Stage, part_of, train_jobs
 from experiments.ms_replay.past import Past, remember, remembered_by, stored_outputs
-from medjax import data, methods
+from medjax import data, methods, privacy
 from medjax.data import memory as memories
 from medjax.data.replay import replayed
 from medjax.data.seeds import generator
@@ -56,15 +57,17 @@ def train_courses(
   ]
   stages = [[] if is_private else [singles[seed, order[0]]] for seed, order in runs]
   for k in range(0 if is_private else 1, len(study.centres)):
-    jobs = []
-    for (seed, order), past, done in zip(runs, pasts, stages, strict=True):
-      if k > 0:
-        remember(bench, arm, past, done[-1], study.centres[order[k - 1]], splits[seed], seed)
-      if is_private:
-        jobs.append(_private_job(bench, past, done, splits[seed], seed, order, k))
-      else:
-        jobs.append(_job(bench, arm, past, done[-1], splits[seed], seed, order, k))
-    for done, stage in zip(stages, train_jobs(bench, jobs), strict=True):
+    with contextlib.ExitStack() as vaults:
+      jobs = []
+      for (seed, order), past, done in zip(runs, pasts, stages, strict=True):
+        if k > 0:
+          remember(bench, arm, past, done[-1], study.centres[order[k - 1]], splits[seed], seed)
+        if is_private:
+          jobs.append(_private_job(bench, past, done, splits[seed], seed, order, k, vaults))
+        else:
+          jobs.append(_job(bench, arm, past, done[-1], splits[seed], seed, order, k))
+      trained = train_jobs(bench, jobs)
+    for done, stage in zip(stages, trained, strict=True):
       done[-1:] = [one._replace(params=None, carried=None) for one in done[-1:]]
       done.append(stage)
   return [
@@ -185,8 +188,12 @@ def _private_job(
   seed: int,
   order: tuple[int, ...],
   k: int,
+  vaults: contextlib.ExitStack,
 ) -> Job:
-  """The same with privacy for the people of the centre and of the memory."""
+  """The same with privacy for the people of the centre and of the memory.
+
+  Its vault is locked until `vaults` closes it.
+  """
   config, centre = bench.config, bench.study.centres[order[k]]
   name = _name("replay-private", seed, order, k, centre)
   params = bench.first_params(seed)
@@ -196,12 +203,17 @@ def _private_job(
     params = done[-1].params
   rows = [*split[centre]["train"], *past.memory.indices]
   num_steps = bench.steps_of(len(rows))
+  vault = privacy.Vault.from_seed(int(generator(seed, name).integers(2**31)))
+  if config.secrets == "os":
+    assert bench.directory.private is not None
+    vault = privacy.Vault.open(bench.directory.private / "secrets" / name)
+    vaults.callback(vault.close)
   made = private.training(
     bench.study,
     bench.loss_fn,
     bench.optimiser(num_steps),
     rows,
-    int(generator(seed, name).integers(2**31)),
+    vault,
     patch=config.patch,
     num_steps=num_steps,
     expected_batch_size=config.batch_size,

@@ -117,6 +117,7 @@ def simulated(
     rows,
     tuple(subjects),
     image,
+    np.stack([_normalised(case, normalise) for case in image]),
     label,
     dict(zip(rows, num_train, strict=True)),
     described,
@@ -194,11 +195,13 @@ def folders(
       "none",
       "check the labels: a class above 0",
     )
+  own = [_normalised(np.asarray(whole[i].image), normalise) for i in range(len(whole))]
   return _study(
     ", ".join(names),
     rows,
     whole.subjects,
     np.asarray(stacked.image),
+    np.stack([_padded(case, grid) for case in own]),
     label,
     num_train,
     whole.manifest(),
@@ -234,6 +237,7 @@ def _study(
   rows: dict[str, tuple[int, ...]],
   subjects: tuple[str, ...],
   image: np.ndarray,
+  normalised: np.ndarray,
   label: np.ndarray,
   num_train: dict[str, int],
   described: dict[str, Any],
@@ -250,10 +254,11 @@ def _study(
       "leave replay-synthetic out of --arms",
     )
     image, label = np.concatenate([image, synthetic[0]]), np.concatenate([label, synthetic[1]])
+    theirs = np.stack([_normalised(case, normalise) for case in synthetic[0]])
+    normalised = np.concatenate([normalised, theirs])
     subjects = (*subjects, *(f"synthetic{i:03d}" for i in range(num_synthetic)))
   magnitude = np.abs(image).max(-1)
   highest = magnitude.max(tuple(range(1, magnitude.ndim)), keepdims=True)
-  normalised = np.stack([_normalised(case, normalise) for case in image])
   return Study(
     title,
     tuple(rows),
@@ -309,6 +314,12 @@ def _normalised(image: np.ndarray, how: Normalisation) -> np.ndarray:
     image = np.stack([equalised(image[..., c]) for c in range(image.shape[-1])], -1)
   axes = tuple(range(image.ndim - 1))
   return (image - image.mean(axes)) / np.maximum(image.std(axes), 1e-6)
+
+
+def _padded(image: np.ndarray, grid: Sequence[int]) -> np.ndarray:
+  """On the grid of the study; outside of the scan every channel has its least value."""
+  channels = np.moveaxis(image, -1, 0)
+  return np.stack([data.fit_to_shape(c, grid, float(c.min())) for c in channels], axis=-1)
 
 
 def _names(paths: Sequence[pathlib.Path]) -> list[str]:

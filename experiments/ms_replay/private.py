@@ -38,7 +38,7 @@ def training(
   loss_fn: LossFn,
   tx: optax.GradientTransformation,
   rows: Sequence[int],
-  seed: int,
+  vault: privacy.Vault,
   *,
   patch: tuple[int, ...],
   num_steps: int,
@@ -54,7 +54,7 @@ def training(
     loss_fn: of one patch {"image", "label"}.
     tx: optimiser.
     rows: volumes of the population.
-    seed: of sampling and noise: reproducible, and so private only while it is secret.
+    vault: keys of sampling and noise, for this training alone.
     patch: voxels an axis of the patch that each volume gives at each of its turns.
     num_steps, expected_batch_size, epsilon, delta, max_norm: see `DPPlan`.
   """
@@ -70,7 +70,7 @@ def training(
     unit="group" if is_grouped else "example",
     max_group_size=2 if is_grouped else None,
     target_epsilon=epsilon,
-    vault=privacy.Vault.from_seed(seed),
+    vault=vault,
   )
   step = methods.private(of_random_patch(loss_fn, patch), tx, plan)
   return PrivateTraining(step, plan.stream(store, chunk=min(expected_batch_size, people)), plan)
@@ -109,8 +109,11 @@ def of_random_patch(loss_fn: LossFn, patch: tuple[int, ...]) -> LossFn:
   return loss
 
 
-def cost(epsilon: float, delta: float, num_centres: int) -> dict[str, Any]:
-  """What the people of each centre pay in the whole sequence, by plain composition."""
+def cost(epsilon: float, delta: float, num_centres: int, note: str = "") -> dict[str, Any]:
+  """What the people of each centre pay in the whole sequence, by plain composition.
+
+  `note` is what the vaults say of their secrets.
+  """
   trainings = [num_centres - j for j in range(num_centres)]
   return {
     "epsilon_a_training": epsilon,
@@ -120,6 +123,6 @@ def cost(epsilon: float, delta: float, num_centres: int) -> dict[str, Any]:
     " A memory, or a synthesiser, that was made without privacy protects nobody. The other arms of"
     " this run, and its trainings at one centre or at all, protect nobody: what is derived from"
     " their networks is not private, differences between arms included. Nor is anyone protected"
-    " whom networks are tested on. Keys come from the seed, which stands in config.json: nothing is"
-    " private towards those who have it.",
+    " whom networks are tested on."
+    + (f" Keys come from the seed, which stands in config.json: {note}." if note else ""),
   }

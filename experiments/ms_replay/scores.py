@@ -11,6 +11,7 @@ from experiments.ms_replay.courses import MULTI, SINGLE, Course
 from experiments.ms_replay.hospitals import Study
 from experiments.ms_replay.jobs import Stage
 from medjax import metrics
+from medjax.privacy.vault import NOT_PRIVATE
 
 METRICS = ("dice", "soft_dice")
 FINE_TUNING = "fine-tuning"
@@ -64,7 +65,12 @@ def _privacy(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
   if "replay-private" not in config.arms:
     return {}
   others = [arm for arm in config.arms if arm != "replay-private"]
-  cost = private.cost(config.private_epsilon, config.private_delta, len(study.centres))
+  cost = private.cost(
+    config.private_epsilon,
+    config.private_delta,
+    len(study.centres),
+    NOT_PRIVATE if config.secrets == "seed" else "",
+  )
   num_courses = len(trained.courses["replay-private"])
   return {**cost, "num_courses": num_courses, "unprotected": [*others, SINGLE, MULTI]}
 
