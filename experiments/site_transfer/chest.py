@@ -5,8 +5,8 @@ own the label of a picture has the columns of both sites, `IGNORE` in those of t
 then takes the head of the picture's site, and normalises by its number of classes.
 
 Pictures stay uint8 until a network sees them: 50 kB each at 224 x 224 pixels. Of the frontal
-training pictures, 70 % of 191,027 and of 112,120, the pool on the device is 11 GB; the test
-pictures stay on the host.
+training pictures, 70 % of 191,027 and of 112,120, the pool on the device is 11 GB, and twice as
+much on the host while it is put together; test pictures stay on the host.
 """
 
 import concurrent.futures

@@ -37,9 +37,11 @@ class Drift:
     """`start` is the source's network: parameters and running statistics."""
     self._features = jax.jit(jax.vmap(_features(task), (None, 0)))
     tested = np.concatenate([case.image for case in pair.target_test])
-    images = pool.image
-    groups = (images[pair.source_rows], images[pair.target_rows(size, seed)], tested)
-    self._groups = [_some(group) for group in groups]
+    self._groups = [
+      jnp.asarray(pool.image[_some(pair.source_rows)]),
+      jnp.asarray(pool.image[_some(pair.target_rows(size, seed))]),
+      jnp.asarray(_some(tested)),
+    ]
     first = [np.asarray(self._features(start, group), np.float64) for group in self._groups]
     self._middle = first[0].mean(0)
     self._spread = max(float(np.sqrt(first[0].var(0).sum())), 1e-12)
@@ -76,7 +78,7 @@ def _features(task: Task) -> Any:
   return features
 
 
-def _some(images: np.ndarray) -> jax.Array:
+def _some(entries: np.ndarray) -> np.ndarray:
   """At most `_SLICES`, evenly spread."""
-  most = min(_SLICES, len(images))
-  return jnp.asarray(images[np.linspace(0, len(images) - 1, most).round().astype(int)])
+  most = min(_SLICES, len(entries))
+  return entries[np.linspace(0, len(entries) - 1, most).round().astype(int)]

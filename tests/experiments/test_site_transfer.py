@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -294,6 +295,33 @@ def test_rescanned_people_train_at_one_site_and_are_tested_at_all(tmp_path):
 def test_networks_that_do_not_fit_are_refused(fields, message):
   with pytest.raises(InputError, match=message):
     Config(**ADAM, arms=("fine-tune",), **fields)
+
+
+@pytest.mark.parametrize("arm", ["first-layers", "spottune"])
+def test_the_released_network_keeps_its_running_statistics(tmp_path, arm):
+  """Traced, not run: an update gives back the tree that it started with, statistics included."""
+  config, setting = setting_of(tmp_path, network="sum_unet", norm="batch", widths=(2,))
+  nothing: Any = None
+  study = training.Study(config, setting, nothing)
+  batch = jax.tree.map(lambda x: jnp.asarray(x[:2]), setting.pool)
+
+  def update():
+    params, model_state = study._fresh(0)
+    donor = optimisers.source_tx(config, "adam", setting.heads, 0).init(params)
+    source = training.Trained(params, model_state, donor, None, study._apply)
+    step = study._step(arm, Run("adam", setting.pairs[0], 1, 0), source, donor)
+    start = step.init(params, jax.random.key(0))
+    state, _ = step.update(start, batch, jax.random.key(1))
+    return start, state, study._apply(params, model_state, batch.image[0])
+
+  start, state, logits = jax.eval_shape(update)
+  assert jax.tree.structure(start) == jax.tree.structure(state)
+  assert len(jax.tree.leaves(state.model_state)) == 2 * len(
+    [path for path, _ in jax.tree_util.tree_leaves_with_path(start.params) if "scale" in str(path)]
+  )
+  assert logits.shape == (12, 12, 3)
+  published = ("paper", "released_code", "cc359", "prostate")
+  assert {site_transfer.PRESETS[name].norm for name in published} == {"batch"}
 
 
 @pytest.mark.parametrize("pair", ["research-t1", "research-t1>", "a-t1>b-t1"])
