@@ -1,8 +1,9 @@
 """Supervised transfer from one hospital to another: MMTL, OCTL, every baseline and every control.
 
-Goodman, Goldberger, Greenspan, "Gradient Transfer for Medical Site Adaptation" (MMTL and OCTL). Two
-questions: with few target people, does MMTL beat the best baseline and keep the source; and where
-OCTL helps, is it the gradient history, or the warm-up that its step count brings?
+Goodman, Greenspan, Goldberger, "Supervised Domain Adaptation Using Gradients Transfer for Improved
+Medical Image Analysis", DART 2022 (MMTL and OCTL). Two questions: with few target people, does MMTL
+beat the best baseline and keep the source; and where OCTL helps, is it the gradient history, or the
+warm-up that its step count brings?
 
   python -m experiments.site_transfer demo        simulated scanners, skull stripping; 3 minutes
   python -m experiments.site_transfer evidence    the same: 3 pairs, 3 seeds, both optimisers, all

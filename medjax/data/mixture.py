@@ -1,6 +1,6 @@
 """Batches whose slots go over from one site to another, and pools that stay on the device.
 
-MMTL (Hayun-Harari et al., Algorithm 1) fills n_t of the B slots of a batch with target examples and
+MMTL (Goodman et al., DART 2022, Algorithm 1) fills n_t of the B slots of a batch with target examples and
 the others with source examples, n_t rising from epoch to epoch. The shape never changes, so that
 one compilation serves every mix.
 
