@@ -1,8 +1,8 @@
 """Batches whose slots go over from one site to another, and pools that stay on the device.
 
-MMTL (Goodman et al., DART 2022, Algorithm 1) fills n_t of the B slots of a batch with target examples and
-the others with source examples, n_t rising from epoch to epoch. The shape never changes, so that
-one compilation serves every mix.
+MMTL (Goodman et al., DART 2022, Algorithm 1) fills n_t of the B slots of a batch with target
+examples and the others with source examples, n_t rising from epoch to epoch. The shape never
+changes, so that one compilation serves every mix.
 
   mixed = mix(rows(n, B, 0), rows(m, B, 1, first=n), mmtl_paper(B, 60, 100))
   stream = pooled(pool, mixed)  # one gather of B examples on the device

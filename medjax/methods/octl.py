@@ -1,7 +1,7 @@
 """Optimiser continuation: a new site starts with the gradient history of the old one.
 
-OCTL (Goodman et al., DART 2022; Algorithm 2 for SGD, 3 for Adam) keeps the moments M, V of the source
-training and sets the step count to 100 (t counts target steps from 1, c = 100):
+OCTL (Goodman et al., DART 2022; Algorithm 2 for SGD, 3 for Adam) keeps the moments M, V of the
+source training and sets the step count to 100 (t counts target steps from 1, c = 100):
 
   phi <- phi - alpha  (M_t / (1 - b1^(t+c))) / (sqrt(V_t / (1 - b2^(t+c))) + eps)
 
