@@ -6,7 +6,7 @@ import re
 import pytest
 
 README = (pathlib.Path(__file__).parent.parent / "README.md").read_text()
-NAMES = ("learn2synth", "clipping", "private")
+NAMES = ("learn2synth", "clipping", "private", "curriculum", "transfer", "replay")
 BLOCKS = dict(zip(NAMES, re.findall(r"```python\n(.*?)```", README, re.DOTALL), strict=True))
 
 
@@ -19,7 +19,13 @@ def run(name, capsys):
 
 @pytest.mark.parametrize(
   ("name", "low", "high"),
-  [("learn2synth", 0.0, 1.0), ("clipping", 0.0, 0.1)],  # a noise level; a mean of clipped gradients
+  [
+    ("learn2synth", 0.0, 1.0),  # a noise level
+    ("clipping", 0.0, 0.1),  # a mean of clipped gradients
+    ("curriculum", 0.0, 2.0),  # a cross-entropy, ln 4 at chance
+    ("transfer", 1e-6, 1.0),  # how far two networks are apart
+    ("replay", 5.9, 6.1),  # two cases of three hospitals
+  ],
 )
 def test_a_method_in_the_reader_s_own_loop_runs_and_is_short(name, low, high, capsys):
   assert low < float(run(name, capsys)) < high
