@@ -43,7 +43,11 @@ Further arms (--arms): ewc, lwf, a-gem, der++; replay from a reservoir, by herdi
 gradients; replay-synthetic, random heads in place of patients; replay-private, DP-SGD on centre and
 memory as one population. A memory of patients, or a synthesiser trained on them without privacy,
 protects nobody: neither do the other arms of a run with replay-private, which keeps names and
-hashes in private/ and shows no values or pictures of single people.
+hashes in private/ and shows no pictures and no rows of single people; means over the test people
+of a centre stand in results.json, however few they are. replay-private draws patches of its own,
+without turns. replay-synthetic takes its heads from the family of the simulated test heads, lesions
+included: beside simulated centres it shows what such a generator can do at best, and no claim rests
+on it.
 
 results.json: data.{centres, num_train, num_test, left_out_of_claims}; orders; arms.<arm>.r [seed,
 order, trained through, tested on, metric] in the order of training, null where not trained;

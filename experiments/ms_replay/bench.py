@@ -1,7 +1,7 @@
 """What all trainings of the replay study share: data, network, loss, prediction and tests."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -49,9 +49,7 @@ class Bench:
     self.outputs = jax.jit(
       jax.vmap(lambda params, x: logits(params, x, key, train=False), (None, 0))
     )
-    self.predict = jax.jit(
-      jax.vmap(lambda params, x: normalised_relu(logits(params, x, key, train=False)), (None, 0))
-    )
+    self.activation = jax.jit(normalised_relu)
     self.features = jax.jit(jax.vmap(self._features, (None, 0)))
     self.sketches = jax.jit(sketched(loss_fn, size=256))
     self.fisher = jax.jit(functools.partial(fisher_anchor, loss_fn))
@@ -111,7 +109,7 @@ class Bench:
   def evaluators(
     self, split: dict[str, Any], num_steps: int, validation: Sequence[int]
   ) -> dict[str, Evaluator]:
-    """Dice of every test person at the last step; the loss on validation volumes before.
+    """Dice of every test volume at the last step; soft Dice on validation volumes before.
 
     In a private run people's values are in no row: see `tested`.
     """
@@ -137,7 +135,7 @@ class Bench:
     return found
 
   def tested(self, params: Params, split: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
-    """{centre: {metric: [test person]}}."""
+    """{centre: {metric: [test volume]}}."""
     found = {}
     for centre, parts in split.items():
       each = [self.score(params, row) for row in parts["test"]]
@@ -145,18 +143,18 @@ class Bench:
     return found
 
   def predicted(self, params: Params, row: int) -> np.ndarray:
-    """[*space] soft prediction of one volume."""
-    return self._slide(self.predict, params, row)
+    """[*space] soft prediction of one volume, whose maximum, not a window's, is 1."""
+    return np.asarray(self.activation(self._logits(params, row)))
 
   def stored_output(self, params: Params, row: int) -> np.ndarray:
     """[*space] logits of one volume in half precision, which DER++ keeps."""
-    return self._slide(self.outputs, params, row).astype(np.float16)
+    return self._logits(params, row).astype(np.float16)
 
-  def _slide(self, network: Callable[..., jax.Array], params: Params, row: int) -> np.ndarray:
+  def _logits(self, params: Params, row: int) -> np.ndarray:
     config, image = self.config, self.study.image[row]
     patch = config.window or image.shape[:-1]
     found = window.slide(
-      lambda batch: network(params, batch)[..., None],
+      lambda batch: self.outputs(params, batch)[..., None],
       image,
       patch,
       overlap=config.overlap,

@@ -66,10 +66,11 @@ class Config:
     carry: the last weights, or those of the best validation loss, as published; tests are always of
       the last.
     num_validation: volumes of the pool at hand set aside to choose the best, memory included.
-    memory: cases kept of a centre.
+    memory: cases kept of a centre; a reservoir has room for all of them from the start.
     ewc_strength: lambda of EWC.
     lwf_strength: lambda of LwF.
-    der_alpha, der_beta: weights of stored outputs and of labels of remembered examples.
+    der_alpha, der_beta: weights of stored outputs and of labels of remembered examples. Outputs are
+      stored of whole volumes and cut and mirrored like them: those of a patch differ a little.
     secrets: keys of private sampling and noise: "os" from the operating system; "seed" from the
       seed, which repeats a run and is not private once the seed is known.
     private_epsilon, private_delta, private_norm: of each centre's private training: target, delta
@@ -145,6 +146,15 @@ class Config:
       "one of num_steps and num_epochs above 0",
       f"{self.num_steps} and {self.num_epochs}",
       "set the other to 0",
+    )
+    for name in ("ewc_strength", "lwf_strength", "der_alpha", "der_beta", "num_validation"):
+      check.non_negative(name, getattr(self, name))
+    halved = sorted({"replay-weighted", "replay-synthetic", "der++"} & set(self.arms))
+    check.require(
+      self.batch_size > 1 or not halved,
+      f"batch_size > 1 for {', '.join(halved)}",
+      "1",
+      "half of a batch is of the memory",
     )
     check.in_interval("test_fraction", self.test_fraction, 0, 1)
     check.in_interval("private_delta", self.private_delta, 0, 1)

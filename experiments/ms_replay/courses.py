@@ -9,7 +9,7 @@ import numpy as np
 from experiments.ms_replay import hospitals, private
 from experiments.ms_replay.bench import Bench
 from experiments.ms_replay.config import Arm
-from experiments.ms_replay.jobs import Job, Stage, part_of, train_jobs
+from experiments.ms_replay.jobs import Job, Stage, part_of, people_of, train_jobs
 from experiments.ms_replay.past import Past, remember, remembered_by, stored_outputs
 from medjax import data, methods, privacy
 from medjax.data import memory as memories
@@ -103,12 +103,8 @@ def multi_domain(bench: Bench, seeds: Sequence[int]) -> list[Stage]:
 def untrained(bench: Bench, seed: int) -> np.ndarray:
   """[centre] mean Dice of first weights."""
   params, split = bench.first_params(seed), hospitals.split(bench.study, seed)
-  return np.array(
-    [
-      np.mean([bench.score(params, row)["dice"] for row in split[centre]["test"]])
-      for centre in bench.study.centres
-    ]
-  )
+  scores = people_of(bench, split, bench.tested(params, split))
+  return np.array([scores[centre]["dice"].mean() for centre in bench.study.centres])
 
 
 def _plain_job(
@@ -119,7 +115,8 @@ def _plain_job(
   centres: Sequence[str],
   params: Params,
 ) -> Job:
-  rows, validation = part_of(bench, [i for c in centres for i in split[c]["train"]], seed, name)
+  everybody = [i for c in centres for i in split[c]["train"]]
+  rows, _, validation = part_of(bench, everybody, (), seed, name)
   num_steps = bench.steps_of(len(rows), len(centres))
   drawn = replayed(rows, (), bench.config.batch_size, seed, name=name)
   step = bench.supervised(num_steps)
@@ -141,11 +138,7 @@ def _job(
   config, centre = bench.config, bench.study.centres[order[k]]
   name = _name(arm, seed, order, k, centre)
   remembered = remembered_by(bench, arm, past, split, seed, k)
-  current = [i for i in split[centre]["train"]]
-  pool, validation = part_of(bench, [*current, *remembered], seed, name)
-  inside = set(pool)
-  current = [i for i in current if i in inside]
-  remembered = [i for i in remembered if i in inside]
+  current, remembered, validation = part_of(bench, split[centre]["train"], remembered, seed, name)
   num_steps = bench.steps_of(len(current) + (len(remembered) if arm != "a-gem" else 0))
   form = "weighted" if arm in ("replay-weighted", "replay-synthetic", "der++") else "pooled"
   # The centre's own draws are named after the seed and the centre: arms share them where they can.
@@ -221,7 +214,8 @@ def _private_job(
     delta=config.private_delta,
     max_norm=config.private_norm,
   )
-  return Job(name, seed, made.step, made.stream, params, num_steps, split, ())
+  said = made.plan.statement()
+  return Job(name, seed, made.step, made.stream, params, num_steps, split, (), said)
 
 
 def _name(arm: str, seed: int, order: tuple[int, ...], k: int, centre: str) -> str:

@@ -11,7 +11,9 @@ from experiments.ms_replay.simulation import SITES
 from medjax import check, data
 from medjax.data import manifest as manifests
 from medjax.data import readers
+from medjax.data.resample import resample
 from medjax.data.seeds import generator
+from medjax.data.volume import Volume
 from medjax.data.volume_pool import VolumePool, volume_pool
 from medjax.types import Example, Source
 
@@ -155,11 +157,9 @@ def folders(
   names = _names(paths)
   whole = _Held(
     data.concat(
-      {
-        name: _opened(path, spacing, subject_pattern)
-        for name, path in zip(names, paths, strict=True)
-      }
-    )
+      {name: _opened(path, subject_pattern) for name, path in zip(names, paths, strict=True)}
+    ),
+    spacing,
   )
   people = {
     name: sorted({s for s, d in zip(whole.subjects, whole.domains, strict=True) if d == name})
@@ -185,7 +185,7 @@ def folders(
   grid = tuple(int(n) for n in (largest if shape is None else shape))
   grid = tuple(8 * -(-n // 8) for n in grid)
   stacked = data.stack(whole, shape=grid)
-  label = (stacked.label > 0).astype(np.float32)
+  label = np.stack([data.fit_to_shape(whole.share(i), grid) for i in range(len(whole))])
   rows = {}
   for name in names:
     rows[name] = tuple(i for i, domain in enumerate(whole.domains) if domain == name)
@@ -274,10 +274,15 @@ def _study(
 
 
 class _Held:
-  """A source that reads every case once."""
+  """A source that reads every case once, on the grid of the study.
 
-  def __init__(self, source: Source):
-    self._source, self._examples = source, {}
+  Labels are resampled like images: the share of lesion around each voxel, a soft label.
+  """
+
+  def __init__(self, source: Source, spacing: Sequence[float] | None):
+    self._source, self._spacing = source, spacing
+    self._examples: dict[int, Example] = {}
+    self._shares: dict[int, np.ndarray] = {}
     self.class_names, self.channel_names = source.class_names, source.channel_names
     self.subjects, self.domains = source.subjects, source.domains
     self.manifest = source.manifest
@@ -286,15 +291,31 @@ class _Held:
     return len(self._source)
 
   def __getitem__(self, index: int) -> Example:
+    index = range(len(self))[index]
     if index not in self._examples:
-      self._examples[index] = self._source[index]
+      example = self._source[index]
+      label, image = np.asarray(example.label), np.asarray(example.image)
+      lesion = Volume((label > 0).astype(np.float32), example.affine, example.spacing)
+      scan = Volume(image.astype(np.float32), example.affine, example.spacing)
+      if self._spacing is not None:
+        lesion, scan = resample(lesion, self._spacing), resample(scan, self._spacing)
+      self._shares[index] = lesion.array
+      self._examples[index] = example.replace(
+        image=scan.array,
+        label=(lesion.array > 0.5).astype(np.int32),
+        affine=scan.affine,
+        spacing=scan.spacing,
+      )
     return self._examples[index]
 
+  def share(self, index: int) -> np.ndarray:
+    """[*space] soft label of a case."""
+    self[index]
+    return self._shares[index]
 
-def _opened(
-  path: pathlib.Path, spacing: Sequence[float] | None, subject_pattern: str | None
-) -> Source:
-  """The folder's source, by its layout."""
+
+def _opened(path: pathlib.Path, subject_pattern: str | None) -> Source:
+  """The folder's source, by its layout, on the grids of its files."""
   kind = readers.recognise(path)
   check.require(
     kind in _LAYOUTS,
@@ -303,8 +324,7 @@ def _opened(
     "see `python -m medjax.data list`",
   )
   options: dict[str, Any] = {"subject_pattern": subject_pattern} if kind == "nnunet" else {}
-  grid = None if spacing is None else tuple(spacing)
-  return readers.open_source(path, kind, spacing=grid, normalise="none", **options)
+  return readers.open_source(path, kind, spacing=None, normalise="none", **options)
 
 
 def _normalised(image: np.ndarray, how: Normalisation) -> np.ndarray:

@@ -19,9 +19,10 @@ class Stage(NamedTuple):
     name: of its rows and checkpoints.
     params: after the last step; None once a course has gone past.
     carried: what the next centre starts from; likewise.
-    scores: {centre: {"dice", "soft_dice"}: [test person]}.
+    scores: {centre: {"dice", "soft_dice"}: [test person]}, the mean over each one's volumes.
     timing: of this process.
     num_steps: of this centre.
+    statement: what a private training protects, "" of all others.
   """
 
   name: str
@@ -30,6 +31,7 @@ class Stage(NamedTuple):
   scores: dict[str, dict[str, np.ndarray]]
   timing: train.Timing
   num_steps: int
+  statement: str = ""
 
 
 class Job(NamedTuple):
@@ -43,6 +45,7 @@ class Job(NamedTuple):
   num_steps: int
   split: dict[str, Any]
   validation: tuple[int, ...]
+  statement: str = ""
 
 
 def train_jobs(bench: Bench, jobs: Sequence[Job]) -> list[Stage]:
@@ -73,26 +76,49 @@ def train_jobs(bench: Bench, jobs: Sequence[Job]) -> list[Stage]:
       params = fit.state.params
       carried = fit.best.state.params if fit.best is not None else params
       is_shown = bench.directory.private is None
-      scores = _scores(fit.history[-1]) if is_shown else bench.tested(params, job.split)
-      stages[job.name] = Stage(job.name, params, carried, scores, fit.timing, num_steps)
+      found = _scores(fit.history[-1]) if is_shown else bench.tested(params, job.split)
+      scores = people_of(bench, job.split, found)
+      stages[job.name] = Stage(
+        job.name, params, carried, scores, fit.timing, num_steps, job.statement
+      )
       mean = np.mean([s["dice"].mean() for s in scores.values()])
       print(f"{job.name}: {num_steps} steps, Dice {mean:.3f} over all centres", flush=True)
   return [stages[job.name] for job in jobs]
 
 
-def part_of(
-  bench: Bench, rows: Sequence[int], seed: int, name: str
-) -> tuple[list[int], tuple[int, ...]]:
-  """Volumes to train on and, at the end of a shuffled list, those to choose the best weights by.
+def people_of(
+  bench: Bench, split: dict[str, Any], scores: dict[str, dict[str, np.ndarray]]
+) -> dict[str, dict[str, np.ndarray]]:
+  """Scores of test volumes as means over the volumes of each person."""
+  found = {}
+  for centre, values in scores.items():
+    names = [bench.study.subjects[row] for row in split[centre]["test"]]
+    people = list(dict.fromkeys(names))
+    own = [np.array([name == person for name in names]) for person in people]
+    found[centre] = {m: np.array([v[mine].mean() for mine in own]) for m, v in values.items()}
+  return found
 
-  As in the released code the memory's volumes are in the list too; a small pool keeps two to train.
+
+def part_of(
+  bench: Bench, current: Sequence[int], remembered: Sequence[int], seed: int, name: str
+) -> tuple[list[int], list[int], tuple[int, ...]]:
+  """Volumes of the centre and of the memory to train on, and those to choose the best weights by.
+
+  As in the released code the latter come from the end of one shuffled list of both. Here people
+  stay whole, and one person of the centre, and one of the memory if there is any, are left.
   """
-  num = min(bench.config.num_validation, len(rows) - 2)
-  if num <= 0:
-    return list(rows), ()
+  rows, subjects = [*current, *remembered], bench.study.subjects
   order = generator(seed, f"{name} validation").permutation(len(rows))
-  shuffled = [rows[i] for i in order]
-  return shuffled[:-num], tuple(shuffled[-num:])
+  chosen: set[int] = set()
+  for i in reversed(order):
+    if len(chosen) >= bench.config.num_validation:
+      break
+    more = chosen | {row for row in rows if subjects[row] == subjects[rows[i]]}
+    sides = [side for side in (current, remembered) if side]
+    if all(any(row not in more for row in side) for side in sides):
+      chosen = more
+  here, there = ([r for r in side if r not in chosen] for side in (current, remembered))
+  return here, there, tuple(row for row in rows if row in chosen)
 
 
 def _scores(row: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:

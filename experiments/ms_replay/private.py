@@ -5,10 +5,16 @@ network trained on it without noise, may learn who is in it. Here every centre's
 on Poisson samples of the union of its people and the memory, so that a remembered person is treated
 like any other. The memory is drawn at random, never by what cases look like.
 
+Protected are the data of one person: neighbouring data sets hold a blank in place of all volumes of
+one person, who then adds nothing to any sum. Who takes part, how many they are, how they are split
+and who is remembered are public (drawn from the seed, never from the data), so that the blank
+stands in the same samples as the person did. For such neighbours the accounting for adding or
+removing one holds, at every centre.
+
 Plans compose over centres: who is remembered takes part in every later training too, and pays for
-each. With plain composition a person of the j-th of K centres has (K - j + 1) epsilon, delta if
-remembered, and epsilon, delta if not; whether they are is random and secret, so all count as
-remembered. The memory itself, and the people tested on, are outside of the guarantee.
+each. With plain composition a remembered person of the j-th of K centres has (K - j + 1) epsilon
+and delta, others of that centre epsilon and delta. Courses in several orders or seeds add up.
+People tested on are outside of the guarantee.
 """
 
 from collections.abc import Sequence
@@ -109,19 +115,42 @@ def of_random_patch(loss_fn: LossFn, patch: tuple[int, ...]) -> LossFn:
   return loss
 
 
-def cost(epsilon: float, delta: float, num_centres: int, note: str = "") -> dict[str, Any]:
-  """What the people of each centre pay in the whole sequence, by plain composition.
+def cost(
+  epsilon: float,
+  delta: float,
+  orders: Sequence[Sequence[str]],
+  *,
+  num_people: int,
+  note: str = "",
+) -> dict[str, Any]:
+  """What remembered people of each centre pay, by plain composition over all trainings.
 
-  `note` is what the vaults say of their secrets.
+  Args:
+    epsilon, delta: of one training.
+    orders: centres of every course in the order of training.
+    num_people: that are trained on in all.
+    note: what the vaults say of their secrets.
   """
-  trainings = [num_centres - j for j in range(num_centres)]
+  centres = orders[0]
+  trainings = {c: sum(len(order) - order.index(c) for order in orders) for c in centres}
+  largest = delta * max(trainings.values())
   return {
     "epsilon_a_training": epsilon,
-    "epsilon_by_centre": [n * epsilon for n in trainings],
-    "delta_by_centre": [n * delta for n in trainings],
-    "statement": "People of the first centre take part in every training while they are remembered."
-    " A memory, or a synthesiser, that was made without privacy protects nobody. The other arms of"
-    " this run, and its trainings at one centre or at all, protect nobody: what is derived from"
+    "num_courses": len(orders),
+    "epsilon_by_centre": {c: n * epsilon for c, n in trainings.items()},
+    "delta_by_centre": {c: n * delta for c, n in trainings.items()},
+    "statement": "Protected: the data of one person that is trained on, all volumes of it, against"
+    " a blank in their place. Who takes part, how many they are and who is remembered are public."
+    " Remembered people take part in every later training and pay for each; the figures are of all"
+    " courses of this run together."
+    + (
+      f" The composed delta reaches {largest:.2g}, which is not small beside 1 / {num_people}"
+      " people: lower private_delta."
+      if largest * num_people >= 1
+      else ""
+    )
+    + " A memory, or a synthesiser, that was made without privacy protects nobody. The other arms"
+    " of this run, and its trainings at one centre or at all, protect nobody: what is derived from"
     " their networks is not private, differences between arms included. Nor is anyone protected"
     " whom networks are tested on."
     + (f" Keys come from the seed, which stands in config.json: {note}." if note else ""),

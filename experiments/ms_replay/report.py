@@ -210,17 +210,15 @@ def _privacy(report: Report, results: dict[str, Any]) -> None:
     return
   report.section("What private replay costs", found["statement"])
   report.table(
-    ["place in the order", "epsilon", "delta"],
+    ["centre", "epsilon", "delta"],
     [
-      [place + 1, epsilon, delta]
-      for place, (epsilon, delta) in enumerate(
-        zip(found["epsilon_by_centre"], found["delta_by_centre"], strict=True)
-      )
+      [c, epsilon, found["delta_by_centre"][c]] for c, epsilon in found["epsilon_by_centre"].items()
     ],
-    "Of the people of a centre that may be remembered, over the trainings of one course, by plain"
-    f" composition; the unit is one person. The run has {found['num_courses']} such courses: all"
-    f" together cost {found['num_courses']} times as much.",
+    "Of the remembered people of a centre, over all trainings of the run's"
+    f" {found['num_courses']} private course(s), by plain composition; the unit is one person.",
   )
+  for name, statement in found["statements"].items():
+    report.note(f"{name}: {statement}")
   report.note(f"Without any privacy: {', '.join(found['unprotected'])}.")
 
 

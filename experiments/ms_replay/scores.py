@@ -65,14 +65,19 @@ def _privacy(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
   if "replay-private" not in config.arms:
     return {}
   others = [arm for arm in config.arms if arm != "replay-private"]
+  courses = trained.courses["replay-private"]
   cost = private.cost(
     config.private_epsilon,
     config.private_delta,
-    len(study.centres),
-    NOT_PRIVATE if config.secrets == "seed" else "",
+    [[study.centres[c] for c in course.order] for course in courses],
+    num_people=sum(study.num_train.values()),
+    note=NOT_PRIVATE if config.secrets == "seed" else "",
   )
-  num_courses = len(trained.courses["replay-private"])
-  return {**cost, "num_courses": num_courses, "unprotected": [*others, SINGLE, MULTI]}
+  return {
+    **cost,
+    "statements": {stage.name: stage.statement for stage in courses[0].stages},
+    "unprotected": [*others, SINGLE, MULTI],
+  }
 
 
 def matrix(course: Course, study: Study, metric: str = "dice") -> np.ndarray:
@@ -197,7 +202,7 @@ def _bwt(
       if name in kept
     ]
     if parts:
-      changes.append(np.concatenate(parts))
+      changes.append(_joined(parts))
   if not changes:
     return {}
   is_paired = len({course.order for course in courses}) == 1
@@ -212,7 +217,9 @@ def _bwt(
     "covers": interval.covers,
     "below_zero": bool(high < 0),
     "above_zero": bool(low > 0),
-    "equivalent_to_zero": bool(-config.equivalence < low and high < config.equivalence),
+    "equivalent_to_zero": bool(
+      levels[0] in interval.covers and -config.equivalence < low and high < config.equivalence
+    ),
   }
 
 
@@ -227,7 +234,13 @@ def _chosen(
 
 
 def _people(stage: Stage, centres: Sequence[str]) -> np.ndarray:
-  return np.concatenate([_of(stage, centre) for centre in centres])
+  return _joined([_of(stage, centre) for centre in centres])
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+  """[person] of several centres, weighted so that the mean is the mean of the centres' means."""
+  even = sum(len(part) for part in parts) / len(parts)
+  return np.concatenate([part * (even / len(part)) for part in parts])
 
 
 def _of(stage: Stage, centre: str, metric: str = "dice") -> np.ndarray:

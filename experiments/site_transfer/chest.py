@@ -83,6 +83,9 @@ def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Settin
     ),
     SITES[1]: chest.chest_xray14(paths[1], class_names=classes[1], size=config.shape),
   }
+  # A policy is a guess to train on: tests take certain labels alone.
+  certain = chest.chexpert(paths[0], class_names=classes[0], uncertain="ignore", size=config.shape)
+  judges = {SITES[0]: certain, SITES[1]: sources[SITES[1]]}
   is_own = config.classes == "own"
   first = len(classes[0])
   heads = (first, len(classes[1])) if is_own else (first,)
@@ -91,7 +94,7 @@ def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Settin
   if is_own:
     names = tuple(f"{site}: {c}" for site, own in zip(SITES, classes, strict=True) for c in own)
   sites = {
-    site: _site(config, site, source, own, sum(heads), seed)
+    site: _site(config, site, source, judges[site], own, sum(heads), seed)
     for (site, source), own in zip(sources.items(), columns, strict=True)
   }
   _check_pictures(sites)
@@ -117,12 +120,15 @@ def _site(
   config: DataConfig,
   name: str,
   source: chest.ChestRadiographs,
+  judge: chest.ChestRadiographs,
   columns: range,
   width: int,
   seed: int,
 ) -> _Site:
+  """Pictures of a site; `judge` has the labels of the test part."""
   indices = parted(config, source.subjects, seed)
-  train, test = (_read(source, name, indices[part], columns, width) for part in ("train", "test"))
+  train = _read(source, name, indices["train"], columns, width)
+  test = _read(judge, name, indices["test"], columns, width)
   check.require(
     test.scored,
     f"a finding that is present and absent among the people tested at {name}",

@@ -127,7 +127,9 @@ class Config(DataConfig):
     mode: of `fit_many`.
     threshold: Dice, or AUROC, that the source's network must lose against the oracle for a pair to
       count.
-    tolerance_mm: of the surface Dice.
+    tolerance_mm: of the surface Dice; below the voxel size it asks surfaces to coincide.
+    surface: "voxel" counts boundary voxels; "surfel" weighs pieces of surface by their area, as the
+      paper's tool does; volumes only.
     margin: of either score, that a difference has to exceed to be called one.
     log_every: steps between two log rows.
     checkpoint_every: steps between two checkpoints.
@@ -161,6 +163,7 @@ class Config(DataConfig):
   mode: runs.Mode = "sequential"
   threshold: float = 0.02
   tolerance_mm: float = 1.0
+  surface: Literal["voxel", "surfel"] = "voxel"
   margin: float = 0.01
   log_every: int = 50
   checkpoint_every: int = 1000

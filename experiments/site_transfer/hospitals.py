@@ -26,10 +26,13 @@ def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Settin
 
   Raises:
     InputError: sites with different channels or labels, a pair of unknown sites, a wrong number of
-      folders, identical images in two parts, and whatever the sources refuse.
+      folders, identical images in two parts, images at two sites that look like one scan, and
+      whatever the sources refuse.
   """
   sites = _sites(config, paths, seed)
   together = _together(sites)
+  if config.data_source == "folders":
+    _check_homes(together)
   names = config.pairs or _all_pairs(config, list(sites))
   used = list(dict.fromkeys(site for name in names for site in sites_of(name, sites)))
   cases = {name: _cases(config, name, sites[name], used, seed) for name in used}
@@ -87,6 +90,20 @@ def _together(sites: Mapping[str, Source]) -> Source:
       " other labels is there for radiographs)",
     )
   return data.concat(sites)
+
+
+def _check_homes(together: Source) -> None:
+  """Refuses folders of two sites that hold one person, as far as images tell."""
+  home: dict[str, tuple[str, str]] = {}
+  people = slice_stacks.alike_together(together)
+  for person, site, name in zip(people, together.domains, together.subjects, strict=True):
+    first, other = home.setdefault(person, (site, name))
+    check.require(
+      first == site,
+      "other people at every site",
+      f"{other} of {first} and {name} of {site}, which look like one scan",
+      "remove one: a person at two sites may be trained on and tested",
+    )
 
 
 def _folders(config: DataConfig, paths: Sequence[pathlib.Path]) -> dict[str, Source]:

@@ -24,7 +24,7 @@ def rate_of(config: Config, optimiser: Optimiser, num_epochs: int) -> optax.Sche
 
 def drop_of(config: Config, num_epochs: int) -> int:
   """Update at which rates drop."""
-  return num_epochs * 3 // 4 * config.steps_per_epoch
+  return max(num_epochs * config.steps_per_epoch * 3 // 4, 1)
 
 
 def plain_tx(config: Config, optimiser: Optimiser, num_epochs: int) -> optax.GradientTransformation:

@@ -174,9 +174,10 @@ def _verdicts(report: Report, config: Config, setting: Setting, results: dict[st
   report.section(
     "Planned comparisons",
     "Paired differences by hierarchical bootstrap over pairs, seeds and people, against a margin of"
-    f" {config.margin:g}, Holm within each question. few: MMTL against the best of the four"
-    " baselines. source: MMTL against the source's network at the source. history: OCTL against"
-    " fine-tuning and its controls; history matters where OCTL beats octl-none and equal-rate.",
+    f" {config.margin:g}, Holm within each question. few: MMTL against each of four baselines; it"
+    " beats the best only where it beats all. source: MMTL against the source's network at the"
+    " source. history: OCTL against fine-tuning and its controls; history matters where OCTL beats"
+    " octl-none and equal-rate.",
   )
   if results["questions"]:
     report.table(

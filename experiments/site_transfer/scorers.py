@@ -71,6 +71,7 @@ class MaskScorer:
           num_classes=len(names),
           spacing=stack.spacing,
           tolerance_mm=self._config.tolerance_mm,
+          variant=self._config.surface,
         ),
         "dice": metrics.dice(prediction, stack.truth, num_classes=len(names)),
       }

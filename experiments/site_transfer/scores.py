@@ -46,13 +46,14 @@ class Tables:
   ) -> np.ndarray:
     """[pair, seed, person]; pairs test other people, so the person axis holds places.
 
-    Sites with fewer people than the largest repeat theirs in turn.
+    Sites with fewer people than the largest repeat theirs in turn, moved to the mean of all: every
+    pair keeps the mean that the tables show.
     """
     cells = [
       [self.people(optimiser, arm, size, role, p, s, metric) for s in self.seeds] for p in pairs
     ]
     most = max((len(cell) for row in cells for cell in row), default=0)
-    return np.array([[np.resize(cell, most) for cell in row] for row in cells])
+    return np.array([[_repeated(cell, most) for cell in row] for row in cells])
 
   def published(
     self, optimiser: str, arm: str, size: float, role: str, pairs: Sequence[str], metric: str
@@ -65,6 +66,11 @@ class Tables:
     ] if is_scored else [np.nan]  # fmt: skip
     spread = float(np.std(by_seed, ddof=1)) if len(by_seed) > 1 else float("nan")
     return {"mean": float(np.mean(by_seed)), "std": spread}
+
+
+def _repeated(values: np.ndarray, size: int) -> np.ndarray:
+  found = np.resize(values, size)
+  return found + (values.mean() - found.mean()) if size % len(values) else found
 
 
 def results(
@@ -161,7 +167,7 @@ def questions(
 ) -> list[dict[str, Any]]:
   """Planned comparisons under every optimiser and at every size, Holm within each.
 
-  "few": MMTL against the best of the four baselines at the target. "source": MMTL against the
+  "few": MMTL against each of the four baselines at the target. "source": MMTL against the
   source's network at the source. "history": OCTL against fine-tuning and against every control.
   """
   rows = []
@@ -180,9 +186,7 @@ def questions(
         target: dict[str, np.ndarray] = {arm: cube(arm, "target", metric) for arm in present}
         baselines = [arm for arm in BASELINES if arm in present]
         if "mmtl" in present and baselines:
-          best = max(baselines, key=lambda arm: float(target[arm].mean()))
-          asked = {best: target[best], "mmtl": target["mmtl"]}
-          rows += _asked(config, "few", about, asked, best)
+          rows += _against(config, "few", about, target, "mmtl", baselines)
           kept = {
             SOURCE_MODEL: cube(NO_TRANSFER, "source", metric, size=0),
             "mmtl": cube("mmtl", "source", metric),
@@ -190,11 +194,22 @@ def questions(
           rows += _asked(config, "source", about, kept, SOURCE_MODEL)
         against = [arm for arm in ("fine-tune", *CONTROLS) if arm in present]
         if "octl" in present and against:
-          # Verdicts are OCTL's: every control is the reference of a comparison of its own.
-          asked = {arm: target["octl"] - target[arm] for arm in against}
-          asked["nothing"] = np.zeros_like(target["octl"])
-          rows += _asked(config, "history", about, asked, "nothing", swap="octl")
+          rows += _against(config, "history", about, target, "octl", against)
   return rows
+
+
+def _against(
+  config: Config,
+  question: str,
+  about: Mapping[str, Any],
+  scores: Mapping[str, np.ndarray],
+  arm: str,
+  references: Sequence[str],
+) -> list[dict[str, Any]]:
+  """One arm against several, each the reference of a comparison of its own; Holm over them."""
+  asked = {other: scores[arm] - scores[other] for other in references}
+  asked["nothing"] = np.zeros_like(scores[arm])
+  return _asked(config, question, about, asked, "nothing", swap=arm)
 
 
 def _asked(

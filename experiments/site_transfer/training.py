@@ -106,6 +106,7 @@ class Study:
     self.task = task_of(config, setting.heads)
     self._pool = jax.tree.map(jnp.asarray, setting.pool)
     self._sources: dict[tuple[str, Optimiser, int], Trained] = {}
+    self._oracles: dict[Any, Trained] = {}
     self._rebuilt: dict[tuple[str, Optimiser, int], PyTree] = {}
     self._routed: dict[tuple[int, int], Apply] = {}
 
@@ -114,6 +115,12 @@ class Study:
     key = (pair.sources, optimiser, seed)
     if key not in self._sources:
       if self.config.source_weights:
+        check.require(
+          not self._sources or key[0] == next(iter(self._sources))[0],
+          "pairs of one source with --source_weights",
+          f"{key[0]} beside {next(iter(self._sources), ('',))[0]}",
+          "name pairs of the site that the file was trained on: --pairs a>b a>c",
+        )
         held = weights.read_weights(self.config.source_weights).arrays
         fresh, _ = self._fresh(seed)
         params = weights.load_into(fresh, held, strict=True, say=lambda text: None).params
@@ -127,7 +134,11 @@ class Study:
   def oracle(self, pair: Pair, optimiser: Optimiser, seed: int) -> Trained:
     """A network of all of the target's training people, from scratch."""
     rows, name = np.concatenate(pair.units), f"oracle-{pair.name.replace('>', '_to_')}"
-    return self._from_scratch(rows, pair.target_head, optimiser, seed, name)
+    key = (rows.tobytes(), pair.target_head, optimiser, seed)
+    if key not in self._oracles:  # pairs of one target share it
+      own = self._from_scratch(rows, pair.target_head, optimiser, seed, name)
+      self._oracles[key] = own
+    return self._oracles[key]
 
   def adapt(self, arm: Arm, of: Sequence[Run]) -> list[Trained]:
     """All runs of an arm under one optimiser; those of one program together."""

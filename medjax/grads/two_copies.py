@@ -10,6 +10,8 @@ convolution or anything else that is more than elementwise:
 Under vmap z differs by example and the copies do not, so that no convolution becomes a grouped one,
 which takes more than ten times as long on a CPU. Elementwise operations (scales and biases) mix the
 parameters instead, which is as exact and costs nothing.
+
+Forward it is a choice: the copy that is not chosen may hold anything.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +23,9 @@ import jax.numpy as jnp
 from medjax.grads.ghost.program import Literal, Operation, Site, read, trace
 from medjax.types import Array, Params, PyTree
 
-_ELEMENTWISE = ("add", "sub", "mul", "div")
+# Operations that are linear in a parameter, element by element, and such that only move it.
+_ELEMENTWISE = ("add", "sub", "mul")
+_MOVES = ("broadcast_in_dim", "reshape", "squeeze", "transpose", "convert_element_type", "slice")
 
 
 def chosen(
@@ -67,12 +71,18 @@ def chosen(
 def _choice_of(operation: Operation, site: Site, z: Sequence[Any]) -> Any:
   """The one scalar that decides an operation; None where parameters are to be mixed."""
   first, *rest = [z[cut.leaf] for cut in site.cuts]
+  is_linear = operation.primitive.name in _ELEMENTWISE and all(
+    step.primitive.name in _MOVES for step in site.tail
+  )
   is_one = all(other is first for other in rest)
-  return first if is_one and operation.primitive.name not in _ELEMENTWISE else None
+  return first if is_one and not is_linear else None
 
 
 def _mix(z: Any, a: Any, b: Any) -> Any:
-  if not jnp.issubdtype(jnp.result_type(a), jnp.inexact):
-    return jnp.where(z > 0.5, a, b)
-  z = jnp.asarray(z, a.dtype)
-  return z * a + (1 - z) * b
+  """a or b, whatever the other is; the gradient in z is a - b where that is finite."""
+  found = jnp.where(z > 0.5, a, b)
+  if not jnp.issubdtype(found.dtype, jnp.inexact):
+    return found
+  difference = jax.lax.stop_gradient(jnp.where(jnp.isfinite(a - b), a - b, 0))
+  move = jnp.asarray(z - jax.lax.stop_gradient(z), found.dtype)
+  return found + move * difference

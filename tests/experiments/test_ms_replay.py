@@ -11,10 +11,11 @@ import pytest
 from scipy import ndimage
 
 from experiments import ms_replay
-from experiments.ms_replay import courses, hospitals, report, simulation
+from experiments.ms_replay import courses, hospitals, report, scores, simulation
 from experiments.ms_replay import jobs as jobs_module
 from experiments.ms_replay.bench import Bench, scores_of
 from experiments.ms_replay.config import Config, check_space, orders_of, runs_of
+from experiments.ms_replay.jobs import part_of, people_of
 from experiments.ms_replay.private import cost, of_random_patch, population
 from medjax import cli
 from medjax.check import InputError
@@ -224,10 +225,46 @@ def test_private_replay_sees_centre_and_memory_as_one_population():
   assert seen == [(16, 16, 1)]
 
 
-def test_who_is_remembered_pays_at_every_later_centre():
-  found = cost(8.0, 1e-3, 3)
-  assert found["epsilon_by_centre"] == [24.0, 16.0, 8.0]
-  np.testing.assert_allclose(found["delta_by_centre"], [3e-3, 2e-3, 1e-3])
+def test_who_is_remembered_pays_at_every_later_centre_of_every_course():
+  found = cost(8.0, 1e-3, ["abc", "cba"], num_people=100)
+  assert found["epsilon_by_centre"] == {"a": 24.0 + 8.0, "b": 16.0 + 16.0, "c": 8.0 + 24.0}
+  np.testing.assert_allclose(found["delta_by_centre"]["a"], 4e-3)
+  assert "1 / 100" not in found["statement"]
+  assert "1 / 300" in cost(8.0, 1e-3, ["abc", "cba"], num_people=300)["statement"]
+
+
+def fake_bench(subjects, num_validation=0):
+  return types.SimpleNamespace(
+    study=types.SimpleNamespace(subjects=subjects),
+    config=types.SimpleNamespace(num_validation=num_validation),
+  )
+
+
+def test_a_person_of_several_scans_counts_once():
+  bench = fake_bench(("p", "p", "q", "r", "r"))
+  split = {"a": {"test": (0, 1, 2)}, "b": {"test": (4, 3)}}
+  volumes = {"a": {"dice": np.array([0.2, 0.4, 0.9])}, "b": {"dice": np.array([0.0, 1.0])}}
+  found = people_of(bench, split, volumes)
+  np.testing.assert_allclose(found["a"]["dice"], [0.3, 0.9])
+  np.testing.assert_allclose(found["b"]["dice"], [0.5])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_validation_takes_whole_people_and_leaves_one_on_each_side(seed):
+  bench = fake_bench(("p", "p", "q", "r", "s", "s", "t"), num_validation=5)
+  current, remembered, validation = part_of(bench, (0, 1, 2), (3, 4, 5, 6), seed, "x")
+  assert current and remembered and validation
+  assert sorted([*current, *remembered, *validation]) == list(range(7))
+  people = [{bench.study.subjects[i] for i in part} for part in (current, remembered, validation)]
+  assert not people[2] & (people[0] | people[1])
+
+
+def test_claims_and_tables_are_of_one_mean():
+  """Centres of 1 and 3 people count alike, as in the tables."""
+  parts = [np.array([1.0]), np.array([0.0, 0.3, 0.6])]
+  joined = scores._joined(parts)
+  np.testing.assert_allclose(joined.mean(), np.mean([part.mean() for part in parts]))
+  assert scores._joined([np.arange(3.0), np.arange(3.0)]).tolist() == [0, 1, 2, 0, 1, 2]
 
 
 def folder(root, seed, names=("a", "b", "c"), *, spacing=1.0, lesion=True, twin=False):
@@ -471,6 +508,7 @@ def test_a_private_run_names_and_shows_nobody(tmp_path):
   said = results["privacy"]
   assert said["unprotected"] == ["replay", "single-domain", "multi-domain"]
   assert "protect nobody" in said["statement"] and said["num_courses"] == 1
+  assert all("epsilon = " in text for text in said["statements"].values())
   page = (tmp_path / "run" / "report.html").read_text()
   assert "protect nobody" in page and "A test person of" not in page
   for path in (tmp_path / "run").iterdir():

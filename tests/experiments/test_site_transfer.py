@@ -112,6 +112,24 @@ def test_published_figures_are_means_over_pairs_and_then_over_seeds():
   assert np.isnan(tables.published("adam", "octl", 1, "target", [], "dice")["mean"])
 
 
+def test_sites_of_unequal_size_keep_the_mean_of_the_tables():
+  """Verdicts are of the mean that the tables show: .5 and not .417 moved by repeated people."""
+  rows = rows_of({("octl", 1, "target"): np.array([[[1.0, 0.0, 0.0]]])})
+  rows += [{**r, "pair": "b"} for r in rows_of({("octl", 1, "target"): np.full((1, 1, 4), 0.5)})]
+  tables = Tables(rows)
+  asked = ("adam", "octl", 1, "target", ["a", "b"], "dice")
+  np.testing.assert_allclose(tables.cube(*asked).mean(), tables.published(*asked)["mean"])
+  np.testing.assert_allclose(tables.cube(*asked).mean(), (1 / 3 + 1 / 2) / 2)
+
+
+def test_a_person_at_two_sites_is_refused(tmp_path):
+  names = ("a_1", "b_1", "c_1", "d_1", "e_1", "f_1")
+  roots = [site(tmp_path / name, 0, names) for name in ("old", "new")]  # the same scans
+  config = Config(data_source="folders", shape=(12, 12), subject_pattern=r"(.)_\d")
+  with pytest.raises(InputError, match="other people at every site"):
+    hospitals.load(config, roots, 0)
+
+
 def test_a_pair_without_a_gap_stays_out(tmp_path):
   """Pair b loses one point against its oracle: under two, so that tables hold pair a alone."""
   config, setting = setting_of(tmp_path, arms=("fine-tune", "mmtl"), optimisers=("adam",),

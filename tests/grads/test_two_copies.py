@@ -100,15 +100,36 @@ def test_no_convolution_is_grouped_under_vmap():
 
 
 def test_values_without_parameters_and_whole_numbers_pass():
-  """A leaf that enters as a table of whole numbers is chosen, not mixed."""
+  """What does not come from a leaf is as it is; whole numbers that do are chosen."""
 
   def fn(p, x):
-    return x * 2.0, (p["w"] * x).sum(), jnp.int32(3)
+    return x * 2.0, (p["w"] * x).sum(), (p["w"] @ x > 1).astype(jnp.int32)
 
   z = {"w": jnp.array(1.0)}
-  doubled, product, three = chosen(fn, {"w": jnp.ones(2)}, {"w": jnp.zeros(2)}, z, jnp.ones(2))
+  doubled, product, one = chosen(fn, {"w": jnp.ones(2)}, {"w": jnp.zeros(2)}, z, jnp.ones(2))
   np.testing.assert_array_equal(doubled, [2, 2])
-  assert product == 2 and three == 3
+  assert product == 2 and one == 1
+
+
+@pytest.mark.parametrize("bad", [jnp.inf, jnp.nan])
+def test_the_copy_that_is_not_chosen_may_hold_anything(bad):
+  def fn(p, x):
+    return (p["w"] @ x).sum() + (p["b"] * x).sum()
+
+  good = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+  broken = jax.tree.map(lambda leaf: jnp.full_like(leaf, bad), good)
+  z = {"w": jnp.array(1.0), "b": jnp.array(1.0)}
+  value, gradient = jax.value_and_grad(lambda g: chosen(fn, g, broken, z, jnp.ones(2)))(good)
+  assert value == 6
+  jax.tree.map(np.testing.assert_array_equal, gradient, jax.tree.map(jnp.ones_like, good))
+
+
+def test_the_gradient_of_a_choice_where_a_parameter_is_divided_by_or_mapped():
+  """Not linear in the parameter, so outputs are mixed: the difference of the outputs."""
+  first, second, x = {"w": jnp.array(2.0)}, {"w": jnp.array(4.0)}, jnp.array(3.0)
+  for fn in (lambda p, x: x / p["w"], lambda p, x: jnp.exp(p["w"]) * x):
+    found = jax.grad(lambda z, fn=fn: chosen(fn, first, second, {"w": z}, x))(1.0)
+    np.testing.assert_allclose(found, fn(first, x) - fn(second, x), rtol=1e-6)
 
 
 def test_gradients_of_one_example_can_still_be_taken_apart():
