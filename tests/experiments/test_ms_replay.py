@@ -469,7 +469,7 @@ TINY = {
   "released_code": "--patch 8 8 8 --widths 2 4 --window 8 8 8 --num_epochs 1",
 }
 VOLUMES = "--num_train 2 2 --num_test 2 --shape 16 16 16 --num_steps 2"
-CHEAP = ("simulated8", "released_code")
+CHEAP = ("released_code",)
 
 
 @pytest.mark.parametrize(
@@ -501,6 +501,7 @@ def test_a_tiny_case_of_every_preset_runs_to_its_end(tmp_path, name):
   assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.slow  # two private programs
 def test_a_private_run_names_and_shows_nobody(tmp_path):
   words = "--num_train 3 3 --arms replay replay-private".split()
   run("demo", *SMALL, *words, "--workdir", str(tmp_path / "run"))

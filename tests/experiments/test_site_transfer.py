@@ -92,6 +92,20 @@ def test_a_finished_run_is_not_repeated(finished, capsys):
   assert "finished" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_every_arm_under_both_optimisers_runs_to_its_end(tmp_path):
+  run("demo", *TINY[:-4], "--arms", *ARMS, "--optimisers", "adam", "sgd", "--workdir",
+      str(tmp_path / "run"))  # fmt: skip
+  results = json.loads((tmp_path / "run" / "results.json").read_text())
+  for optimiser, found in results["optimisers"].items():
+    arms = found["sizes"]["1"]
+    assert set(arms) == set(Config(arms=ARMS).arms_of(optimiser))
+    for roles in arms.values():
+      assert all(0 <= roles[role]["dice"]["mean"] <= 1 for role in ("target", "source"))
+  few = [r["reference"] for r in results["questions"] if r["question"] == "few"]
+  assert set(few) == {"fine-tune", "first-layers", "l2-sp", "spottune"}
+
+
 def rows_of(values):
   """A row for each (arm, size, role) -> [pair, seed, person] Dice."""
   rows = []
