@@ -21,9 +21,16 @@ def _blocks(x: jax.Array, fill: float | None) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-  """Maximum over 2 x 2 (x 2) blocks, [batch, *ceil(space / 2), channel]."""
+  """Maximum over 2 x 2 (x 2) blocks, [batch, *ceil(space / 2), channel].
+
+  Pair by pair: the gradient of `jnp.max` divides by how often the maximum is found, which is never
+  where XLA computes its operand anew with other rounding, and then it is NaN.
+  """
   blocks = _blocks(x, -jnp.inf)
-  return blocks.max(axis=tuple(range(2, blocks.ndim - 1, 2)))
+  for axis in range(blocks.ndim - 2, 1, -2):
+    first, second = (jax.lax.index_in_dim(blocks, i, axis, keepdims=False) for i in (0, 1))
+    blocks = jnp.maximum(first, second)
+  return blocks
 
 
 def mean_pool(x: jax.Array) -> jax.Array:

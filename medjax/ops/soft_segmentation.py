@@ -34,7 +34,8 @@ def normalised_relu(
     couple_batch: divide by the maximum of the whole batch, inside a vmap whose axis is "batch".
   """
   positive = jax.nn.relu(at_least_float32(logits))
-  largest = positive.max()
+  flat = positive.reshape(-1)
+  largest = flat[flat.argmax()]  # not max(), whose gradient divides by a count, see `ops.pooling`
   if couple_batch:
     largest = _over_batch(lambda: jax.lax.all_gather(largest, BATCH_AXIS).max())
   return jnp.where(largest > 0, positive / jnp.where(largest > 0, largest, 1.0), 0.0)

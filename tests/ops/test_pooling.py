@@ -43,3 +43,12 @@ def test_depth_to_space_is_a_stride_two_transposed_convolution():
   want = jax.lax.conv_transpose(x, kernel[::-1, ::-1], (2, 2), "VALID")
   corners = jnp.einsum("bhwi,yxio->bhwyxo", x, kernel).reshape(2, 3, 4, 24)
   np.testing.assert_allclose(pooling.depth_to_space(corners, (6, 8)), want, atol=1e-5)
+
+
+def test_every_block_hands_its_gradient_to_its_largest_elements():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 6, 2)), jnp.float32)
+  x = x.at[0, :2, :2].set(1.0)  # a block of ties
+  gradient = jax.jit(jax.grad(lambda x: pooling.max_pool(x).sum()))(x)
+  blocks = gradient.reshape(1, 2, 2, 3, 2, 2).sum((2, 4))
+  np.testing.assert_allclose(blocks, np.ones((1, 2, 3, 2)))
+  np.testing.assert_allclose(gradient[0, :2, :2], 0.25)
