@@ -99,7 +99,7 @@ def test_every_arm_under_both_optimisers_runs_to_its_end(tmp_path):
   results = json.loads((tmp_path / "run" / "results.json").read_text())
   for optimiser, found in results["optimisers"].items():
     arms = found["sizes"]["1"]
-    assert set(arms) == set(Config(arms=ARMS).arms_of(optimiser))
+    assert set(arms) == set(Config(**ADAM, arms=ARMS).arms_of(optimiser))
     for roles in arms.values():
       assert all(0 <= roles[role]["dice"]["mean"] <= 1 for role in ("target", "source"))
   few = [r["reference"] for r in results["questions"] if r["question"] == "few"]
