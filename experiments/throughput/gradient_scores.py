@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.throughput.distance_bench import measure
-from experiments.throughput.measuring import Program
 from medjax import grads, losses, nets, tree
 from medjax.grads.sketch import sketched
 
@@ -58,15 +57,6 @@ def short(loss: Callable[..., jax.Array], params: Any, batch: Any) -> jax.Array:
 def cosines(rows: jax.Array) -> jax.Array:
   unit = rows / jnp.maximum(jnp.linalg.norm(rows, axis=1, keepdims=True), 1e-30)
   return unit @ unit.T
-
-
-def programs(batch_size: int = 64, side: int = 32) -> list[Program]:
-  """Rows for `experiments.throughput`: whole gradients, then sketches."""
-  loss, params, batch = problem(batch_size, side)
-  return [
-    Program("gradients, chunked vmap", functools.partial(whole, loss), (params, batch), batch_size),
-    Program(f"sketches of {SIZE}", functools.partial(short, loss), (params, batch), batch_size),
-  ]
 
 
 def rows(batch_size: int, side: int) -> tuple[dict[str, Callable[[], Any]], dict[str, int]]:
