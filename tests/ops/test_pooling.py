@@ -52,5 +52,5 @@ def test_every_block_hands_its_gradient_to_its_largest_elements():
   blocks = gradient.reshape(1, 2, 2, 3, 2, 2).sum((2, 4))
   np.testing.assert_allclose(blocks, np.ones((1, 2, 3, 2)))
   np.testing.assert_allclose(gradient[0, :2, :2], 0.25)
-  # The gradient of reduce_max counts maxima and divides by the count: NaN where none is found again.
+  # The gradient of reduce_max divides by a count of maxima: NaN where none is found again.
   assert "reduce_max" not in str(jax.make_jaxpr(jax.grad(lambda x: pooling.max_pool(x).sum()))(x))
