@@ -45,6 +45,7 @@ _NEAREST = 8  # cases of other people that a case is compared with, and that sta
 _FEWEST = 4  # with fewer others, anatomy and detail cannot be told apart
 _FEWEST_CELLS = 4  # that the detail of an image must fill
 _ROWS = 1024  # of the similarity matrix at a time
+_DECIMALS = 4  # of every similarity: sums of products differ in the last bits between processors
 
 
 class Pair(NamedTuple):
@@ -52,7 +53,8 @@ class Pair(NamedTuple):
 
   Attributes:
     first, second: positions in the source, first < second.
-    similarity: correlation of what they do not share with other people, in [-1, 1].
+    similarity: correlation of what they do not share with other people, in [-1, 1], rounded to four
+      decimals. Every order and comparison uses the rounded value, so that all machines agree.
   """
 
   first: int
@@ -252,14 +254,21 @@ def _compared(aligned: np.ndarray, people: np.ndarray) -> Iterator[tuple[int, in
 
   for i, row in enumerate(best):
     candidates = min(3 * _NEAREST, len(row))
-    near = np.argpartition(-row, candidates - 1)[:candidates]
-    near = [j for j in near[np.argsort(-row[near])].tolist() if row[j] > -np.inf]
+    near = [j for j in _largest(row, candidates).tolist() if row[j] > -np.inf]
     moved = {j: _unit(windows.cut(aligned[j : j + 1], windows.offsets[way[i, j]]))[0] for j in near}
     for j in near[:_NEAREST]:
       others = [moved[c] for c in near if people[c] != people[j]][:_NEAREST]
       if len(others) >= _FEWEST:
         anatomy = np.mean(others, axis=0)
-        yield i, j, _correlation(flat[i] - anatomy, moved[j] - anatomy)
+        yield i, j, round(_correlation(flat[i] - anatomy, moved[j] - anatomy), _DECIMALS)
+
+
+def _largest(row: np.ndarray, count: int) -> np.ndarray:
+  """Positions of the `count` largest rounded values, the largest first; ties go to the first."""
+  rounded = np.round(row, _DECIMALS)
+  least = np.partition(rounded, -count)[-count]
+  candidates = np.flatnonzero(rounded >= least)
+  return candidates[np.argsort(-rounded[candidates], kind="stable")][:count]
 
 
 def _unit(pictures: np.ndarray) -> np.ndarray:

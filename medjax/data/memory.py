@@ -134,7 +134,7 @@ def herding(features: np.ndarray, size: int) -> tuple[int, ...]:
   for count in range(1, min(size, len(features)) + 1):
     distance = np.linalg.norm(mean - (total + features) / count, axis=1)
     distance[chosen] = np.inf
-    chosen.append(int(distance.argmin()))
+    chosen.append(_first_smallest(distance))
     total = total + features[chosen[-1]]
   return tuple(chosen)
 
@@ -153,13 +153,24 @@ def diverse(gradients: np.ndarray, size: int) -> tuple[int, ...]:
   unit = np.divide(gradients, norm, out=np.zeros_like(gradients), where=norm > 0)
   cosine = unit @ unit.T
   np.fill_diagonal(cosine, 0.0)
-  chosen = [int(cosine.sum(1).argmin())]
+  chosen = [_first_smallest(cosine.sum(1))]
   cost = np.zeros(len(gradients))
   while len(chosen) < min(size, len(gradients)):
     cost += cosine[chosen[-1]]
     cost[chosen[-1]] = np.inf
-    chosen.append(int(cost.argmin()))
+    chosen.append(_first_smallest(cost))
   return tuple(chosen[:size])
+
+
+def _first_smallest(values: np.ndarray) -> int:
+  """Position of the smallest value, the first of those that differ by rounding alone.
+
+  Sums and products differ in their last bits between processors, and equal candidates must not be
+  chosen by them.
+  """
+  finite = values[np.isfinite(values)]
+  tolerance = 1e-9 * float(np.abs(finite).max(initial=0.0))
+  return int(np.flatnonzero(values <= values.min() + tolerance)[0])
 
 
 def _table(name: str, values: np.ndarray) -> np.ndarray:

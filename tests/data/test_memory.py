@@ -97,3 +97,12 @@ def test_diverse_opposes_what_it_has_by_brute_force():
 def test_features_that_are_not_finite_are_refused():
   with pytest.raises(InputError, match="finite gradients"):
     memory.diverse(np.array([[np.nan, 1.0]]), 1)
+
+
+def test_equal_candidates_are_taken_in_order_however_their_sums_round():
+  """Four people at the corners of a square, turned: all of them fit equally well, at first."""
+  corners = np.array([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
+  for angle in np.linspace(0.1, 1.5, 20):
+    turned = corners @ [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    assert memory.herding(turned, 2) == (0, 2)
+    assert memory.diverse(turned, 2) == (0, 2)
