@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Every room, and every file of medjax that is a room of its own; command lines have --help instead.
+ROOMS := $(subst /,.,$(patsubst %/__init__.py,%,$(wildcard medjax/*/__init__.py kernels/__init__.py)))
+FILES := $(subst /,.,$(basename $(filter-out medjax/__% medjax/cli.py,$(wildcard medjax/*.py))))
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test doctest test-slow test-processors test-newest lint types docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/python -m experiments.learn2synth demo --workdir runs/demo
@@ -11,8 +14,26 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 2
 
+doctest: $(VENV)/test.stamp
+	$(BIN)/python -m pytest --doctest-modules medjax kernels experiments
+
+# Slow tests run the programs that ship: with the compiler's optimisations.
 test-slow: $(VENV)/test.stamp
-	$(BIN)/python -m pytest -m slow
+	XLA_FLAGS="--xla_backend_optimization_level=3 $(XLA_FLAGS)" $(BIN)/python -m pytest -m slow
+
+# The same suite as other processors would run it: results must not hang on the last bit.
+test-processors: $(VENV)/test.stamp
+	for kernel in Haswell SkylakeX; do for isa in AVX2 AVX512; do \
+	  echo "BLAS kernel $$kernel, XLA $$isa"; \
+	  OPENBLAS_CORETYPE=$$kernel XLA_FLAGS="--xla_cpu_max_isa=$$isa $(XLA_FLAGS)" \
+	  JAX_ENABLE_COMPILATION_CACHE=false $(BIN)/python -m pytest -n 2 || exit 1; \
+	done; done
+
+# The suite with the newest releases that this Python can get, in an environment of its own.
+test-newest:
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable '.[test]'
+	$(VENV)-newest/bin/python -m pytest -n 2
 
 lint: $(VENV)/lint.stamp
 	$(BIN)/ruff check .
@@ -21,8 +42,13 @@ lint: $(VENV)/lint.stamp
 types: $(VENV)/lint.stamp $(VENV)/test.stamp
 	$(BIN)/pyrefly check
 
+# A name in `__all__` that does not resolve is an error; tests/test_docs.py checks names in the text.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -W error::UserWarning -m pdoc -d google -o build/docs $(ROOMS) $(FILES)
+	@echo "open build/docs/index.html"
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VENV)-newest build runs
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
