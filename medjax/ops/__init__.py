@@ -1,6 +1,7 @@
 """Array maths on ONE example: convolution, warping, blur, random fields, distances, styles.
 
-The modules hold more than is exported here, such as `medjax.ops.conv.conv_general_dilated` and `medjax.ops.warp`.
+The modules hold more than is exported here, such as `medjax.ops.conv.conv_general_dilated` and
+`medjax.ops.warp`.
 """
 
 from medjax.ops.distance_transform import distance_at, distance_transform
