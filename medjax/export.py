@@ -8,11 +8,10 @@ See `inference.exported` for the file. `python -m medjax.predict --run network.z
 import dataclasses
 import pathlib
 
-from medjax import cli
+from medjax import cli, files
 from medjax.check import require
 from medjax.inference import exported
 from medjax.loading import load_members
-from medjax.train import jsonfile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ def run(config: Config) -> None:
     "pass --member NAME",
   )
   content = exported.export_member(members[0], platforms=config.platforms or None)
-  jsonfile.write_bytes(config.output, content)
+  files.write_bytes(config.output, content)
   print(f"{config.output}: {len(content) / 2**20:.1f} MiB")
 
 

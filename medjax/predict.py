@@ -14,13 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from medjax import cli
+from medjax import cli, files
 from medjax.check import InputError, require
 from medjax.data import cases, manifest, nifti, png
 from medjax.data.volume import Volume
 from medjax.inference import IDENTITY, Ensemble, Member, Symmetry, both, mirrorings, rotations
 from medjax.loading import load_members
-from medjax.train import jsonfile
 from medjax.train.progress import counted
 
 SETTINGS = "prediction.json"
@@ -68,7 +67,7 @@ def predict(
   ensemble = Ensemble(members, overlap=overlap, batch_size=batch_size, symmetries=symmetries)
   preprocess = ensemble.preprocess
   found = cases.find_cases(source, preprocess)
-  settings = jsonfile.plain(
+  settings = files.plain(
     {
       "networks": [(member.name, _digest(member)) for member in members],
       "preprocess": preprocess.to_dict(),
@@ -187,7 +186,7 @@ class _Record:
     path = output / SETTINGS
     record = cls(path, settings, {})
     if path.exists():
-      saved = jsonfile.read(path)
+      saved = files.read_json(path)
       old = saved.get("settings", {})
       record.done.update(saved.get("cases", {}))
       different = [k for k in {**settings, **old} if settings.get(k) != old.get(k)]
@@ -228,7 +227,7 @@ class _Record:
     self._write()
 
   def _write(self) -> None:
-    jsonfile.write(self.path, {"settings": self.settings, "cases": self.done})
+    files.write_json(self.path, {"settings": self.settings, "cases": self.done})
 
 
 def _digest(member: Member) -> str:
@@ -257,10 +256,8 @@ def _write_probabilities(
   path.parent.mkdir(exist_ok=True)
   values = values.astype(np.float32)
   if volume.affine is None:
-    partial = path.with_name(f".{path.name}")
-    with open(partial, "wb") as file:
-      np.savez_compressed(file, probabilities=values)
-    partial.replace(path)
+    with files.replacing(path, suffix=".npz") as temporary:
+      np.savez_compressed(temporary, probabilities=values)
   else:
     nifti.write_like(path, values, case.files[0])
 

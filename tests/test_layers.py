@@ -10,12 +10,13 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Each room may import the rooms named with it, and itself.
-BASE = {"types", "check", "rng", "tree"}
+BASE = {"types", "check", "rng", "tree", "files"}
 MAY_IMPORT = {
   "types": set(),
   "check": {"types"},
   "rng": {"types"},
-  "tree": {"types"},
+  "tree": {"types", "check"},
+  "files": set(),
   "sweeps": {"types", "rng"},
   "ops": BASE | {"kernels"},
   "losses": BASE | {"ops"},

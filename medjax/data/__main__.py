@@ -15,12 +15,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from medjax import cli
+from medjax import cli, files
 from medjax.check import InputError, require
 from medjax.data import inspection, readers
 from medjax.data.inspection import Site
 from medjax.data.prepared import Prepared, prepare
-from medjax.train import Report, jsonfile
+from medjax.train import Report
 from medjax.train.progress import counted
 from medjax.types import Source
 
@@ -98,7 +98,7 @@ def _inspect(config: Config, folder: pathlib.Path, kind: str, source: Source) ->
     for site in sites
   ]
   content = {"kind": kind, "manifest": source.manifest(), "sites": rows}
-  jsonfile.write(output / "summary.json", content)
+  files.write_json(output / "summary.json", content)
   _page(folder, kind, source, sites).write(output / "report.html")
   cells = [list(map(str, row)) for row in (_HEADER, *(_row(site) for site in sites))]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

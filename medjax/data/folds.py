@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from medjax import files
 from medjax.check import InputError, require
 from medjax.data.seeds import generator
 from medjax.data.splits import Splits, some
@@ -133,9 +134,7 @@ def write_splits_final(
     {key: [names[i] for i in splits.indices(part, subjects)] for part, key in _SIDES.items()}
     for splits in drawn
   ]
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-  partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-  os.replace(partial, path)
+  files.write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def _read(path: pathlib.Path) -> list[dict[str, list[str]]]:

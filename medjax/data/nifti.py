@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from medjax import files
 from medjax.check import InputError, require
 from medjax.data.volume import Volume
 
@@ -163,13 +164,8 @@ def _save(image: Any, path: pathlib.Path) -> None:
   """Whole or not at all."""
   import nibabel
 
-  suffix = _suffix(path)
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial{suffix}")
-  try:
-    nibabel.save(image, partial)
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+  with files.replacing(path, suffix=_suffix(path)) as temporary:
+    nibabel.save(image, temporary)
 
 
 def _storage_type(array: np.ndarray) -> type[np.generic]:

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from medjax import files
 from medjax.check import InputError, require
 from medjax.data.volume import Volume
 
@@ -52,12 +53,8 @@ def write_png(path: str | os.PathLike, label: np.ndarray) -> None:
     f"shape {label.shape}, highest value {highest}",
     "use label values that a PNG can hold",
   )
-  partial = path.with_name(f".{path.name}.{os.getpid()}.partial.png")
-  try:
-    Image.fromarray(label.astype(np.uint8 if highest < 256 else np.uint16)).save(partial)
-    os.replace(partial, path)
-  finally:
-    partial.unlink(missing_ok=True)
+  with files.replacing(path, suffix=".png") as temporary:
+    Image.fromarray(label.astype(np.uint8 if highest < 256 else np.uint16)).save(temporary)
 
 
 def read_num_channels(path: str | os.PathLike) -> int:

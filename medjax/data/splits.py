@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from medjax import files
 from medjax.check import InputError, one_of, require
 from medjax.data.manifest import array_digest
 from medjax.data.seeds import generator
@@ -51,9 +52,7 @@ class Splits:
     """Writes JSON; the file appears whole or not at all."""
     path = pathlib.Path(path)
     content = {"seed": self.seed, "parts": {k: list(v) for k, v in self.parts.items()}}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    files.write_text(path, json.dumps(content, indent=2) + "\n")
 
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Splits":

@@ -16,13 +16,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from medjax import cli
+from medjax import cli, files
 from medjax.check import non_negative, require
 from medjax.data import labels, nifti, png
 from medjax.data.dataset_json import read_dataset_json
 from medjax.data.volume import Volume
 from medjax.metrics import case_table, panel, report
-from medjax.train import Report, jsonfile
+from medjax.train import Report
 from medjax.train.progress import counted
 
 _ENDINGS = (*nifti.SUFFIXES, ".png")
@@ -109,7 +109,7 @@ def run(config: Config) -> None:
   content = {"predictions": config.predictions, "truth": config.truth, **settings}
   content |= {"cases": len(rows), "without_prediction": without, "without_truth": extra}
   content |= {"summary": summary, "worst": [w._asdict() for w in worst]}
-  jsonfile.write(output / "summary.json", content)
+  files.write_json(output / "summary.json", content)
   page.write(output / "report.html")
   print("\n".join(_lines(summary)))
   for what, others in (("prediction", without), ("truth", extra)):

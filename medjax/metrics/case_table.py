@@ -10,13 +10,12 @@ import io
 import math
 import os
 import pathlib
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from medjax import check
+from medjax import check, files
 
 _WHOLE = ("fold", "seed")
 _OVERLAP = ("dice", "jaccard", "surface_dice")  # 0 where a structure is missed
@@ -41,7 +40,7 @@ def write_cases(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> N
   table = csv.writer(text, lineterminator="\n")
   table.writerow(columns)
   table.writerows([_text(name, row[name]) for name in columns] for row in rows)
-  _replace(pathlib.Path(path), text.getvalue())
+  files.write_text(path, text.getvalue())
 
 
 def read_cases(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -144,17 +143,3 @@ def _value(name: str, text: str) -> Any:
   if "/" in name:
     return float(text)
   return int(text) if name in _WHOLE else text
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-  try:
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    pathlib.Path(temporary).unlink(missing_ok=True)
-    raise

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen
 
-from medjax import check
+from medjax import check, files
 from medjax.nets.densenet import DenseNet
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
@@ -48,7 +48,9 @@ def describe(module: linen.Module) -> dict[str, Any]:
     for field in dataclasses.fields(module)
     if field.name not in ("parent", "name")
   }
-  return {"class": name, "fields": {key: _plain(value) for key, value in fields.items()}}
+  if fields.get("dtype") is not None:
+    fields["dtype"] = jnp.dtype(fields["dtype"]).name
+  return {"class": name, "fields": files.plain(fields)}
 
 
 def build(spec: Mapping[str, Any]) -> linen.Module:
@@ -63,12 +65,6 @@ def build(spec: Mapping[str, Any]) -> linen.Module:
   if fields.get("dtype") is not None:
     fields["dtype"] = jnp.dtype(fields["dtype"])
   return CLASSES[str(name)](**{key: _tuples(value) for key, value in fields.items()})
-
-
-def _plain(value: Any) -> Any:
-  if isinstance(value, tuple):
-    return [_plain(item) for item in value]
-  return value if value is None or isinstance(value, str | int | float) else jnp.dtype(value).name
 
 
 def _tuples(value: Any) -> Any:

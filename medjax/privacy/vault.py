@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medjax import files
 from medjax.check import InputError, require
 from medjax.types import Key
 
@@ -69,10 +70,10 @@ class Vault:
     lock = _locked(path)
     try:
       if not (path / _LEDGER).exists() and not (path / _SECRET).exists():
-        _replace(path / _LEDGER, json.dumps(_UNUSED))
+        files.write_text(path / _LEDGER, json.dumps(_UNUSED), mode=0o600)
       ledger = _read_ledger(path / _LEDGER)
       if ledger == _UNUSED and not (path / _SECRET).exists():
-        _replace(path / _SECRET, secrets.token_hex(32))
+        files.write_text(path / _SECRET, secrets.token_hex(32), mode=0o600)
       vault = cls(_read_secret(path / _SECRET), path)
       vault._ledger = ledger
     except BaseException:
@@ -147,7 +148,8 @@ class Vault:
 
   def _store(self) -> None:
     if self._path is not None:
-      _replace(self._path / _LEDGER, json.dumps(self._ledger, indent=1))
+      text = json.dumps(self._ledger, indent=1)
+      files.write_text(self._path / _LEDGER, text, mode=0o600)
 
 
 def _locked(path: pathlib.Path) -> int:
@@ -160,21 +162,6 @@ def _locked(path: pathlib.Path) -> int:
       f"the vault {path} for this process alone", "another that holds it", "wait for that run"
     ) from error
   return file
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  """Whole or not at all, on the disk before this returns, mode 0600."""
-  draft = path.with_name(path.name + ".new")
-  with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(draft, path)
-  folder = os.open(path.parent, os.O_RDONLY)
-  try:
-    os.fsync(folder)
-  finally:
-    os.close(folder)
 
 
 def _read_secret(path: pathlib.Path) -> bytes:

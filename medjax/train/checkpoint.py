@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from medjax import files
 from medjax.check import InputError
-from medjax.train import jsonfile
 from medjax.types import PyTree
 
 
@@ -48,13 +48,13 @@ class Checkpoints:
     Args:
       step: number of steps done, above that of every checkpoint here.
       state: a pytree of arrays.
-      manifest: what must be equal when the run goes on; anything `jsonfile.plain` accepts.
+      manifest: what must be equal when the run goes on; anything `files.plain` accepts.
     Raises:
       RuntimeError: orbax did not accept the checkpoint.
     """
     self._checkpointer.wait()
     state = jax.tree.map(_detached, state)
-    record: Any = {"manifest": jsonfile.plain(manifest), "tree": _signature(state)}
+    record: Any = {"manifest": files.plain(manifest), "tree": _signature(state)}
     if self._checkpointer.save_async(step, state, force=True, custom_metadata=record) is None:
       raise RuntimeError(f"expected orbax to save step {step} in {self._path}, got a skipped save")
 
@@ -75,7 +75,7 @@ class Checkpoints:
       raise FileNotFoundError(f"expected a checkpoint in {self._path}, got none; train first")
     record: Any = self._checkpointer.metadata(step).custom_metadata or {}
     remedy = f"restore the old setting, or start in a new directory (checkpoint: {self._path})"
-    _compare("the manifest", record.get("manifest", {}), jsonfile.plain(manifest), remedy)
+    _compare("the manifest", record.get("manifest", {}), files.plain(manifest), remedy)
     _compare("the state", record.get("tree", {}), _signature(template), remedy)
     return step, self._checkpointer.load(step, template)
 

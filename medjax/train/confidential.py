@@ -9,8 +9,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from medjax import files
 from medjax.check import InputError
-from medjax.train import jsonfile
 
 FOLDER = "private"
 _MANIFEST = "data.json"
@@ -40,9 +40,8 @@ def counts(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def write(path: pathlib.Path, value: Any) -> pathlib.Path:
   """Writes JSON that only the owner may read, in a folder that only they may enter."""
   path.parent.mkdir(mode=0o700, exist_ok=True)
-  path.parent.chmod(0o700)  # first: the file itself is readable for a moment
-  jsonfile.write(path, value)
-  path.chmod(0o600)
+  path.parent.chmod(0o700)
+  files.write_json(path, value, mode=0o600)
   return path
 
 
@@ -67,7 +66,7 @@ def check_same(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
       "nothing there",
       f"bring {FOLDER} back, or pass a new directory with --workdir",
     )
-  if jsonfile.read(file) != manifest:
+  if files.read_json(file) != manifest:
     raise InputError(
       f"the data that {directory} was started with",
       "others (files, subjects or the way they are read)",

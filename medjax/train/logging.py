@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from medjax.train import jsonfile
+from medjax import files
 
 FILE = "metrics.jsonl"
 
@@ -49,7 +49,7 @@ def read_rows(path: str | os.PathLike, *, run: str | None = None) -> list[Row]:
         f"expected one JSON object a line in {path}, got {text[:60]!r} on line {position + 1};"
         " remove that line"
       ) from error
-    rows.append({k: v if k == "run" else jsonfile.number(v) for k, v in row.items()})
+    rows.append({k: v if k == "run" else files.number(v) for k, v in row.items()})
   return [row for row in rows if run is None or row["run"] == run]
 
 
@@ -62,9 +62,9 @@ def truncate_rows(path: str | os.PathLike, *, run: str, step: int) -> list[Row]:
   if not path.exists():
     return []
   kept = [row for row in read_rows(path) if row["run"] != run or row["step"] <= step]
-  text = "".join(jsonfile.line(row) + "\n" for row in kept)
+  text = "".join(files.line(row) + "\n" for row in kept)
   if text.encode() != path.read_bytes():
-    jsonfile.write_text(path, text)
+    files.write_text(path, text)
   return [row for row in kept if row["run"] == run]
 
 
@@ -82,7 +82,7 @@ class MetricsWriter:
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
     """Appends a row and hands it to the operating system: it survives the end of this process."""
-    self._file.write(jsonfile.line({"run": self._run, "step": step, **values}) + "\n")
+    self._file.write(files.line({"run": self._run, "step": step, **values}) + "\n")
     self._file.flush()
 
   def sync(self) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from medjax import check
-from medjax.train import figures, jsonfile, page
+from medjax import check, files
+from medjax.train import figures, page
 
 
 class Report:
@@ -200,7 +200,7 @@ class Report:
 
   def write(self, path: str | os.PathLike) -> None:
     """Writes the page, whole or not at all."""
-    jsonfile.write_text(path, self.html())
+    files.write_text(path, self.html())
 
   def _add(self, part: str) -> "Report":
     if not self._sections:

@@ -17,8 +17,9 @@ from typing import IO, Any
 
 import jax
 
+from medjax import files
 from medjax.check import InputError, one_of
-from medjax.train import confidential, jsonfile, writers
+from medjax.train import confidential, writers
 from medjax.train.logging import Writer
 
 CONFIG, RESULTS, TIMING = "config.json", "results.json", "timing.json"
@@ -101,12 +102,12 @@ class RunDirectory:
     for name in log_to:
       one_of("log_to", name, LOGGERS)
     path = pathlib.Path(path)
-    manifest = jsonfile.plain(data_manifest or {})
+    manifest = files.plain(data_manifest or {})
     current = {
       "experiment": experiment,
       "preset": preset,
       "seed": seed,
-      "config": jsonfile.plain(config),
+      "config": files.plain(config),
       "data": confidential.counts(manifest) if private else manifest,
       **({"private": True} if private else {}),
       **_surroundings(),
@@ -116,13 +117,13 @@ class RunDirectory:
     lock = _acquire(path)
     try:
       if (path / CONFIG).exists():
-        current = _check_same(path, jsonfile.read(path / CONFIG), current)
+        current = _check_same(path, files.read_json(path / CONFIG), current)
         if private:
           confidential.check_same(path, manifest)
       else:
         if private:
           confidential.keep(path, manifest)
-        jsonfile.write(path / CONFIG, current)
+        files.write_json(path / CONFIG, current)
       logs = [LOGGERS[name](path, current) for name in log_to]
     except BaseException:
       lock.close()
@@ -149,13 +150,13 @@ class RunDirectory:
 
     Args:
       name: of the file.
-      value: what `jsonfile.plain` takes.
+      value: what `files.plain` takes.
       names_people: whether it holds subjects, cases or hashes; a private run puts it in private/.
     """
     file = f"{name.removesuffix('.json')}.json"
     if names_people and self.private is not None:
       return confidential.write(self.private / file, value)
-    jsonfile.write(self.path / file, value)
+    files.write_json(self.path / file, value)
     return self.path / file
 
   def close(self) -> None:
@@ -166,7 +167,7 @@ class RunDirectory:
 
   def _read(self, name: str) -> Any:
     path = self.path / name
-    return jsonfile.read(path) if path.exists() else None
+    return files.read_json(path) if path.exists() else None
 
   def __enter__(self) -> "RunDirectory":
     return self

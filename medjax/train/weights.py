@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medjax import files
 from medjax.check import InputError, require
-from medjax.train import jsonfile
 from medjax.types import PyTree
 
 _HEADER = "medjax"
@@ -61,8 +61,8 @@ def save_weights(
   from safetensors import numpy as safetensors
 
   arrays = {name: np.asarray(x, order="C") for name, x in named_leaves(params).items()}
-  header = {_HEADER: json.dumps(jsonfile.plain(settings or {}), sort_keys=True)}
-  jsonfile.write_bytes(path, safetensors.save(arrays, header))
+  header = {_HEADER: json.dumps(files.plain(settings or {}), sort_keys=True)}
+  files.write_bytes(path, safetensors.save(arrays, header))
 
 
 def read_weights(path: str | os.PathLike) -> Weights:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from medjax import files
 from medjax.check import InputError
 from medjax.metrics.compare import (
   Comparison,
@@ -16,7 +17,7 @@ from medjax.metrics.compare import (
   comparison_table,
   holm,
 )
-from medjax.train import Report, jsonfile
+from medjax.train import Report
 
 
 def scores(*gains, seed=0, shape=(3, 12)):
@@ -198,7 +199,7 @@ def test_two_columns_fill_results_and_report():
     ("equal compute", "arm 0"),
   ]
   assert set(rows[0]) == {"column", *Comparison._fields}
-  assert jsonfile.plain(rows)[0]["verdict"] == "better"
+  assert files.plain(rows)[0]["verdict"] == "better"
   header, cells = comparison_cells(rows)
   assert len(header) == 1 + 2 * 5 and [len(line) for line in cells] == [11, 11]
   assert cells[1][6:] == [None] * 5  # arm 1 has no run of equal compute

@@ -14,7 +14,7 @@ SCRIPT = """
 import pathlib, sys, time
 import jax, numpy as np
 from medjax import train
-from medjax.train import jsonfile
+from medjax import files
 from tests.train import toy
 
 def stream(step):
@@ -27,7 +27,7 @@ fit = train.fit(
   num_steps=40, log_every=7, eval_every=10, checkpoint_every=5, workdir=sys.argv[1],
   evaluators={"probe": lambda state: {"bias": -abs(state.params["bias"] - 0.7)}},
   keep_best="probe/bias", progress=False)
-jsonfile.write(pathlib.Path(sys.argv[1]) / "results.json", {
+files.write_json(pathlib.Path(sys.argv[1]) / "results.json", {
   "weight": fit.state.params["weight"], "moments": jax.tree.leaves(fit.state.opt_state),
   "best": [fit.best.step, fit.best.value, fit.best.state.params["weight"]],
   "last": fit.history[-1]})

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
+from medjax import files
 from medjax.check import InputError
-from medjax.train import RunDirectory, jsonfile, rundir
+from medjax.train import RunDirectory, rundir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +96,16 @@ def test_results_finish_a_run(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
   path = tmp_path / "results.json"
-  jsonfile.write(path, {"a": 1})
+  files.write_json(path, {"a": 1})
   with pytest.raises(TypeError, match="expected a number, text"):
-    jsonfile.write(path, {"a": object()})
+    files.write_json(path, {"a": object()})
 
   def fail(*_):
     raise OSError("disk full")
 
   monkeypatch.setattr("os.replace", fail)
   with pytest.raises(OSError, match="disk full"):
-    jsonfile.write(path, {"a": 2})
+    files.write_json(path, {"a": 2})
   assert json.loads(path.read_text()) == {"a": 1}
   assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
