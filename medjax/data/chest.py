@@ -15,7 +15,6 @@ ChestX-ray14 (Wang et al., CVPR 2017; NIH), its archives unpacked anywhere below
 Labels are [class] int32: 1, 0 or IGNORE. People are the patients of the tables.
 """
 
-import csv
 import hashlib
 import os
 import pathlib
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from medjax import tables
 from medjax.check import InputError, one_of, require
 from medjax.data import class_folders, manifest
 from medjax.types import IGNORE, Example
@@ -86,6 +86,7 @@ class Radiograph(NamedTuple):
     part: "train", "valid" or "test", "" where the set is not parted.
     views: "frontal" or "lateral", and "AP" or "PA" where it is known.
     findings: class name -> 1, 0, -1 (uncertain) or None (unmentioned).
+    where: file and line of the row, for errors.
   """
 
   path: pathlib.Path
@@ -94,6 +95,7 @@ class Radiograph(NamedTuple):
   part: str
   views: tuple[str, ...]
   findings: Mapping[str, int | None]
+  where: str = ""
 
 
 class ChestRadiographs:
@@ -110,7 +112,7 @@ class ChestRadiographs:
     self,
     kind: str,
     root: pathlib.Path,
-    tables: Sequence[pathlib.Path],
+    files: Sequence[pathlib.Path],
     rows: Sequence[Radiograph],
     *,
     class_names: Sequence[str],
@@ -121,6 +123,7 @@ class ChestRadiographs:
     missing: str = "refuse",
   ):
     """Use `chexpert` or `chest_xray14`; `rows` may come from any table like theirs."""
+    tables.check_once(((row.name, row.where) for row in rows), "picture")
     one_of("blank", blank, ("zeros", "ignore"))
     one_of("missing", missing, ("refuse", "skip"))
     require(min(size) > 0, "size as (height, width) above 0", f"{size=}", "pass (224, 224)")
@@ -141,7 +144,7 @@ class ChestRadiographs:
     seen = [row for row in rows if set(views) & set(row.views)]
     require(
       seen,
-      f"pictures of the views {', '.join(views)} in {tables[0]}",
+      f"pictures of the views {', '.join(views)} in {files[0]}",
       f"those of {', '.join(sorted({view for row in rows for view in row.views}))}",
       "pass other views",
     )
@@ -149,12 +152,12 @@ class ChestRadiographs:
     absent = len(seen) - len(kept)
     require(
       kept and (missing == "skip" or not absent),
-      f"the {len(seen)} pictures of {tables[0]} below {root}",
+      f"the {len(seen)} pictures of {files[0]} below {root}",
       f"{absent} missing, the first {next((r.name for r in seen if not r.path.is_file()), '')}",
       'unpack all archives, or pass missing="skip"',
     )
     self.root, self.rows = root, tuple(kept)
-    self._kind, self._tables, self._blank, self._size = kind, tuple(tables), blank, size
+    self._kind, self._tables, self._blank, self._size = kind, tuple(files), blank, size
     self.class_names = tuple(class_names)
     self.names = tuple(row.name for row in kept)
     self.subjects = tuple(row.subject for row in kept)
@@ -235,9 +238,9 @@ def chexpert(
       "none",
       "pass the folder that the archive unpacks to",
     )
-  tables = [home / f"{part}.csv" for part in ("train", "valid") if (home / f"{part}.csv").is_file()]
-  rows = [row for table in tables for row in _chexpert_rows(home, table)]
-  return ChestRadiographs("chexpert", home, tables, rows, class_names=class_names, **options)
+  files = [home / f"{part}.csv" for part in ("train", "valid") if (home / f"{part}.csv").is_file()]
+  rows = [row for file in files for row in _chexpert_rows(home, file)]
+  return ChestRadiographs("chexpert", home, files, rows, class_names=class_names, **options)
 
 
 def chest_xray14(
@@ -248,21 +251,30 @@ def chest_xray14(
   Its labels are never uncertain; all its pictures are frontal. Arguments as for `chexpert`.
   """
   root = pathlib.Path(root)
-  tables = sorted(root.glob("Data_Entry_2017*.csv"))
+  files = sorted(root.glob("Data_Entry_2017*.csv"))
   require(
-    len(tables) == 1,
+    len(files) == 1,
     f"one table Data_Entry_2017*.csv in {root}",
-    ", ".join(t.name for t in tables) or "none",
+    ", ".join(t.name for t in files) or "none",
     "pass the folder with NIH's table and the unpacked archives",
   )
-  pictures = {path.name: path for path in root.rglob("*.png") if not path.name.startswith(".")}
-  part_of = {}
+  pictures: dict[str, list[pathlib.Path]] = {}
+  for path in sorted(root.rglob("*.png")):
+    if not path.name.startswith("."):
+      pictures.setdefault(path.name, []).append(path)
+  part_of: dict[str, str] = {}
   for part, name in (("train", "train_val_list.txt"), ("test", "test_list.txt")):
     if (root / name).is_file():
-      tables.append(root / name)
-      part_of.update(dict.fromkeys((root / name).read_text(encoding="utf-8").split(), part))
-  rows = list(_chest_xray14_rows(root, tables[0], pictures, part_of))
-  return ChestRadiographs("chest_xray14", root, tables, rows, class_names=class_names, **options)
+      files.append(root / name)
+      for image in tables.read_lines(root / name):
+        require(
+          part_of.setdefault(image, part) == part,
+          f"pictures in one of the two lists of {root}",
+          f"{image} in both",
+          "download the lists again",
+        )
+  rows = list(_chest_xray14_rows(root, files[0], pictures, part_of))
+  return ChestRadiographs("chest_xray14", root, files, rows, class_names=class_names, **options)
 
 
 def shared_classes(first: Sequence[str], second: Sequence[str]) -> tuple[str, ...]:
@@ -275,56 +287,45 @@ def shared_classes(first: Sequence[str], second: Sequence[str]) -> tuple[str, ..
 
 
 def _chexpert_rows(home: pathlib.Path, table: pathlib.Path) -> Iterator[Radiograph]:
-  for where, row in _read(table, ("Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_CLASSES)):
-    place = pathlib.PurePosixPath(row["Path"])
+  for row in tables.read_table(table, ("Path", "Frontal/Lateral", "AP/PA", *CHEXPERT_CLASSES)):
+    where, written = row.where, row.filled("Path")
+    place = pathlib.PurePosixPath(written)
     if place.parts and place.parts[0].lower().startswith("chexpert"):
       place = place.relative_to(place.parts[0])
     subject = next((part for part in place.parts if part.startswith("patient")), "")
-    require(subject, f"a path with patientNNNNN in {where}", repr(row["Path"]), "correct it")
+    require(subject, f"a path with patientNNNNN in {where}", repr(written), "correct it")
     findings = {}
     for name in CHEXPERT_CLASSES:
-      value = row[name].strip()
+      value = row.text(name)
       require(value in _VALUES, f"1, 0, -1 or nothing for {name} in {where}", value, "correct it")
       findings[name] = _VALUES[value]
-    views = (row["Frontal/Lateral"].strip().lower(), row["AP/PA"].strip())
+    views = (row.text("Frontal/Lateral").lower(), row.text("AP/PA"))
     stem = place.with_suffix("").as_posix()
-    yield Radiograph(home / place, stem, subject, table.stem, views, findings)
+    yield Radiograph(home / place, stem, subject, table.stem, views, findings, where)
 
 
 def _chest_xray14_rows(
   root: pathlib.Path,
   table: pathlib.Path,
-  pictures: Mapping[str, pathlib.Path],
+  pictures: Mapping[str, Sequence[pathlib.Path]],
   part_of: Mapping[str, str],
 ) -> Iterator[Radiograph]:
   named = {"Effusion": "Pleural Effusion", "Pleural_Thickening": "Pleural Thickening"}
   columns = ("Image Index", "Finding Labels", "Patient ID", "View Position")
-  for where, row in _read(table, columns):
-    image, subject = row["Image Index"].strip(), row["Patient ID"].strip()
-    present = {named.get(name, name) for name in row["Finding Labels"].strip().split("|")}
+  for row in tables.read_table(table, columns):
+    where, image, subject = row.where, row.filled("Image Index"), row.filled("Patient ID")
+    present = {named.get(name, name) for name in row.filled("Finding Labels").split("|")}
     strangers = sorted(present - {*CHEST_XRAY14_CLASSES, "No Finding"})
     require(not strangers, f"known findings in {where}", ", ".join(strangers), "correct the table")
-    require(image and subject, f"a picture and a patient in {where}", f"{row}", "fill them in")
-    path = pictures.get(image, root / "images" / image)
-    findings = {name: int(name in present) for name in CHEST_XRAY14_CLASSES}
-    views = ("frontal", row["View Position"].strip())
-    part = part_of.get(image, "")
-    yield Radiograph(path, pathlib.PurePosixPath(image).stem, subject, part, views, findings)
-
-
-def _read(path: pathlib.Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
-  """(where it stands, row), with the columns that are wanted."""
-  with path.open(newline="", encoding="utf-8-sig") as file:
-    rows = csv.DictReader(file)
-    missing = [column for column in columns if column not in (rows.fieldnames or ())]
+    found = pictures.get(image, [root / "images" / image])
     require(
-      not missing,
-      f"columns {', '.join(columns)} in {path}",
-      f"none named {', '.join(missing)}",
-      "give the table as it is distributed",
+      len(found) == 1,
+      f"one picture {image} of {where}",
+      " and ".join(map(str, found[:2])),
+      "remove the copies, for example thumbnails",
     )
-    for row in rows:
-      yield (
-        f"line {rows.line_num} of {path}",
-        {column: row[column] or "" for column in columns},
-      )
+    findings = {name: int(name in present) for name in CHEST_XRAY14_CLASSES}
+    views = ("frontal", row.text("View Position"))
+    part = part_of.get(image, "")
+    stem = pathlib.PurePosixPath(image).stem
+    yield Radiograph(found[0], stem, subject, part, views, findings, where)

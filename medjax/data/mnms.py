@@ -10,7 +10,6 @@ Challenge", IEEE Transactions on Medical Imaging 2021. The files need a registra
 Only the frames ED and ES (end of diastole and of systole, counted from 0) have labels.
 """
 
-import csv
 import os
 import pathlib
 from collections.abc import Sequence
@@ -18,7 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from medjax.check import InputError, one_of, require, same_shape
+from medjax import tables
+from medjax.check import one_of, require, same_shape
 from medjax.data import labels, manifest, nifti
 from medjax.data.normalise import NORMALISERS, Normaliser, normalise
 from medjax.data.volume import Volume
@@ -54,27 +54,20 @@ def read_info(path: str | os.PathLike) -> dict[str, Patient]:
   Raises:
     InputError: naming the file, and the line or the columns that are missing.
   """
-  path = pathlib.Path(path)
-  require(path.is_file(), f"a file {path}", "nothing there", "download the information file")
-  with path.open(newline="", encoding="utf-8-sig") as file:
-    rows = csv.DictReader(file)
-    missing = [column for column in COLUMNS if column not in (rows.fieldnames or ())]
-    require(
-      not missing,
-      f"columns {', '.join(COLUMNS)} in {path}",
-      f"none named {', '.join(missing)}",
-      "give the file as the challenge distributes it, separated by commas",
+  rows = tables.read_table(path, COLUMNS)
+  tables.check_once(((row.filled("External code"), row.where) for row in rows), "patient")
+  require(rows, f"patients in {path}", "none", "download the information file again")
+  patients = {}
+  for row in rows:
+    code = row.filled("External code")
+    patients[code] = Patient(
+      code,
+      row.text("VendorName"),
+      row.filled("Vendor"),
+      row.text("Centre"),
+      row.whole("ED", least=0),
+      row.whole("ES", least=0),
     )
-    patients: dict[str, Patient] = {}
-    for row in rows:
-      values = [(row[column] or "").strip() for column in COLUMNS]
-      where = f"line {rows.line_num} of {path}"
-      require(values[0] and values[2], f"a code and a vendor in {where}", f"{values}", "fill it in")
-      require(values[0] not in patients, f"one line for {values[0]}", where, "remove the other")
-      code, maker, vendor, centre, *phases = values
-      ed, es = (_frame(text, where) for text in phases)
-      patients[code] = Patient(code, maker, vendor, centre, ed, es)
-  require(patients, f"patients in {path}", "none", "download the information file again")
   return patients
 
 
@@ -249,13 +242,3 @@ def _the_csv(root: pathlib.Path) -> pathlib.Path:
   names = ", ".join(path.name for path in found) or "none"
   require(len(found) == 1, f"one information file *.csv in {root}", names, "pass info=FILE")
   return found[0]
-
-
-def _frame(text: str, where: str) -> int:
-  try:
-    number = int(float(text))
-  except ValueError:
-    number = -1
-  if number < 0:
-    raise InputError(f"frames ED and ES in {where}", f"{text!r}", "give whole numbers from 0")
-  return number

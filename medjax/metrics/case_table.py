@@ -9,13 +9,12 @@ import csv
 import io
 import math
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from medjax import check, files
+from medjax import check, files, tables
 
 _WHOLE = ("fold", "seed")
 _OVERLAP = ("dice", "jaccard", "surface_dice")  # 0 where a structure is missed
@@ -45,19 +44,14 @@ def write_cases(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> N
 
 def read_cases(path: str | os.PathLike) -> list[dict[str, Any]]:
   """What `write_cases` wrote; raises InputError naming the file and the line."""
-  path = pathlib.Path(path)
-  check.require(path.is_file(), f"a file {path}", "nothing there", "write the case table first")
-  with path.open(newline="", encoding="utf-8") as file:
-    lines = csv.reader(file)
-    columns = next(lines, [])
-    rows = []
-    for cells in lines:
-      try:
-        rows.append({k: _value(k, v) for k, v in zip(columns, cells, strict=True)})
-      except ValueError as error:
-        raise check.InputError(
-          f"a case in line {lines.line_num} of {path}", f"an error ({error})", "write it again"
-        ) from error
+  rows = []
+  for row in tables.read_table(path):
+    try:
+      rows.append({column: _value(column, text) for column, text in row.cells.items()})
+    except ValueError as error:
+      raise check.InputError(
+        f"a case in {row.where}", f"an error ({error})", "write it again"
+      ) from error
   return rows
 
 

@@ -88,6 +88,41 @@ def test_what_is_missing_is_said_and_may_be_skipped(tmp_path):
   assert len(kept) == 2 and kept.manifest()["options"] != before["options"]
 
 
+def test_a_cut_row_and_a_shifted_row_are_refused_and_no_label_is_guessed(tmp_path):
+  root = fake_downloads.chexpert(tmp_path)
+  table = root / "CheXpert-v1.0-small" / "train.csv"
+  whole = table.read_text()
+  header, first, *others = whole.splitlines()
+  cut = ",".join(first.split(",")[:8])
+  shifted = first.replace(",1.0", ",1,0")  # a decimal comma is one cell too many
+  for line, count in ((cut, 8), (shifted, 20)):
+    table.write_text("\n".join([header, line, *others]))
+    with pytest.raises(InputError, match=f"19 cells in line 2 of .*train.csv, got {count}"):
+      chexpert(root)
+  table.write_text(whole + first.replace("1.0", "0.0") + "\n")
+  with pytest.raises(InputError, match="one row for picture .*, got line 2 of .* and line 6 of"):
+    chexpert(root)
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path):
+  root = fake_downloads.chest_xray14(tmp_path)
+  picture = next(root.rglob("00000002_000.png"))
+  (root / "thumbnails").mkdir()
+  (root / "thumbnails" / picture.name).write_bytes(picture.read_bytes())
+  with pytest.raises(InputError, match="one picture 00000002_000.png of line 4 of .*thumbnails"):
+    chest_xray14(root)
+  (root / "thumbnails" / picture.name).rename(root / "thumbnails" / "other.png")
+  assert len(chest_xray14(root)) == 3
+
+
+def test_a_picture_in_both_lists_is_refused(tmp_path):
+  root = fake_downloads.chest_xray14(tmp_path)
+  both = (root / "train_val_list.txt").read_text() + "\n" + (root / "test_list.txt").read_text()
+  (root / "test_list.txt").write_text(both)
+  with pytest.raises(InputError, match="00000001_000.png in both"):
+    chest_xray14(root)
+
+
 def test_bad_tables_are_refused(tmp_path):
   with pytest.raises(InputError, match="train.csv"):
     chexpert(tmp_path)

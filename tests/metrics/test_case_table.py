@@ -109,3 +109,11 @@ def test_bad_tables_are_named(tmp_path):
     path.write_text(text)
     with pytest.raises(InputError, match="line 2 of"):
       case_table.read_cases(path)
+
+
+def test_a_table_that_a_spreadsheet_saved_again_reads_the_same(tmp_path):
+  path = tmp_path / "cases.csv"
+  rows = [case("a", 0.5), case("b", 0.7)]
+  case_table.write_cases(path, rows)
+  path.write_text(path.read_text(), encoding="utf-8-sig")  # with a byte order mark
+  assert case_table.read_cases(path) == rows
