@@ -27,6 +27,7 @@ MAY_IMPORT = {
   "data": BASE | {"tables", "ops", "losses", "metrics", "nets", "synth"},
   "grads": BASE | {"ops", "losses"},
   "privacy": BASE | {"sweeps", "ops", "data", "grads"},
+  "federated": BASE | {"sweeps", "data", "grads", "privacy"},
   "methods": BASE
   | {"sweeps", "ops", "losses", "metrics", "nets", "synth", "data", "grads", "privacy"},
   "inference": BASE | {"ops", "data"},
