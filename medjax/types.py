@@ -1,4 +1,4 @@
-"""The types that every room of medjax shares. Nothing here computes."""
+"""The types that every room of medjax shares. Nothing here computes more than a zero."""
 
 import dataclasses
 import types
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 PyTree: TypeAlias = Any
@@ -59,6 +60,14 @@ class TrainState:
   opt_state: PyTree
   model_state: PyTree
   extra: PyTree
+
+  @classmethod
+  def start(
+    cls, params: Params, opt_state: PyTree, *, model_state: PyTree = None, extra: PyTree = ()
+  ) -> "TrainState":
+    """The state before the first update; a `model_state` of None is {}."""
+    kept = {} if model_state is None else model_state
+    return cls(jnp.zeros((), jnp.int32), params, opt_state, kept, extra)
 
   def replace(self, **changes: Any) -> "TrainState":
     return dataclasses.replace(self, **changes)

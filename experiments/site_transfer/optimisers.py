@@ -3,14 +3,13 @@
 import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from experiments.site_transfer.config import Arm, Config, Optimiser
 from experiments.site_transfer.networks import Task, head_of
 from experiments.site_transfer.setting import Pair
-from medjax import methods
+from medjax import methods, tree
 from medjax.types import Params, PyTree
 
 _B2 = 0.999
@@ -114,8 +113,8 @@ def at_target(
   if not pair.has_new_head:
     return tx
 
-  def group(path: Any, _: Any) -> str:
-    head = head_of(jax.tree_util.keystr(path, simple=True, separator="/"))
+  def group(name: str, _: Any) -> str:
+    head = head_of(name)
     if head == pair.target_head:
       return "new"
     is_kept = head is None or (arm == "mmtl" and head == pair.source_head)
@@ -123,7 +122,7 @@ def at_target(
 
   return optax.partition(
     {"kept": tx, "new": plain, "resting": optax.set_to_zero()},
-    lambda params: jax.tree_util.tree_map_with_path(group, params),
+    lambda params: tree.map_named(group, params),
   )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medjax import rng
+from medjax import rng, tree
 from medjax.types import Key, PyTree
 
 
@@ -22,15 +22,7 @@ def batch_mean(loss: Callable[[PyTree, Key], Any], batch: PyTree, key: Key) -> A
   index, weight = entry(batch, "index"), entry(batch, "weight")
   keys = rng.per_example(key, jnp.arange(num_examples) if index is None else index)
   values = jax.vmap(loss, axis_name="batch")(batch, keys)
-  if weight is None:
-    return jax.tree.map(lambda x: x.mean(0), values)
-  total = jnp.where(weight.sum() > 0, weight.sum(), 1.0)
-
-  def mean(x: jax.Array) -> jax.Array:
-    share = weight.reshape(-1, *[1] * (x.ndim - 1))
-    return jnp.where(share > 0, share * x, 0.0).sum(0) / total
-
-  return jax.tree.map(mean, values)
+  return tree.weighted_mean(values, weight)
 
 
 def entry(batch: PyTree, name: str) -> Any:

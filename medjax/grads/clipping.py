@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax import check
+from medjax import check, tree
 from medjax.grads import contract
 from medjax.grads.batch import entry
 from medjax.grads.ghost import engine, program
@@ -206,7 +206,7 @@ def _factors(squares: jax.Array, params: Params, max_norm: Any, clip: Clip) -> j
 
 def _groups(params: Params, max_norm: Any, clip: Clip) -> tuple[list[int], list[Any]]:
   """The group of every leaf, and the bound of every group."""
-  paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  paths = list(tree.named_leaves(params))
   if not callable(clip):
     check.require(
       not isinstance(max_norm, Mapping),
@@ -217,7 +217,7 @@ def _groups(params: Params, max_norm: Any, clip: Clip) -> tuple[list[int], list[
     is_single = clip == "per_leaf"
     groups = list(range(len(paths))) if is_single else [0] * len(paths)
     return groups, [max_norm] * (max(groups) + 1)
-  names = [clip(jax.tree_util.keystr(path, simple=True, separator="/")) for path in paths]
+  names = [clip(path) for path in paths]
   check.require(
     isinstance(max_norm, Mapping) and set(names) <= set(max_norm),
     f"max_norm as a mapping with {sorted(set(names))}",

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medjax import check, grads, rng
+from medjax import check, grads, rng, tree
 from medjax.grads.batch import entry
 from medjax.methods.adversaries.adversary import Adversary
-from medjax.types import Batch, Key, LossFn, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import Batch, Key, LossFn, Metrics, Params, Step, TrainState
 
 
 def adversarial(
@@ -46,7 +46,7 @@ def adversarial(
 
   def init(params: Params, key: Key) -> TrainState:
     del key
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, ())
+    return TrainState.start(params, tx.init(params))
 
   def update(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
     loss_key, start_key, ascent_key = rng.streams(key, "loss", "adversary", "ascent")
@@ -72,7 +72,8 @@ def adversarial(
         keys = _keys(jax.random.fold_in(ascent_key, number), batch)
         a = jax.vmap(adversary.project)(a, image_gradient, batch, keys)
       else:
-        metrics = _batch_mean(jax.vmap(adversary.describe)(a, image_gradient, batch), batch)
+        described = jax.vmap(adversary.describe)(a, image_gradient, batch)
+        metrics = tree.weighted_mean(described, entry(batch, "weight"))
     metrics |= {"loss": jnp.stack(losses).mean(), "grad_norm": jnp.stack(norms).mean()}
     metrics |= {f"loss_{number}": loss for number, loss in enumerate(losses)}
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
@@ -86,12 +87,3 @@ def _keys(key: Key, batch: Batch) -> Key:
   """[batch] keys by the examples' stable ids, by position where there are none."""
   index = entry(batch, "index")
   return rng.per_example(key, jnp.arange(batch.image.shape[0]) if index is None else index)
-
-
-def _batch_mean(values: PyTree, batch: Batch) -> PyTree:
-  """Mean over the examples of weight above 0, by weight."""
-  weight = entry(batch, "weight")
-  if weight is None:
-    return jax.tree.map(jnp.mean, values)
-  total = jnp.where(weight.sum() > 0, weight.sum(), 1.0)
-  return jax.tree.map(lambda x: jnp.where(weight > 0, weight * x, 0.0).sum() / total, values)

@@ -28,7 +28,7 @@ def agem(loss_fn: LossFn, tx: optax.GradientTransformation) -> Step:
 
   def init(params: Params, key: Key) -> TrainState:
     del key
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, ())
+    return TrainState.start(params, tx.init(params))
 
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
     def gradient(part: PyTree) -> tuple[jax.Array, PyTree]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medjax import check, grads
+from medjax import check, grads, tree
 from medjax.grads.batch import entry
 from medjax.methods.supervised import supervised
 from medjax.types import Key, LossFn, Params, PyTree, Step
@@ -88,12 +88,8 @@ def fisher_anchor(
   """
   found = grads.per_sample(loss_fn, microbatch=microbatch)(params, batch, key)
   weight = entry(batch, "weight")
-  weight = jnp.ones_like(found.losses) if weight is None else jnp.asarray(weight)
-  share = weight / jnp.maximum(weight.sum(), 1e-30)
-  fisher = jax.tree.map(
-    lambda g: (g**2 * share.reshape(-1, *(1,) * (g.ndim - 1))).sum(0), found.grads
-  )
-  return Anchor(params, fisher)
+  squares = jax.tree.map(jnp.square, found.grads)
+  return Anchor(params, tree.weighted_mean(squares, weight))
 
 
 def merged_anchors(first: Anchor | None, second: Anchor) -> Anchor:

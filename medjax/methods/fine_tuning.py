@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medjax import check
+from medjax import check, tree
 from medjax.methods.supervised import supervised
 from medjax.types import LossFn, Params, PyTree, Step
 
@@ -56,16 +56,11 @@ def only(
   """
 
   def labels(params: Params) -> PyTree:
-    def label(path: Any, _: Any) -> str:
-      name = jax.tree_util.keystr(path, simple=True, separator="/")
-      return "tuned" if is_tuned(name) else "frozen"
-
-    found = jax.tree_util.tree_map_with_path(label, params)
-    paths = jax.tree_util.tree_leaves_with_path(params)
+    found = tree.map_named(lambda name, _: "tuned" if is_tuned(name) else "frozen", params)
     check.require(
       "tuned" in jax.tree.leaves(found),
       "at least one parameter to tune",
-      f"none of {', '.join(jax.tree_util.keystr(p, simple=True, separator='/') for p, _ in paths)}",
+      f"none of {', '.join(tree.named_leaves(params))}",
       "correct the rule",
     )
     return found

@@ -62,7 +62,7 @@ def learn2synth(
     # Adam's first update is rate * sign(gradient), whose derivative is zero: the hypergradient of
     # step 0 is rounding noise. theta's optimiser moves by at most its rate there, once.
     extra = SynthState(theta, theta_tx.init(theta))
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, extra)
+    return TrainState.start(params, tx.init(params), extra=extra)
 
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
     theta, theta_opt_state = state.extra

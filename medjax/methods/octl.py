@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medjax import check, rng
+from medjax import check, rng, tree
 from medjax.grads.batch import batch_mean
 from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
 
@@ -73,7 +73,7 @@ def octl(
     if not isinstance(state, _HISTORY):
       return state
     donor, fields = donors[type(state)], _moment_fields(state)
-    paths = [p for p, _ in _paths(getattr(state, fields[0]))]
+    paths = list(tree.named_leaves(getattr(state, fields[0])))
     missing = [p for p in paths if p not in donor]
     if paths and len(missing) == len(paths):
       return state  # a new head
@@ -161,8 +161,7 @@ def remembering(
 
   def init(params: Params, key: Key) -> TrainState:
     del key
-    kept = {} if model_state is None else model_state
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), kept, ())
+    return TrainState.start(params, tx.init(params), model_state=model_state)
 
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
     def mean(params: Params) -> jax.Array:
@@ -190,12 +189,6 @@ def _moment_fields(state: Any) -> tuple[str, ...]:
   return ("mu", "nu") if isinstance(state, optax.ScaleByAdamState) else ("trace",)
 
 
-def _paths(tree: PyTree) -> list[tuple[str, jax.Array]]:
-  """Leaves by name; those that a mask hides are no leaves."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return [(jax.tree_util.keystr(p, simple=True, separator="/"), x) for p, x in leaves]
-
-
 def _moments(kind: type, opt_state: PyTree) -> dict[str, dict[str, jax.Array]]:
   """Parameter -> its moments by field, from all states of one kind (groups of a partition)."""
   found: dict[str, dict[str, jax.Array]] = {}
@@ -203,7 +196,7 @@ def _moments(kind: type, opt_state: PyTree) -> dict[str, dict[str, jax.Array]]:
     if not isinstance(state, kind):
       continue
     for field in _moment_fields(state):
-      for path, value in _paths(getattr(state, field)):
+      for path, value in tree.named_leaves(getattr(state, field)).items():
         held = found.setdefault(path, {})
         check.require(
           field not in held,
@@ -215,11 +208,10 @@ def _moments(kind: type, opt_state: PyTree) -> dict[str, dict[str, jax.Array]]:
   return found
 
 
-def _filled(tree: PyTree, donor: dict[str, dict[str, jax.Array]], field: str) -> PyTree:
-  """The tree with the donor's moments, copied: training donates its state."""
+def _filled(moments: PyTree, donor: dict[str, dict[str, jax.Array]], field: str) -> PyTree:
+  """The moments of the donor in a tree of this shape, copied: training donates its state."""
 
-  def of(path: Any, old: jax.Array) -> jax.Array:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+  def filled(name: str, old: jax.Array) -> jax.Array:
     check.require(
       name in donor, f"a moment of {name}", "none in the donor", "give it a group of its own"
     )
@@ -227,4 +219,4 @@ def _filled(tree: PyTree, donor: dict[str, dict[str, jax.Array]], field: str) ->
     check.same_shape(f"donor's {field} of {name}", new.shape, "parameter", old.shape)
     return jnp.array(new, old.dtype, copy=True)
 
-  return jax.tree_util.tree_map_with_path(of, tree)
+  return tree.map_named(filled, moments)

@@ -65,7 +65,7 @@ def private(
   def init(params: Params, key: Key) -> TrainState:
     del key
     extra = PrivateState(filter.init(params), jnp.float32(plan.max_norm))
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), {}, extra)
+    return TrainState.start(params, tx.init(params), extra=extra)
 
   options = {f"filter_{name}": value for name, value in filter.options.items()}
   manifest = {**plan.manifest(), "filter": filter.name, **options, "multiplicity": multiplicity}

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medjax import check, grads, rng
+from medjax import check, grads, rng, tree
 from medjax.grads.two_copies import chosen
 from medjax.types import Array, Key, Metrics, Params, PyTree, Step, TrainState
 
@@ -62,7 +62,7 @@ def blocks(params: Params, block_of: Callable[[str], str] = first_level) -> tupl
   >>> blocks({"head": {"bias": 0.0}, "encoder": {"conv0": 0.0, "conv1": 0.0}})
   ('encoder', 'head')
   """
-  return tuple(dict.fromkeys(block_of(path) for path in _paths(params)))
+  return tuple(dict.fromkeys(block_of(path) for path in tree.named_leaves(params)))
 
 
 def spottune(
@@ -109,8 +109,7 @@ def spottune(
     del key
     frozen, own = jax.tree.map(jnp.copy, (params, policy))
     extra = SpotTuned(frozen, own, policy_tx.init(own))
-    kept = {} if model_state is None else model_state
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), kept, extra)
+    return TrainState.start(params, tx.init(params), model_state=model_state, extra=extra)
 
   def objective(
     learned: tuple[Params, Params], frozen: Params, held: PyTree, batch: PyTree, key: Key
@@ -138,8 +137,7 @@ def spottune(
     together = {"example": batch, "choice": choices, "index": index, "weight": weight}
     known = {k: v for k, v in together.items() if v is not None}
     task, kept = grads.batch_mean(loss, known, loss_key)
-    weight = jnp.ones(num) if weight is None else weight
-    tuned = (weight @ choices) / jnp.maximum(weight.sum(), 1e-6)  # m_b
+    tuned = tree.weighted_mean(choices, weight)  # m_b
     total = task + tuned_weight * tuned.mean()
     if global_blocks is not None:
       undecided = -(tuned * jnp.log(jnp.maximum(tuned, 1e-6))).sum()
@@ -196,13 +194,12 @@ def choice_of_leaves(
 ) -> Params:
   """The choice of its block for every leaf.
 
-  >>> tree = choice_of_leaves({"a": {"b": 0.0, "c": 0.0}, "d": 0.0}, jnp.array([0.0, 1.0]))
-  >>> jax.tree.map(float, tree)
+  >>> choice = choice_of_leaves({"a": {"b": 0.0, "c": 0.0}, "d": 0.0}, jnp.array([0.0, 1.0]))
+  >>> jax.tree.map(float, choice)
   {'a': {'b': 0.0, 'c': 0.0}, 'd': 1.0}
   """
   of_block = {name: choice[i] for i, name in enumerate(blocks(params, block_of))}
-  leaves = [of_block[block_of(path)] for path in _paths(params)]
-  return jax.tree.unflatten(jax.tree.structure(params), leaves)
+  return tree.map_named(lambda path, _: of_block[block_of(path)], params)
 
 
 def straight_through(logits: Array, temperature: float | int) -> Array:
@@ -210,11 +207,6 @@ def straight_through(logits: Array, temperature: float | int) -> Array:
   soft = jax.nn.sigmoid(logits / temperature)
   hard = (logits > 0).astype(soft.dtype)
   return hard + (soft - jax.lax.stop_gradient(soft))
-
-
-def _paths(params: Params) -> list[str]:
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
 def _size(batch: PyTree) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from medjax import grads, rng
@@ -39,8 +38,7 @@ def supervised(
   def init(params: Params, key: Key) -> TrainState:
     del key
     state = tx.init(params) if opt_state is None else opt_state
-    kept = {} if model_state is None else model_state
-    return TrainState(jnp.zeros((), jnp.int32), params, state, kept, ())
+    return TrainState.start(params, state, model_state=model_state)
 
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
     def mean(params: Params) -> tuple[jax.Array, PyTree]:

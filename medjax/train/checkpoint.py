@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from medjax import files
 from medjax.check import InputError
+from medjax.tree import types_and_shapes
 from medjax.types import PyTree
 
 
@@ -54,7 +55,7 @@ class Checkpoints:
     """
     self._checkpointer.wait()
     state = jax.tree.map(_detached, state)
-    record: Any = {"manifest": files.plain(manifest), "tree": _signature(state)}
+    record: Any = {"manifest": files.plain(manifest), "tree": types_and_shapes(state)}
     if self._checkpointer.save_async(step, state, force=True, custom_metadata=record) is None:
       raise RuntimeError(f"expected orbax to save step {step} in {self._path}, got a skipped save")
 
@@ -76,7 +77,7 @@ class Checkpoints:
     record: Any = self._checkpointer.metadata(step).custom_metadata or {}
     remedy = f"restore the old setting, or start in a new directory (checkpoint: {self._path})"
     _compare("the manifest", record.get("manifest", {}), files.plain(manifest), remedy)
-    _compare("the state", record.get("tree", {}), _signature(template), remedy)
+    _compare("the state", record.get("tree", {}), types_and_shapes(template), remedy)
     return step, self._checkpointer.load(step, template)
 
   def wait(self) -> None:
@@ -97,12 +98,6 @@ class Checkpoints:
 def _detached(x: jax.Array) -> jax.Array:
   """On CPU a copy: there orbax reads the very buffers that the next update may overwrite."""
   return jnp.copy(x) if next(iter(x.devices())).platform == "cpu" else x
-
-
-def _signature(tree: PyTree) -> dict[str, str]:
-  """Leaf path -> dtype and shape; JSON text that says whether two trees fit."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
 
 
 def _compare(what: str, saved: Mapping, current: Mapping, remedy: str) -> None:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 from medjax import sweeps
 from medjax.check import InputError
 from medjax.train import mesh as meshes
+from medjax.tree import named_leaves, types_and_shapes
 from medjax.types import Chunked, Key, Metrics, Params, PyTree, Step, TrainState
 
 
@@ -263,9 +264,9 @@ def check_finite_state(run: str, steps_done: int, state: TrainState) -> None:
   """Raises NonFiniteError if a parameter or the model state is not finite; waits for the device."""
   kept = {"params": state.params, "model_state": state.model_state}
   finite = jax.device_get(_finite_leaves(kept))
-  bad = [path for path, ok in jax.tree_util.tree_leaves_with_path(finite) if not ok]
+  bad = [name for name, ok in named_leaves(finite).items() if not ok]
   if bad:
-    names = {jax.tree_util.keystr(path, simple=True, separator="/"): math.nan for path in bad[:3]}
+    names = dict.fromkeys(bad[:3], math.nan)
     more = f" ({len(bad)} arrays in all)" if len(bad) > len(names) else ""
     remedy = (
       "the metrics were finite, the update was not: lower the learning rate or clip gradients"
@@ -322,7 +323,7 @@ def _check_metrics(metrics: Any) -> None:
 
 
 def _check_state(before: PyTree, after: PyTree) -> None:
-  old, new = _shapes(before), _shapes(after)
+  old, new = types_and_shapes(before), types_and_shapes(after)
   for path in {**old, **new}:
     if old.get(path) != new.get(path):
       raise InputError(
@@ -330,8 +331,3 @@ def _check_state(before: PyTree, after: PyTree) -> None:
         f"{new.get(path, 'absent')}",
         "return every leaf with the shape and dtype that Step.init gave it",
       )
-
-
-def _shapes(tree: PyTree) -> dict[str, str]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}

@@ -16,6 +16,7 @@ import numpy as np
 
 from medjax import files
 from medjax.check import InputError, require
+from medjax.tree import named_leaves
 from medjax.types import PyTree
 
 _HEADER = "medjax"
@@ -139,12 +140,6 @@ def load_into(
     )
   say(str(loaded))
   return loaded
-
-
-def named_leaves(tree: PyTree) -> dict[str, Any]:
-  """Leaves by their path, "encoder0/conv0/kernel", in the order of the tree."""
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _line(title: str, names: Any) -> str:

@@ -65,6 +65,12 @@ def test_the_fisher_information_is_the_mean_of_squared_gradients():
   assert_close(found.params, START)
 
 
+def test_a_padding_row_without_numbers_leaves_the_anchor_alone():
+  padded = {**BATCH, "x": np.where(BATCH["weight"][:, None] > 0, BATCH["x"], np.nan)}
+  found = fisher_anchor(loss, START, {k: np.float32(v) for k, v in padded.items()}, KEY)
+  assert_close(found.fisher, fisher_anchor(loss, START, BATCH, KEY).fisher)
+
+
 def test_ewc_without_strength_is_fine_tuning_bit_for_bit():
   anchor = fisher_anchor(loss, START, OTHER, KEY)
   tx = optax.adam(0.05)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from medjax import tree
 from medjax.types import PyTree
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "remat")
@@ -177,18 +178,18 @@ def trace(
   closed, out_shape = jax.make_jaxpr(flat, return_shape=True)(params, example, key)
   if getattr(out_shape[0], "shape", None) != ():
     raise TypeError(f"expected a loss that returns a scalar, got {out_shape[0]}; reduce it")
-  named = jax.tree_util.tree_leaves_with_path(params)
+  named = tree.named_leaves(params)
   builder = _Builder()
   jaxpr = closed.jaxpr
   ids = [builder.new() for _ in jaxpr.invars]
   num_leaves = len(named)
   leaf_ids, example_ids = ids[:num_leaves], ids[num_leaves:]
-  for number, (value, (_, leaf)) in enumerate(zip(leaf_ids, named, strict=True)):
+  for number, (value, leaf) in enumerate(zip(leaf_ids, named.values(), strict=True)):
     builder.leaf(value, number, leaf.shape)
   builder.touched.update(example_ids)
   results = builder.inline(jaxpr, closed.consts, ids)
   return Program(
-    names=tuple(jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in named),
+    names=tuple(named),
     operations=tuple(builder.operations),
     shared=tuple(builder.shared),
     sites=builder.sites,
