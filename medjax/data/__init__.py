@@ -18,7 +18,7 @@ from medjax.data.mni152 import mni152
 from medjax.data.mnms import MnMs
 from medjax.data.ms_sets import ljubljana, mslesseg
 from medjax.data.neighbours import neighbours
-from medjax.data.nifti import read_nifti, to_ras, write_nifti
+from medjax.data.nifti import GeometryWarning, read_nifti, to_ras, write_nifti
 from medjax.data.nnunet import NnUNetFolder
 from medjax.data.normalise import (
   ForegroundPercentiles,
@@ -48,6 +48,7 @@ __all__ = [
   "Case",
   "ClassFolders",
   "ForegroundPercentiles",
+  "GeometryWarning",
   "LabelMapFolder",
   "MedMNIST",
   "Memory",

@@ -8,12 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medjax.check import InputError, require, same_shape
+from medjax.check import InputError, require
 from medjax.data import nifti, png
 from medjax.data.preprocess import Preprocessing
-from medjax.data.volume import Volume
-
-_AFFINE_TOLERANCE_MM = 1e-2
+from medjax.data.volume import Volume, check_same_grid
 
 
 class Case(NamedTuple):
@@ -88,14 +86,7 @@ def read_case(case: Case) -> Volume:
   volumes = [png.read_png(f) if case.ending == ".png" else nifti.read_nifti(f) for f in case.files]
   first = volumes[0]
   for file, volume in zip(case.files[1:], volumes[1:], strict=True):
-    same_shape(str(case.files[0]), first.space, str(file), volume.space)
-    if first.affine is not None and volume.affine is not None:
-      require(
-        np.allclose(first.affine, volume.affine, rtol=0, atol=_AFFINE_TOLERANCE_MM),
-        f"{case.files[0]} and {file} of one affine",
-        "two",
-        "resample one onto the other's grid",
-      )
+    check_same_grid(str(case.files[0]), first, str(file), volume)
   arrays = [v.array if v.array.ndim > len(v.spacing) else v.array[..., None] for v in volumes]
   return first._replace(array=np.concatenate(arrays, axis=-1))
 

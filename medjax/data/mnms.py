@@ -21,7 +21,7 @@ from medjax import tables
 from medjax.check import one_of, require, same_shape
 from medjax.data import labels, manifest, nifti
 from medjax.data.normalise import NORMALISERS, Normaliser, normalise
-from medjax.data.volume import Volume
+from medjax.data.volume import Volume, check_same_grid
 from medjax.types import Example
 
 CLASS_NAMES = ("background", "LV", "MYO", "RV")
@@ -228,6 +228,9 @@ class MnMs:
   def _label(self, frame: Frame, path: pathlib.Path, image: Volume) -> np.ndarray:
     where = _label_path(path)
     volume = nifti.read_nifti(where)
+    if volume.array.ndim == 3:
+      volume = volume._replace(array=volume.array[..., None])
+    check_same_grid(str(path), image, str(where), volume)
     same_shape(str(path), image.array.shape, str(where), volume.array.shape)
     raw = labels.whole_numbers(volume.array[..., frame.time], str(where))
     return labels.class_ids(raw, tuple(range(len(CLASS_NAMES))), str(where))

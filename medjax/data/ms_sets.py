@@ -24,11 +24,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from medjax.check import one_of, require, same_shape
+from medjax.check import one_of, require
 from medjax.data import downloads, manifest, nifti
 from medjax.data.downloads import Download
 from medjax.data.normalise import Normaliser, normalise
 from medjax.data.preprocess import place
+from medjax.data.volume import check_same_grid
 from medjax.types import Example
 
 CLASS_NAMES = ("background", "lesion")
@@ -121,7 +122,7 @@ class LesionSet:
     *volumes, mask = (nifti.to_ras(file.read_nifti()) for file in files)
     first = volumes[0]
     for file, volume in zip(files, (*volumes, mask), strict=True):
-      same_shape(str(files[0]), first.space, str(file), volume.space)
+      check_same_grid(str(files[0]), first, str(file), volume)
     values = np.unique(mask.array)
     require(
       set(values.tolist()) <= {0, 1},

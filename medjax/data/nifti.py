@@ -3,11 +3,23 @@
 Arrays keep nibabel's axis order. After `to_ras` the first axis runs from left to Right, the second
 from posterior to Anterior and the third from inferior to Superior, so `array[i, j, k]` is the voxel
 at `affine @ (i, j, k, 1)` millimetres in RAS.
+
+Headers that can be read in more than one way are read by these rules, each with a
+`GeometryWarning` that names the file:
+
+- sform and qform disagree by more than a tenth of a voxel: the sform counts, as in nibabel and in
+  nnU-Net's NibabelIO; programs built on ITK may take the qform.
+- neither sform nor qform is set: axes are taken as right, anterior and superior in the order of
+  the file, from the origin, so that `to_ras` changes nothing. nibabel alone would mirror the first
+  axis.
+- the axes are not orthogonal (a tilted gantry, a shear): voxels and affine stay as they are;
+  lengths in mm treat the axes as orthogonal.
 """
 
 import gzip
 import os
 import pathlib
+import warnings
 import zlib
 from typing import Any
 
@@ -15,10 +27,15 @@ import numpy as np
 
 from medjax import files
 from medjax.check import InputError, require
-from medjax.data.volume import Volume
+from medjax.data.volume import GRID_TOLERANCE, Volume, corner_distance
 
 SUFFIXES = (".nii.gz", ".nii")
 _SPACING_TOLERANCE = 0.01  # relative difference of header and affine that rounding explains
+_SHEAR_TOLERANCE = 0.01  # cosine between two axes that rounding explains: half a degree
+
+
+class GeometryWarning(UserWarning):
+  """A header says where the voxels lie in two ways or not at all; see the rules of this module."""
 
 
 def read_nifti(path: str | os.PathLike) -> Volume:
@@ -240,7 +257,8 @@ def _geometry(
   require(
     unit in ("mm", "unknown"), f"millimetres in {path}", unit, "convert affine and unit to mm"
   )
-  affine = np.asarray(image.affine, np.float64)
+  zooms = [float(size) for size in image.header.get_zooms()[:3]]
+  affine = _affine(path, image, zooms)
   lengths = np.linalg.norm(affine[:3, :3], axis=0)
   require(
     np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-6 * lengths.prod() > 0,
@@ -248,7 +266,6 @@ def _geometry(
     str(affine[:3].round(4).tolist()),
     "correct the sform or qform of the header",
   )
-  zooms = [float(size) for size in image.header.get_zooms()[:3]]
   zooms += [float(size) for size in lengths[len(zooms) :]]
   checked = slice(0, min(num_axes, 3))
   require(
@@ -257,4 +274,38 @@ def _geometry(
     f"{tuple(round(z, 4) for z in zooms)} and {tuple(lengths.round(4).tolist())} mm",
     "correct the header",
   )
+  cosines = affine[:3, :3].T @ affine[:3, :3] / np.outer(lengths, lengths)
+  slant = float(np.abs(cosines - np.diag(np.diag(cosines))).max())
+  if slant > _SHEAR_TOLERANCE:
+    _warn(
+      f"the axes of {path} stand {np.degrees(np.arccos(slant)):.1f} degrees to each other; lengths"
+      " in mm treat them as orthogonal (resample the volume onto an upright grid to be exact)"
+    )
   return tuple(zooms), affine
+
+
+def _affine(path: pathlib.Path, image: Any, zooms: list[float]) -> np.ndarray:
+  """The affine that the rules of this module choose."""
+  sform, qform = image.header.get_sform(coded=True), _qform(path, image)
+  if sform[1] == 0 and qform[1] == 0:
+    _warn(f"{path} has neither sform nor qform; its axes are taken as right, anterior and superior")
+    return np.diag([*zooms, *[1.0] * (3 - len(zooms)), 1.0])
+  affine = np.asarray(image.affine, np.float64)
+  if sform[1] and qform[1]:
+    apart = corner_distance(tuple(image.shape[:3]), affine, qform[0])
+    if not apart <= GRID_TOLERANCE * min(zooms):
+      _warn(f"sform and qform of {path} are {apart:.3g} mm apart; the sform counts")
+  return affine
+
+
+def _qform(path: pathlib.Path, image: Any) -> tuple[np.ndarray | None, int]:
+  from nibabel.spatialimages import HeaderDataError
+
+  try:
+    return image.header.get_qform(coded=True)
+  except (HeaderDataError, ValueError) as error:
+    raise _corrupt(path, error) from error
+
+
+def _warn(text: str) -> None:
+  warnings.warn(text, GeometryWarning, stacklevel=2)

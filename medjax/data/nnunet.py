@@ -9,17 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from medjax.check import InputError, one_of, require, same_shape
+from medjax.check import InputError, one_of, require
 from medjax.data import labels, manifest, nifti, png
 from medjax.data.cases import Case
 from medjax.data.dataset_json import read_dataset_json
 from medjax.data.normalise import NORMALISERS, Normaliser, normalise, to_spec
 from medjax.data.preprocess import Preprocessing, Spacing, place
 from medjax.data.subjects import subjects_of
-from medjax.data.volume import Volume
+from medjax.data.volume import Volume, check_same_grid
 from medjax.types import Example
-
-_AFFINE_TOLERANCE_MM = 1e-2
 
 
 class NnUNetFolder:
@@ -206,7 +204,7 @@ class NnUNetFolder:
     files = self._images[name]
     volumes = [self._load(path) for path in files]
     for path, volume in zip(files[1:], volumes[1:], strict=True):
-      _same_grid(files[0], volumes[0], path, volume)
+      check_same_grid(str(files[0]), volumes[0], str(path), volume)
     first = volumes[0]
     image = np.concatenate([_with_channels(v) for v in volumes], axis=-1)
     require(
@@ -245,7 +243,7 @@ class NnUNetFolder:
       f"shape {volume.array.shape}",
       "store class values, no colours or channels",
     )
-    _same_grid(image_path, image, path, volume)
+    check_same_grid(str(image_path), image, str(path), volume)
     raw = labels.whole_numbers(volume.array, str(path))
     ids = labels.class_ids(raw, self.spec.label_values, str(path), ignore=self.spec.ignore_value)
     return volume._replace(array=ids)
@@ -257,15 +255,3 @@ class NnUNetFolder:
 def _with_channels(volume: Volume) -> np.ndarray:
   is_scalar = volume.array.ndim == len(volume.spacing)
   return volume.array[..., None] if is_scalar else volume.array
-
-
-def _same_grid(path: pathlib.Path, volume: Volume, other: pathlib.Path, second: Volume) -> None:
-  same_shape(str(path), volume.space, str(other), second.space)
-  if volume.affine is None or second.affine is None:
-    return
-  require(
-    np.allclose(volume.affine, second.affine, rtol=0, atol=_AFFINE_TOLERANCE_MM),
-    f"{path} and {other} of one affine",
-    f"{volume.affine[:3].round(3).tolist()} and {second.affine[:3].round(3).tolist()}",
-    "resample one onto the other's grid",
-  )

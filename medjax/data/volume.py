@@ -1,8 +1,17 @@
 """An array with its place in space: what the file readers return and the resampler works on."""
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
+
+from medjax.check import require, same_shape
+
+GRID_TOLERANCE = 0.1
+"""Of the smallest voxel size: how far the corners of two grids may lie apart that count as one.
+
+Headers are rounded (to float32, or to four decimals of a millimetre by some programs), which moves
+the far corner of 512 voxels by about .01 mm. A tenth of a voxel moves no label to its neighbour."""
 
 
 class Volume(NamedTuple):
@@ -22,3 +31,42 @@ class Volume(NamedTuple):
   def space(self) -> tuple[int, ...]:
     """Shape of the spatial axes."""
     return self.array.shape[: len(self.spacing)]
+
+
+def check_same_grid(name: str, volume: Volume, other_name: str, other: Volume) -> None:
+  """Refuses two volumes whose voxels do not lie in the same places.
+
+  The eight corners of both fields of view are compared in millimetres, since an error of an entry
+  of the affine grows with the number of voxels that it is multiplied by. Volumes without geometry
+  (PNG) are compared by their shapes alone.
+
+  Args:
+    name, other_name: the files, for the error.
+    volume, other: what was read from them; channels do not count.
+  Raises:
+    InputError: other shapes, or a corner further apart than `GRID_TOLERANCE` times the smallest
+      voxel size.
+  """
+  same_shape(name, volume.space, other_name, other.space)
+  if volume.affine is None or other.affine is None:
+    return
+  apart = corner_distance(volume.space, volume.affine, other.affine)
+  allowed = GRID_TOLERANCE * min(volume.spacing)
+  require(
+    apart <= allowed,
+    f"{name} and {other_name} on one grid, corners at most {allowed:.3g} mm apart",
+    f"{apart:.3g} mm, affines {_rows(volume.affine)} and {_rows(other.affine)}",
+    "resample one onto the other's grid",
+  )
+
+
+def corner_distance(space: tuple[int, ...], affine: np.ndarray, other: np.ndarray) -> float:
+  """Largest distance in mm between the corners of one array under two affines."""
+  # Corners are the outer edges of the voxels, so that one slice has a thickness and a direction.
+  ends = [(-0.5, size - 0.5) for size in space] + [(-0.5, 0.5)] * (3 - len(space))
+  corners = np.array([(*corner, 1.0) for corner in itertools.product(*ends)])
+  return float(np.linalg.norm(corners @ (affine - other)[:3].T, axis=1).max())
+
+
+def _rows(affine: np.ndarray) -> list:
+  return affine[:3].round(4).tolist()

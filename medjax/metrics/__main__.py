@@ -20,13 +20,12 @@ from medjax import cli, files
 from medjax.check import non_negative, require
 from medjax.data import labels, nifti, png
 from medjax.data.dataset_json import read_dataset_json
-from medjax.data.volume import Volume
+from medjax.data.volume import Volume, check_same_grid
 from medjax.metrics import case_table, panel, report
 from medjax.train import Report
 from medjax.train.progress import counted
 
 _ENDINGS = (*nifti.SUFFIXES, ".png")
-_AFFINE_TOLERANCE_MM = 1e-2
 _SHOWN = ("dice", "hd95_pooled", "hausdorff", "assd", "surface_dice_voxel")
 
 
@@ -173,19 +172,7 @@ def _volume(path: pathlib.Path) -> Volume:
 def _read(predicted: pathlib.Path, true: pathlib.Path, table: _Labels) -> _Case:
   """A pair on one grid; axes of one voxel, as 2D images in NIfTI have, are dropped."""
   prediction, target = _volume(predicted), _volume(true)
-  for what, first, second in (
-    ("shape", prediction.array.shape, target.array.shape),
-    ("affine", _rounded(prediction), _rounded(target)),
-  ):
-    require(
-      first is None
-      or second is None
-      or np.shape(first) == np.shape(second)
-      and np.allclose(first, second, rtol=0, atol=_AFFINE_TOLERANCE_MM),
-      f"{predicted} on the grid of {true}",
-      f"{what} {first} instead of {second}",
-      "resample the prediction to the truth by nearest neighbour",
-    )
+  check_same_grid(str(predicted), prediction, str(true), target)
   maps = [
     labels.class_ids(prediction.array, table.values, str(predicted)),
     labels.class_ids(target.array, table.values, str(true), ignore=table.ignore),
@@ -194,10 +181,6 @@ def _read(predicted: pathlib.Path, true: pathlib.Path, table: _Labels) -> _Case:
   shape = [target.array.shape[axis] for axis in kept]
   spacing = tuple(target.spacing[axis] for axis in kept)
   return _Case(maps[0].reshape(shape), maps[1].reshape(shape), spacing)
-
-
-def _rounded(volume: Volume) -> list | None:
-  return None if volume.affine is None else volume.affine[:3].round(4).tolist()
 
 
 def _page(config: Config, summary: Sequence[dict[str, Any]], cases: int) -> Report:

@@ -19,7 +19,7 @@ import numpy as np
 from medjax import cli
 from medjax.check import InputError, require, same_shape
 from medjax.data import labels, nifti
-from medjax.data.volume import Volume
+from medjax.data.volume import Volume, check_same_grid
 from medjax.synth import sites, tissues
 from medjax.synth.acquisition import Site, acquire, rescan
 from medjax.synth.grouping import Grouping
@@ -101,13 +101,7 @@ def _labels(config: Config, path: pathlib.Path, image: Volume) -> tuple[np.ndarr
   """The label map upright, and the tissues of its values."""
   volume = nifti.read_nifti(path)
   same_shape(str(path), volume.array.shape, str(config.input), image.space)
-  assert volume.affine is not None and image.affine is not None
-  require(
-    np.allclose(volume.affine, image.affine, atol=1e-3),
-    f"{path} and {config.input} with one affine",
-    f"{volume.affine[:3].round(3).tolist()} and {image.affine[:3].round(3).tolist()}",
-    "resample the labels to the image",
-  )
+  check_same_grid(str(path), volume, str(config.input), image)
   table = tissues.by_freesurfer()
   if config.tissues:
     pairs = [word.partition("=") for word in config.tissues]

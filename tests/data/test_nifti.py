@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data.nifti import from_ras, read_nifti, to_ras, write_like, write_nifti
+from medjax.data.nifti import GeometryWarning, from_ras, read_nifti, to_ras, write_like, write_nifti
 from medjax.data.volume import Volume
 
-OBLIQUE = np.array(
-  [[-0.1, 1.9, 0.2, 5.0], [0.98, 0.3, 0.1, -7.0], [0.05, -0.2, -2.9, 11.0], [0, 0, 0, 1.0]]
-)
+OBLIQUE = np.eye(4)  # a rotation near a permutation of the axes, times the voxel sizes
+OBLIQUE[:3, :3] = np.linalg.qr([[-0.1, 0.95, 0.07], [0.98, 0.1, 0.03], [0.05, -0.1, -0.97]])[0]
+OBLIQUE[:3] *= (1.0, 2.0, 3.0, 1.0)
+OBLIQUE[:3, 3] = (5.0, -7.0, 11.0)
 LPS = np.diag([-1.0, -2.0, 3.0, 1.0])
 
 
@@ -198,3 +199,52 @@ def test_a_file_like_another_says_nothing_of_the_person(tmp_path):
   assert b"Jane" not in target.read_bytes()
   assert nibabel.load(target).header.get_intent()[0] == "none"
   np.testing.assert_array_equal(np.asarray(nibabel.load(target).dataobj), labels)
+
+
+def slanted(degrees):
+  """A gantry that is tilted: slices are shifted along y by the angle."""
+  affine = np.diag([1.0, 1.0, 3.0, 1.0])
+  affine[1, 2] = 3.0 * np.tan(np.radians(degrees))
+  return affine
+
+
+def test_a_tilted_gantry_is_read_as_it_is_with_a_warning_that_names_the_angle(tmp_path):
+  path = tmp_path / "a.nii"
+  image = nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), slanted(20))
+  image.header.set_zooms(np.linalg.norm(slanted(20)[:3, :3], axis=0))
+  nibabel.save(image, path)
+  with pytest.warns(GeometryWarning, match="a.nii stand 70.0 degrees to each other"):
+    volume = read_nifti(path)
+  np.testing.assert_allclose(volume.affine, slanted(20), atol=1e-6)
+  write_nifti(path, np.ones((3, 4, 5)), slanted(0.2))  # rounding
+  read_nifti(path)
+
+
+def test_the_sform_counts_where_the_qform_disagrees_and_a_warning_says_by_how_much(tmp_path):
+  path = tmp_path / "a.nii"
+  image = nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4))
+  moved = np.eye(4)
+  moved[0, 3] = 40.0
+  for shift, words in ((0.01, None), (40.0, "sform and qform of .*a.nii are 40 mm apart")):
+    moved[0, 3] = shift
+    image.set_sform(np.eye(4), 1)
+    image.set_qform(moved, 1)
+    nibabel.save(image, path)
+    if words is None:
+      read_nifti(path)
+    else:
+      with pytest.warns(GeometryWarning, match=words):
+        volume = read_nifti(path)
+      np.testing.assert_array_equal(volume.affine, np.eye(4))
+
+
+def test_a_file_without_orientation_keeps_the_order_of_its_voxels_with_a_warning(tmp_path):
+  path = tmp_path / "a.nii"
+  array = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+  image = nibabel.Nifti1Image(array, None)
+  image.header.set_zooms((1.0, 2.0, 3.0))
+  nibabel.save(image, path)
+  with pytest.warns(GeometryWarning, match="a.nii has neither sform nor qform"):
+    volume = read_nifti(path)
+  np.testing.assert_array_equal(volume.affine, np.diag([1.0, 2.0, 3.0, 1.0]))
+  np.testing.assert_array_equal(to_ras(volume).array, array)  # nibabel mirrors the first axis

@@ -92,8 +92,8 @@ def test_pictures_and_flat_volumes_are_two_dimensional(tmp_path):
 @pytest.mark.parametrize(
   ("case", "message"),
   [
-    ("shape", "a.nii.gz on the grid of"),
-    ("affine", "a.nii.gz on the grid of"),
+    ("shape", "a.nii.gz of one shape"),
+    ("affine", "a.nii.gz on one grid"),
     ("value", "label values among"),
     ("missing", "none for b"),
     ("empty", "label maps"),

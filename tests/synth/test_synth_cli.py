@@ -67,7 +67,7 @@ def test_the_list_names_every_site(capsys):
     (["--site", "research-t1", "IN", "IN"], "output of its own"),
     (["--site", "research-t1", "NEGATIVE", "OUT"], "values of 0 or more"),
     (["--site", "research-t1", "IN", "OUT", "--labels", "SMALL"], "one grid"),
-    (["--site", "research-t1", "IN", "OUT", "--labels", "FLIPPED"], "one affine"),
+    (["--site", "research-t1", "IN", "OUT", "--labels", "FLIPPED"], "on one grid"),
     (["--site", "research-t1", "IN", "OUT", "--labels", "HALVES"], "whole numbers"),
     (["--site", "research-t1", "IN", "NOWHERE"], "a folder"),
     (["--site", "research-t1", "IN", "OUT", "--labels", "IN", "--tissues", "csf"], "VALUE=TISSUE"),
