@@ -291,7 +291,7 @@ def _affine(path: pathlib.Path, image: Any, zooms: list[float]) -> np.ndarray:
     _warn(f"{path} has neither sform nor qform; its axes are taken as right, anterior and superior")
     return np.diag([*zooms, *[1.0] * (3 - len(zooms)), 1.0])
   affine = np.asarray(image.affine, np.float64)
-  if sform[1] and qform[1]:
+  if sform[1] and qform[1] and qform[0] is not None:
     apart = corner_distance(tuple(image.shape[:3]), affine, qform[0])
     if not apart <= GRID_TOLERANCE * min(zooms):
       _warn(f"sform and qform of {path} are {apart:.3g} mm apart; the sform counts")
