@@ -32,6 +32,7 @@ MAY_IMPORT = {
   | {"sweeps", "ops", "losses", "metrics", "nets", "synth", "data", "grads", "privacy"},
   "inference": BASE | {"ops", "data"},
   "train": BASE | {"sweeps", "metrics", "data"},
+  "study": BASE | {"metrics", "synth", "data", "inference", "train"},
   "loading": BASE | {"nets", "data", "inference", "train"},
   "cli": BASE | {"train"},
   "predict": BASE | {"cli", "data", "inference", "loading", "train"},

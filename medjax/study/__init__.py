@@ -1,0 +1,73 @@
+"""What studies share, as plain functions over plain data: a study stays a text read top to bottom.
+
+settings   Settings, check_fields       fields that every study has, and what names promise
+data       Turn, turns_of, splits_of    who is trained on, who is tested in which role
+arms       Arm, arms, chosen            one row an arm: name, meaning, what makes its method
+training   Job, fit, fit_all, flops     a training that is asked for; resumable, its cost counted
+scores     Predictor, classes, masks    a network on test cases: rows of people
+           findings, kept               the same for several findings; scores of a finished job
+questions  Question, ask, tables        rows -> arrays [seed, subject] -> verdicts
+power      planned, announce            what the design could find, before anything is trained
+page       page.start and its sections  sentences derived from the rows
+end        results, finish              cases.csv, timing.json, report.html, and results.json last
+
+The kit knows no method, no network and no loss; a test of the layers holds it to that. Example of a
+whole study: experiments/fusestyle.py.
+"""
+
+from medjax.study import page
+from medjax.study.arms import Arm, arms, chosen
+from medjax.study.jobs import Job, Trained, fit, fit_all, flops
+from medjax.study.kept import kept
+from medjax.study.power import announce, planned, smallest_detectable
+from medjax.study.predict import Predictor
+from medjax.study.questions import Question, against, ask, ask_each, not_asked, sentence
+from medjax.study.results import check_arms_differ, finish, mean_of_curves, results
+from medjax.study.scores import Picture, Scored, classes, findings, masks
+from medjax.study.settings import Settings, check_fields, paths_of
+from medjax.study.tables import interval, mean, table, tables
+from medjax.study.turns import Turn, parted, people_of, splits_of, turns_of
+
+__all__ = [
+  "Arm",
+  "Job",
+  "Picture",
+  "Predictor",
+  "Question",
+  "Scored",
+  "Settings",
+  "Trained",
+  "Turn",
+  "against",
+  "announce",
+  "arms",
+  "ask",
+  "ask_each",
+  "check_arms_differ",
+  "check_fields",
+  "chosen",
+  "classes",
+  "findings",
+  "finish",
+  "fit",
+  "fit_all",
+  "flops",
+  "interval",
+  "kept",
+  "masks",
+  "mean",
+  "mean_of_curves",
+  "not_asked",
+  "page",
+  "parted",
+  "paths_of",
+  "people_of",
+  "planned",
+  "results",
+  "sentence",
+  "smallest_detectable",
+  "splits_of",
+  "table",
+  "tables",
+  "turns_of",
+]

@@ -1,0 +1,101 @@
+"""Scores of a finished job, kept in the run directory: a resumed run does not predict again.
+
+Each job has one file, scores/<name>.npz. It belongs to the weights that were scored, whose digest
+stands in it: after a training that ended with other weights the cases are scored anew. A private
+run keeps nothing, since rows name people.
+"""
+
+import hashlib
+import io
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from medjax import files, train
+from medjax.study.scores import Picture, Scored
+from medjax.types import PyTree
+
+_FOLDER = "scores"
+_ARRAYS = ("image", "truth", "prediction")
+
+
+def kept(
+  directory: train.RunDirectory, name: str, network: PyTree, score: Callable[[], Scored]
+) -> Scored:
+  """`score()`, or what it gave for the same weights before the run was interrupted.
+
+  Args:
+    directory: of the run.
+    name: of the job and of what is scored, "arm-turn-seed" or "arm-turn-seed-role".
+    network: the weights that `score` looks at; any pytree of arrays.
+    score: predicts and measures. The settings of a run directory do not change, so the weights are
+      all that it can depend on.
+  Returns:
+    Rows, pictures, seconds and arrays; the same objects, to the bit, whether found or made now.
+  """
+  if directory.private is not None:
+    return score()
+  path = directory.path / _FOLDER / f"{name.replace('/', '_')}.npz"
+  digest = _digest(network)
+  found = _read(path, digest)
+  if found is None:
+    content = _packed(score(), digest)
+    path.parent.mkdir(exist_ok=True)
+    files.write_bytes(path, content)
+    found = _read(path, digest)
+  assert found is not None
+  return found
+
+
+def _digest(network: PyTree) -> str:
+  found = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(network):
+    array = np.asarray(leaf)
+    found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+    found.update(np.ascontiguousarray(array).tobytes())
+  return found.hexdigest()
+
+
+def _packed(scored: Scored, digest: str) -> bytes:
+  pictures = [(p.name, p.site, p.score) for p in scored.pictures]
+  about = {"digest": digest, "rows": scored.rows, "seconds": scored.seconds, "pictures": pictures}
+  # Python's own JSON keeps NaN and every digit of a float, unlike the strict one of results.json.
+  arrays: dict[str, Any] = {"about": np.array(json.dumps(about, default=_plain))}
+  for i, picture in enumerate(scored.pictures):
+    own = {name: getattr(picture, name) for name in _ARRAYS}
+    arrays |= {f"{name} {i}": array for name, array in own.items() if array is not None}
+  arrays |= {f"more {name}": array for name, array in scored.more.items()}
+  file = io.BytesIO()
+  np.savez_compressed(file, **arrays)
+  return file.getvalue()
+
+
+def _read(path: pathlib.Path, digest: str) -> Scored | None:
+  if not path.exists():
+    return None
+  with np.load(path) as file:
+    about = json.loads(str(file["about"]))
+    if about["digest"] != digest:
+      return None
+    arrays = {name: file[name] for name in file.files if name != "about"}
+  pictures = [
+    Picture(
+      name,
+      site,
+      arrays[f"image {i}"],
+      arrays.get(f"truth {i}"),
+      arrays[f"prediction {i}"],
+      score,
+    )
+    for i, (name, site, score) in enumerate(about["pictures"])
+  ]
+  more = {name[5:]: array for name, array in arrays.items() if name.startswith("more ")}
+  return Scored(about["rows"], pictures, about["seconds"], more)
+
+
+def _plain(value: Any) -> Any:
+  return value.item()

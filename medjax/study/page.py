@@ -1,0 +1,246 @@
+"""Sections that the pages of studies share; each adds to a `train.Report` and returns nothing.
+
+Their sentences are derived from the rows that they stand beside: a page that has no column of equal
+compute does not speak of one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medjax import metrics
+from medjax.study.arms import Arm
+from medjax.study.jobs import Trained
+from medjax.study.questions import EQUAL, is_equal, sentence
+from medjax.study.scores import Picture
+from medjax.study.tables import Row
+from medjax.train.report import Report
+
+NAMES = {
+  "dice": "Dice",
+  "jaccard": "Jaccard",
+  "surface_dice": "surface Dice",
+  "surface_dice_voxel": "surface Dice",
+  "hausdorff": "HD, mm",
+  "assd": "ASSD, mm",
+  "accuracy": "accuracy",
+  "balanced": "balanced accuracy",
+  "auroc": "AUROC",
+}
+"""Metrics as pages write them; a metric that is not here keeps its own name."""
+
+
+def name_of(metric: str) -> str:
+  """A metric as pages write it."""
+  return NAMES.get(metric, metric)
+
+
+def start(title: str, found: Mapping[str, Any], lead: str = "") -> Report:
+  """A page of the common schema: it opens with what could be detected, then with every answer."""
+  cases, people = (
+    ", ".join(f"{number:,} {role}" for role, number in found[key].items())
+    for key in ("test_cases", "test_people")
+  )
+  said = " ".join([*detectable(found["questions"]), *answers(found["questions"])])
+  counts = f"Test cases: {cases}; people: {people}."
+  return Report(title, " ".join(part for part in (lead, counts, said) if part))
+
+
+def detectable(rows: Sequence[Row]) -> list[str]:
+  """One sentence: the smallest differences that the design could have found, over its questions."""
+  if not rows:
+    return []
+  found = [row["smallest_detectable"] for row in rows]
+  least, most = f"{min(found):.3f}", f"{max(found):.3f}"
+  span = least if least == most else f"{least} to {most}"
+  return [f"Smallest detectable differences: {span}, against a margin of {rows[0]['margin']:g}."]
+
+
+def answers(rows: Sequence[Row]) -> list[str]:
+  """A sentence for each verdict, its role in front unless that is "test"."""
+  said = [
+    ("" if row["role"] == "test" else f"{row['role'].capitalize()}: ")
+    + sentence(row, name_of(row["metric"]))
+    for row in rows
+  ]
+  return said or ["No planned comparison among these arms."]
+
+
+def scores(
+  report: Report,
+  found: Mapping[str, Any],
+  arms: Mapping[str, Arm],
+  *,
+  title: str = "Scores",
+  text: str = "",
+) -> None:
+  """A line an arm: its meaning, every role and metric with its interval, operations over the least.
+
+  Args:
+    report: the page.
+    found: results of the common schema.
+    arms: the study's table.
+    title: of the section.
+    text: in front of the table; empty lines part it.
+  """
+  own = found["arms"]
+  columns = [
+    (role, metric)
+    for role in found["test_cases"]
+    for metric in next(iter(own.values())).get(role, {})
+  ]
+  costs = {arm: values.get("flops_an_update", np.nan) for arm, values in own.items()}
+  least = np.nanmin([*costs.values(), np.inf])
+  header = ["arm", "what it is"]
+  for role, metric in columns:
+    header += [f"{role}: {name_of(metric)}", "low", "high"]
+  report.section(title, text)
+  report.table(
+    [*header, "flops"],
+    [
+      [
+        arm,
+        arms[arm].meaning if arm in arms else "",
+        *(values[role][metric][k] for role, metric in columns for k in ("mean", "low", "high")),
+        costs[arm] / least,
+      ]
+      for arm, values in own.items()
+    ],
+    "Means over cases, people and seeds, with 95 % intervals over people and seeds. flops: of an"
+    " update, over the least.",
+  )
+
+
+def verdicts(
+  report: Report, rows: Sequence[Row], *, not_asked: Sequence[str] = (), text: str = ""
+) -> None:
+  """The planned comparisons, a line each, and the questions that were not asked."""
+  if not rows and not not_asked:
+    return
+  levels = " and ".join(rows[0]["members"]) if rows else ""
+  said = (
+    f"Paired differences by hierarchical bootstrap over {levels}, against a margin of"
+    f" {rows[0]['margin']:g}; Holm within each question."
+    if rows
+    else ""
+  )
+  report.section("Planned comparisons", text or said)
+  if not_asked:
+    report.note("Not asked, since their arms were not trained: " + " ".join(not_asked))
+  if not rows:
+    return
+  has_costs = any("compute" in row for row in rows)
+  header = ["question", "role", "score", "smallest detectable", "arm", "against", "difference"]
+  header += ["interval", "verdict", *(["compute"] if has_costs else [])]
+  caption = "Smallest detectable: true difference that this design calls better 4 times in 5."
+  if has_costs and not all(is_equal(row.get("compute", 1.0), 1.0) for row in rows):
+    caption += (
+      " compute: of the arm's training over the reference's; a gain above"
+      f" {EQUAL:g} is one at equal updates, not at equal compute."
+    )
+  elif has_costs:
+    caption += " All arms cost what their reference costs: equal updates are equal compute."
+  report.table(
+    header,
+    [
+      [
+        row["question"],
+        row["role"],
+        name_of(row["metric"]),
+        row["smallest_detectable"],
+        row["arm"],
+        row["reference"],
+        row["difference"],
+        f"[{row['adjusted_low']:+.4f}, {row['adjusted_high']:+.4f}]",
+        remarks(row),
+        *([row.get("compute")] if has_costs else []),
+      ]
+      for row in rows
+    ],
+    caption,
+  )
+
+
+def remarks(row: Row) -> str:
+  """A verdict and the remarks beside it, for example "undecided, equivalent"."""
+  return ", ".join(filter(None, [row["verdict"], "equivalent" * row["equivalent"], row["note"]]))
+
+
+def comparison(report: Report, rows: Sequence[Row], reference: str) -> None:
+  """Rows of `against`, with the sentence that says how they came about."""
+  if not rows:
+    return
+  near = " Equal compute: an update costs the same to 5 %."
+  is_told = any("equal compute" in row["column"] for row in rows)
+  report.table(
+    *metrics.comparison_cells(rows),
+    f"Paired differences to {reference} by hierarchical bootstrap over"
+    f" {' and '.join(rows[0]['members'])}, against a margin of {rows[0]['margin']:g}; Holm over the"
+    f" arms of a column.{near if is_told else ''}",
+  )
+
+
+def curves(
+  report: Report,
+  trained: Mapping[str, Trained],
+  labels: Mapping[str, str],
+  *,
+  xlabel: str = "step",
+  caption: str = "",
+) -> None:
+  """A figure for each metric of the log rows (name -> label) that some training has."""
+  for metric, label in labels.items():
+    series = {name: one.curve(metric) for name, one in trained.items()}
+    series = {name: curve for name, curve in series.items() if curve[0]}
+    if series:
+      report.curves(series, xlabel, label, caption=caption)
+
+
+def pictures(
+  report: Report,
+  by_arm: Mapping[str, Sequence[Picture]],
+  class_names: Sequence[str],
+  *,
+  title: str = "Arm by arm",
+  text: str = "",
+) -> None:
+  """The same cases under each arm, a row of pictures an arm."""
+  flat = [(arm, picture) for arm, own in by_arm.items() for picture in own]
+  if not flat:
+    return
+  report.section(title, text or f"From top to bottom: {', '.join(by_arm)}.").overlay(
+    [p.image for _, p in flat],
+    [f"{arm}, {p.site or p.name}: {p.score:.3f}" for arm, p in flat],
+    class_names=class_names,
+    fills=[p.prediction for _, p in flat],
+    outlines=[p.truth for _, p in flat],
+    columns=max(len(own) for own in by_arm.values()),
+    caption="Tint: prediction. Line: truth. Number: mean over structures.",
+  )
+
+
+def costs(
+  report: Report,
+  trained: Mapping[str, Sequence[Trained]],
+  flops: Mapping[str, float] | None = None,
+) -> None:
+  """Hours, seconds and operations of the trainings of each kind."""
+  report.section(
+    "What it costs", "Means over seeds and turns. A resumed run shows the times of its last part."
+  )
+  report.table(
+    ["training", "trainings", "updates", "hours", "seconds an update", "GFLOP an update"],
+    [
+      [
+        name,
+        len(parts),
+        parts[0].num_updates,
+        np.mean([one.hours for one in parts]),
+        np.mean([one.seconds_an_update for one in parts]),
+        (flops or {}).get(name, np.nan) / 1e9,
+      ]
+      for name, parts in trained.items()
+      if parts
+    ],
+  )
