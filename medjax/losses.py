@@ -14,12 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from medjax import check
+from medjax.axes import BATCH_AXIS, require_batch_axis
 from medjax.tree import at_least_float32
 from medjax.types import IGNORE
 
 SegmentationLoss: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
-BATCH_AXIS = "batch"
-"""Name of the vmapped axis that a batch-coupled loss reduces over."""
 
 
 def soft_dice(
@@ -42,7 +41,7 @@ def soft_dice(
     include_background: whether class 0 takes part in the mean.
     couple_batch: sum numerator and denominator over the batch before dividing (nnU-Net's batch
       Dice). Examples then share one loss: it must run under
-      `jax.vmap(..., axis_name=losses.BATCH_AXIS)` and per-sample methods refuse it. It does not
+      `jax.vmap(..., axis_name=axes.BATCH_AXIS)` and per-sample methods refuse it. It does not
       know the examples' weights: give it full batches, padding would enter the sums.
   Raises:
     InputError: fewer than 2 classes, negative smooth, or `couple_batch` outside such a vmap.
@@ -153,11 +152,9 @@ def deep_supervision(
 
 
 def _sum_over_batch(values):
-  try:
-    return jax.lax.psum(values, BATCH_AXIS)
-  except NameError as error:
-    raise check.InputError(
-      f"a vmapped axis named {BATCH_AXIS!r} for couple_batch=True",
-      "a loss of one example",
-      f"use jax.vmap(..., axis_name={BATCH_AXIS!r}) or couple_batch=False",
-    ) from error
+  require_batch_axis(
+    f"a vmapped axis named {BATCH_AXIS!r} for couple_batch=True",
+    "a loss of one example",
+    f"use jax.vmap(..., axis_name={BATCH_AXIS!r}) or couple_batch=False",
+  )
+  return jax.lax.psum(values, BATCH_AXIS)

@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Each room may import the rooms named with it, and itself.
-BASE = {"types", "check", "rng", "tree", "files"}
+BASE = {"types", "check", "rng", "tree", "files", "axes"}
 MAY_IMPORT = {
   "types": set(),
   "check": {"types"},
@@ -18,6 +18,7 @@ MAY_IMPORT = {
   "rng": {"types"},
   "tree": {"types", "check"},
   "files": set(),
+  "axes": {"check"},
   "sweeps": {"types", "rng"},
   "ops": BASE | {"kernels"},
   "losses": BASE | {"ops"},

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax import check, losses
+from medjax import axes, check, losses
 from medjax.types import IGNORE
 
 
@@ -66,7 +66,7 @@ def test_batch_coupling_equals_dice_of_the_concatenated_batch(case):
   pair = np.stack([logits, random.normal(size=logits.shape).astype(np.float32)])
   labels = np.stack([label, random.integers(0, 3, label.shape).astype(np.int32)])
   coupled = functools.partial(losses.soft_dice, couple_batch=True)
-  ours = jax.vmap(coupled, axis_name=losses.BATCH_AXIS)(jnp.asarray(pair), jnp.asarray(labels))
+  ours = jax.vmap(coupled, axis_name=axes.BATCH_AXIS)(jnp.asarray(pair), jnp.asarray(labels))
   whole = losses.soft_dice(jnp.asarray(pair.reshape(10, 6, 3)), jnp.asarray(labels.reshape(10, 6)))
   np.testing.assert_allclose(ours, jnp.full(2, whole), rtol=1e-6)
 

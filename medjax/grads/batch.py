@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax import rng, tree
+from medjax.axes import BATCH_AXIS
 from medjax.types import Key, PyTree
 
 
@@ -21,7 +22,7 @@ def batch_mean(loss: Callable[[PyTree, Key], Any], batch: PyTree, key: Key) -> A
   num_examples = jax.tree.leaves(batch)[0].shape[0]
   index, weight = entry(batch, "index"), entry(batch, "weight")
   keys = rng.per_example(key, jnp.arange(num_examples) if index is None else index)
-  values = jax.vmap(loss, axis_name="batch")(batch, keys)
+  values = jax.vmap(loss, axis_name=BATCH_AXIS)(batch, keys)
   return tree.weighted_mean(values, weight)
 
 

@@ -8,16 +8,13 @@ such a vmap it refuses to train, and so do all methods that need per-example gra
 import math
 from typing import Literal
 
-import jax
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from medjax.check import InputError, one_of
+from medjax.axes import BATCH_AXIS, require_batch_axis
+from medjax.check import one_of
 
 Kind = Literal["batch", "group"]
-
-AXIS = "batch"
-"""Name of the vmapped axis over which BatchNorm takes its statistics."""
 
 
 def norm(
@@ -40,23 +37,16 @@ def norm(
     groups = math.gcd(8, width)
     return nn.GroupNorm(num_groups=groups, epsilon=1e-5, dtype=dtype, name=name)
   if train:
-    _require_batch()
+    require_batch_axis(
+      f"a vmapped axis {BATCH_AXIS!r} to take BatchNorm's statistics over",
+      "one example alone",
+      "train with `supervised`, or use norm='group', which couples no examples",
+    )
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,
     epsilon=1e-5,
-    axis_name=AXIS if train else None,
+    axis_name=BATCH_AXIS if train else None,
     dtype=dtype,
     name=name,
   )
-
-
-def _require_batch() -> None:
-  try:
-    jax.lax.axis_size(AXIS)
-  except NameError as error:
-    raise InputError(
-      f"a vmapped axis {AXIS!r} to take BatchNorm's statistics over",
-      "one example alone",
-      "train with `supervised`, or use norm='group', which couples no examples",
-    ) from error

@@ -15,10 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from medjax import check
+from medjax.axes import BATCH_AXIS, require_batch_axis
 from medjax.tree import at_least_float32
-
-BATCH_AXIS = "batch"
-"""Name of the vmapped axis that the coupled forms reduce over."""
 
 
 def normalised_relu(
@@ -37,7 +35,8 @@ def normalised_relu(
   flat = positive.reshape(-1)
   largest = flat[flat.argmax()]  # not max(), whose gradient divides by a count, see `ops.pooling`
   if couple_batch:
-    largest = _over_batch(lambda: jax.lax.all_gather(largest, BATCH_AXIS).max())
+    _require_batch()
+    largest = jax.lax.all_gather(largest, BATCH_AXIS).max()
   return jnp.where(largest > 0, positive / jnp.where(largest > 0, largest, 1.0), 0.0)
 
 
@@ -65,17 +64,15 @@ def soft_overlap_loss(
   prediction, label = at_least_float32(prediction), at_least_float32(label)
   overlap, total = (prediction * label).sum(), prediction.sum() + label.sum()
   if couple_batch:
-    overlap, total = _over_batch(lambda: jax.lax.psum((overlap, total), BATCH_AXIS))
+    _require_batch()
+    overlap, total = jax.lax.psum((overlap, total), BATCH_AXIS)
   below = total + smooth
   return jnp.where(below > 0, 1 - (2 * overlap + smooth) / jnp.where(below > 0, below, 1.0), 0.0)
 
 
-def _over_batch(reduce):
-  try:
-    return reduce()
-  except NameError as error:
-    raise check.InputError(
-      f"a vmapped axis named {BATCH_AXIS!r} for couple_batch=True",
-      "a function of one example",
-      f"use jax.vmap(..., axis_name={BATCH_AXIS!r}) or couple_batch=False",
-    ) from error
+def _require_batch() -> None:
+  require_batch_axis(
+    f"a vmapped axis named {BATCH_AXIS!r} for couple_batch=True",
+    "a function of one example",
+    f"use jax.vmap(..., axis_name={BATCH_AXIS!r}) or couple_batch=False",
+  )

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from medjax import nets, tree
+from medjax.axes import BATCH_AXIS
 from medjax.check import InputError
 from medjax.nets.densenet import DenseNet
-from medjax.nets.norms import AXIS
 
 KEY = jax.random.key(0)
 SMALL = {"num_layers": (1, 1), "growth": 4, "width": 8, "bottleneck": 2}
@@ -56,7 +56,7 @@ def test_gradient_reaches_every_parameter_and_statistics_move():
 
   def loss(params):
     one = lambda x: model.apply(params, x, model_state=state, train=True)  # noqa: E731
-    logits, states = jax.vmap(one, axis_name=AXIS)(batch)
+    logits, states = jax.vmap(one, axis_name=BATCH_AXIS)(batch)
     return jnp.sum(jnp.sin(logits)), states
 
   gradient, states = jax.jit(jax.grad(loss, has_aux=True))(params)

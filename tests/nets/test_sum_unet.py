@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medjax import nets, tree
+from medjax.axes import BATCH_AXIS
 from medjax.check import InputError
-from medjax.nets.norms import AXIS
 from medjax.nets.sum_unet import FIRST_LAYERS, SumUNet
 
 SMALL = {"width": 4, "num_blocks": 0}  # a block adds compilation time and no kind of layer
@@ -69,7 +69,7 @@ def test_examples_couple_in_training_alone(small):
     def one(image):
       return model.apply(params, image, model_state=state, train=train)[0]
 
-    return jax.vmap(one, axis_name=AXIS)(x)[0]
+    return jax.vmap(one, axis_name=BATCH_AXIS)(x)[0]
 
   run = jax.jit(apply, static_argnums=1)
   assert np.abs(run(batch, True) - run(changed, True)).max() > 1e-3
@@ -85,7 +85,7 @@ def test_running_statistics_are_those_of_the_batch_and_logits_are_normalised(sma
     def one(image):
       return model.apply(params, image, model_state=state, train=True)
 
-    logits, states = jax.vmap(one, axis_name=AXIS)(batch)
+    logits, states = jax.vmap(one, axis_name=BATCH_AXIS)(batch)
     features = jax.vmap(
       lambda x: jax.lax.conv_general_dilated(
         x[None],

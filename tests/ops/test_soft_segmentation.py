@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medjax.axes import BATCH_AXIS
 from medjax.check import InputError
-from medjax.ops.soft_segmentation import BATCH_AXIS, normalised_relu, soft_overlap_loss
+from medjax.ops.soft_segmentation import normalised_relu, soft_overlap_loss
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 5)), jnp.float32)
 Y = jnp.asarray(np.random.default_rng(1).uniform(size=(3, 4, 5)), jnp.float32)
