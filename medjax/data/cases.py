@@ -83,7 +83,9 @@ def read_case(case: Case) -> Volume:
   Raises:
     InputError: a damaged file, channels on different grids.
   """
-  volumes = [png.read_png(f) if case.ending == ".png" else nifti.read_nifti(f) for f in case.files]
+  volumes = [
+    png.read_image(f) if case.ending == ".png" else nifti.read_nifti(f) for f in case.files
+  ]
   first = volumes[0]
   for file, volume in zip(case.files[1:], volumes[1:], strict=True):
     check_same_grid(str(case.files[0]), first, str(file), volume)

@@ -30,6 +30,7 @@ from medjax.check import InputError, require
 from medjax.data.volume import GRID_TOLERANCE, Volume, corner_distance
 
 SUFFIXES = (".nii.gz", ".nii")
+_LONGEST_HEADER = 540  # bytes, of NIfTI-2
 _SPACING_TOLERANCE = 0.01  # relative difference of header and affine that rounding explains
 _SHEAR_TOLERANCE = 0.01  # cosine between two axes that rounding explains: half a degree
 
@@ -87,9 +88,10 @@ def read_nifti(path: str | os.PathLike) -> Volume:
 
 
 def read_shape(path: str | os.PathLike) -> tuple[int, ...]:
-  """Shape in the header of a NIfTI file, without decoding the voxels."""
+  """Shape in the header of a NIfTI file; the voxels are not read."""
   path = pathlib.Path(path)
-  return tuple(int(n) for n in _parse(path, _read_bytes(path)).shape)
+  header = _header(path, _read_bytes(path, _LONGEST_HEADER))
+  return tuple(int(n) for n in header.get_data_shape())
 
 
 def to_ras(volume: Volume) -> Volume:
@@ -209,26 +211,34 @@ def _corrupt(path: pathlib.Path, error: Exception) -> InputError:
   return InputError(f"a readable NIfTI file {path}", f"a damaged one ({reason})", "copy it again")
 
 
-def _read_bytes(path: pathlib.Path) -> bytes:
+def _read_bytes(path: pathlib.Path, most: int = -1) -> bytes:
+  """What is in a file, unpacked, or its first `most` bytes."""
   suffix = _suffix(path)
   require(path.is_file(), f"a file {path}", "nothing there", "check the path")
   try:
-    data = path.read_bytes()
-    return gzip.decompress(data) if suffix == ".nii.gz" else data
+    if most < 0 and suffix == ".nii.gz":
+      return gzip.decompress(path.read_bytes())  # twice as fast as reading through gzip.open
+    with gzip.open(path) if suffix == ".nii.gz" else open(path, "rb") as file:
+      return file.read(most)
   except (OSError, EOFError, zlib.error) as error:
     raise _corrupt(path, error) from error
 
 
-def _parse(path: pathlib.Path, data: bytes) -> Any:
-  """The nibabel image, refused before nibabel repairs a spacing that is not positive."""
+def _image_class(data: bytes) -> Any:
+  """Of nibabel, for NIfTI-1 or NIfTI-2."""
   import nibabel
+
+  is_second = data[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")  # 540: a NIfTI-2 header
+  return nibabel.Nifti2Image if is_second else nibabel.Nifti1Image
+
+
+def _header(path: pathlib.Path, data: bytes) -> Any:
+  """The nibabel header, refused before nibabel repairs a spacing that is not positive."""
   from nibabel.filebasedimages import ImageFileError
   from nibabel.spatialimages import HeaderDataError
   from nibabel.wrapstruct import WrapStructError
 
-  is_second = data[:4] in (b"\x1c\x02\x00\x00", b"\x00\x00\x02\x1c")  # 540: a NIfTI-2 header
-  image_class = nibabel.Nifti2Image if is_second else nibabel.Nifti1Image
-  header_class = image_class.header_class
+  header_class = _image_class(data).header_class
   try:
     header = header_class(data[: header_class.sizeof_hdr], check=False)
     num_axes = int(header["dim"][0])
@@ -243,8 +253,17 @@ def _parse(path: pathlib.Path, data: bytes) -> Any:
     f"pixdim {tuple(pixdim)}",
     "correct the header",
   )
+  return header
+
+
+def _parse(path: pathlib.Path, data: bytes) -> Any:
+  """The nibabel image."""
+  from nibabel.filebasedimages import ImageFileError
+  from nibabel.spatialimages import HeaderDataError
+
+  _header(path, data)
   try:
-    return image_class.from_bytes(data)
+    return _image_class(data).from_bytes(data)
   except (ImageFileError, HeaderDataError, ValueError, OSError, EOFError) as error:
     raise _corrupt(path, error) from error
 

@@ -160,15 +160,22 @@ class NnUNetFolder:
     require(found, f"images NAME_0000{ending} in {folder}", "none", "check file_ending")
     num_channels = len(self.spec.channel_names)
     for name, files in found.items():
-      if set(files) == {0} and num_channels > 1:
-        if self._held_channels(files[0]) == num_channels:
+      if set(files) == {0} and (num_channels > 1 or self._is_png):
+        held = self._held_channels(files[0])
+        if held == num_channels:
           continue
+        require(
+          held == 1,
+          f"{num_channels} channels ({', '.join(self.spec.channel_names)}) in {files[0]}",
+          f"{held}",
+          "convert the picture to the channels of the others, for example without transparency",
+        )
       missing = [c for c in range(num_channels) if c not in files]
       require(
         not missing,
         f"{num_channels} channels of case {name} in {folder}",
         f"no {', '.join(f'{name}_{c:04d}{ending}' for c in missing)}",
-        "add the files or shorten channel_names",
+        f"add the files, or convert {name}_0000{ending} if the others hold all channels",
       )
       extra = [c for c in files if c >= num_channels]
       require(
@@ -231,10 +238,10 @@ class NnUNetFolder:
     return example
 
   def _load(self, path: pathlib.Path) -> Volume:
-    return png.read_png(path) if self._is_png else nifti.read_nifti(path)
+    return png.read_image(path) if self._is_png else nifti.read_nifti(path)
 
   def _read_label(self, path: pathlib.Path, image_path: pathlib.Path, image: Volume) -> Volume:
-    volume = self._load(path)
+    volume = png.read_labels(path) if self._is_png else nifti.read_nifti(path)
     if volume.array.ndim == len(volume.spacing) + 1 and volume.array.shape[-1] == 1:
       volume = volume._replace(array=volume.array[..., 0])
     require(

@@ -156,7 +156,7 @@ def _labels(config: Config, paths: Sequence[pathlib.Path]) -> _Labels:
 
 def _volume(path: pathlib.Path) -> Volume:
   is_picture = path.name.lower().endswith(".png")
-  volume = png.read_png(path) if is_picture else nifti.read_nifti(path)
+  volume = png.read_labels(path) if is_picture else nifti.read_nifti(path)
   array = volume.array
   if array.ndim > len(volume.spacing) and array.shape[-1] == 1:
     array = array[..., 0]

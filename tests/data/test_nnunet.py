@@ -87,6 +87,9 @@ def test_a_colour_png_holds_its_three_channels(tmp_path):
   Image.fromarray(image[..., 0]).save(path)
   with pytest.raises(InputError, match="3 channels of case cell_1 .* got no cell_1_0001.png, cell"):
     NnUNetFolder(tmp_path)
+  Image.fromarray(np.dstack([image, image[..., :1]])).save(path)  # with transparency
+  with pytest.raises(InputError, match=r"3 channels \(R, G, B\) in .*cell_1_0000.png, got 4; conv"):
+    NnUNetFolder(tmp_path)
 
 
 def test_test_images_have_no_labels(tmp_path):
