@@ -1,6 +1,6 @@
 """Tree and dtype helpers that optax.tree and jax.tree lack."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -8,6 +8,18 @@ import jax.numpy as jnp
 
 from medjax.check import InputError
 from medjax.types import PyTree
+
+
+def entry(batch: PyTree, name: str) -> Any:
+  """`batch.name` or `batch[name]`, None where there is none.
+
+  >>> entry({"weight": 1.0}, "weight"), entry((1, 2), "index")  # a tuple's method is no entry
+  (1.0, None)
+  """
+  if isinstance(batch, Mapping):
+    return batch.get(name)
+  value = getattr(batch, name, None)
+  return None if callable(value) else value
 
 
 def all_finite(tree: PyTree) -> jax.Array:

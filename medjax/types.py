@@ -33,6 +33,10 @@ class Batch:
     subject: [batch] int32 code of the person; never on both sides of a split.
     index: [batch] int32, stable id of the example in its source; keys fold it in.
     weight: [batch] float32; 0 marks padding.
+    draw: [batch] int32, the number of this draw, unique within a batch together with `index`; keys
+      fold it in after the index, so that a case that stands twice in a batch, and two cases of two
+      sources that share an index, are augmented and synthesised differently. Streams fill it in;
+      None where every example is there once.
   """
 
   # Any: tree transformations put shapes, shardings and specs where arrays stand.
@@ -42,6 +46,7 @@ class Batch:
   subject: Any
   index: Any
   weight: Any
+  draw: Any = None
 
   def replace(self, **changes: Any) -> "Batch":
     return dataclasses.replace(self, **changes)

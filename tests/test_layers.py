@@ -15,7 +15,7 @@ MAY_IMPORT = {
   "types": set(),
   "check": {"types"},
   "tables": {"check"},
-  "rng": {"types"},
+  "rng": {"types", "tree"},
   "tree": {"types", "check"},
   "files": set(),
   "axes": {"check"},

@@ -109,7 +109,7 @@ def run(config: Config, seed: int, directory: train.RunDirectory) -> Study:
   )
   for s in range(config.num_seeds):
     for j, sigma in enumerate(config.profile):
-      draws = synthetic_training.fresh_draws(maps, config.batch_size, seed + s, name="synthetic")
+      draws = data.batches(maps, config.batch_size, seed + s, name="synthetic")
       out = train.fit(
         profile_step,
         synthetic_training.with_theta(draws, theta_of(task, sigma)),
@@ -139,7 +139,7 @@ def run(config: Config, seed: int, directory: train.RunDirectory) -> Study:
         describe=task.augmentation.describe,
       )
       stream = data.zip_streams(
-        inner=synthetic_training.fresh_draws(maps, config.batch_size, seed + s, name="synthetic"),
+        inner=data.batches(maps, config.batch_size, seed + s, name="synthetic"),
         outer=data.batches(real[preset], config.batch_size, seed + s, name="real"),
       )
       out = train.fit(

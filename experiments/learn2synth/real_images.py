@@ -343,7 +343,7 @@ def _fit(
 ) -> train.Fit:
   key = jax.random.key(seed)
   tx = optax.adam(_decaying(config.learning_rate, config), eps_root=1e-16)
-  draws = synthetic_training.fresh_draws(cases.maps, config.batch_size, seed, name="synthetic")
+  draws = data.batches(cases.maps, config.batch_size, seed, name="synthetic")
   if arm == "naive":
     augmentation = synth.ParametricAugmentation(noise="ranged")
     theta = augmentation.init(
@@ -418,7 +418,7 @@ def _acquired(config: Config, batch: Batch, seed: int) -> Batch:
   """The template as a scanner with the hidden noise level and bias field would have shown it."""
   scanner = synth.ParametricAugmentation(bias=any(config.hidden_exponents))
   theta = scanner.init(sigma=max(config.hidden_sigma, 1e-6), exponents=config.hidden_exponents)
-  keys = rng.per_example(rng.stream(jax.random.key(seed), "scanner"), jnp.asarray(batch.index))
+  keys = rng.example_keys(rng.stream(jax.random.key(seed), "scanner"), batch)
   images = jax.jit(jax.vmap(scanner, (None, 0, 0)))(theta, keys, jnp.asarray(batch.image))
   return batch.replace(image=np.asarray(images))
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax import data, losses, metrics, nets, rng, synth
+from medjax import losses, metrics, nets, rng, synth
 from medjax.types import Batch, Key, Model, Params, PyTree, Stream, TrainState
 
 
@@ -79,11 +79,12 @@ class Task:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Draw:
-  """Label maps to synthesise from, each with its theta; `index` numbers the draw."""
+  """Label maps to synthesise from, each with its theta; `index` and `draw` as in `Batch`."""
 
   label: Any
   theta: Any
   index: Any
+  draw: Any
 
 
 def unet(num_classes: int, widths: tuple[int, ...]) -> Model:
@@ -98,16 +99,6 @@ def dice_and_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:
   return losses.soft_dice(logits, label) + losses.cross_entropy(logits, label)
 
 
-def fresh_draws(store: Batch, batch_size: int, seed: int, *, name: str) -> Stream:
-  """Batches of label maps whose `index` numbers the draw: a map gives a new image each time."""
-  stream = data.batches(store, batch_size, seed, name=name)
-
-  def draw(step: int) -> Batch:
-    return stream(step).replace(index=np.arange(batch_size, dtype=np.int32) + step * batch_size)
-
-  return draw
-
-
 def with_theta(stream: Stream, theta: PyTree) -> Stream:
   """The stream's label maps as `Draw`s that all carry `theta`."""
 
@@ -118,6 +109,7 @@ def with_theta(stream: Stream, theta: PyTree) -> Stream:
       label=batch.label,
       theta=jax.tree.map(lambda x: np.broadcast_to(x, (size, *np.shape(x))), theta),
       index=batch.index,
+      draw=batch.draw,
     )
 
   return draw

@@ -41,7 +41,7 @@ def audit(config: Config, setting: Setting, start: Trained, bank: StyleBank) -> 
   kept = rows[np.linspace(0, len(rows) - 1, min(_SLICES, len(rows))).round().astype(int)]
   batch = take(turn.train, kept)
   key = jax.random.key(0)
-  keys = rng.per_example(rng.stream(key, "adversary"), jnp.asarray(batch.index))
+  keys = rng.example_keys(rng.stream(key, "adversary"), batch)
 
   @jax.jit
   def losses(params: Params, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -76,7 +76,7 @@ def audit(config: Config, setting: Setting, start: Trained, bank: StyleBank) -> 
       found["wrong_way"].append(float(described["wrong_way"].mean()))
       samples.append(np.asarray(images)[len(kept) // 2, ..., 0])
       if number + 1 < config.num_updates:
-        ascent = rng.per_example(jax.random.fold_in(key, number), example.index)
+        ascent = rng.example_keys(jax.random.fold_in(key, number), example)
         a = project(a, gradient, example, ascent)
     audits[arm] = Audit({**found, "wrong_way": found["wrong_way"][0]}, np.stack(samples))
   return audits

@@ -328,7 +328,7 @@ def _on_augmented(step: Step) -> Step:
     return example.replace(image=image * deviation + mean, label=label)
 
   def update(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
-    keys = rng.per_example(rng.stream(key, "augmentation"), batch.index)
+    keys = rng.example_keys(rng.stream(key, "augmentation"), batch)
     return step.update(state, jax.vmap(augment)(keys, batch), key)
 
   return dataclasses.replace(step, update=update)

@@ -109,4 +109,4 @@ def _probes(bench: Bench, rows: Sequence[int], seed: int, name: str) -> Iterator
   stream = bench.patches(drawn, seed, f"{name} probes", per_volume=1)
   for step in range(len(rows)):
     batch = stream(step)
-    yield {k: batch[k] for k in ("image", "label", "index", "weight")}
+    yield {k: batch[k] for k in ("image", "label", "index", "draw", "weight")}

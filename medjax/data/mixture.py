@@ -6,10 +6,13 @@ changes, so that one compilation serves every mix.
 
   mixed = mix(rows(n, B, 0), rows(m, B, 1, first=n), mmtl_paper(B, 60, 100))
   stream = pooled(pool, mixed)  # one gather of B examples on the device
+
+Cases of two sites may share an index, so the examples of these batches are numbered anew: their
+`draw` differs (see `types.Batch`).
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import check
-from medjax.data.streams import visits
+from medjax.data.replay import Drawn
+from medjax.data.streams import drawn_at, visits
+from medjax.tree import entry
 from medjax.types import PyTree, Stream
 
 
@@ -46,7 +51,7 @@ def mix(source: Stream, target: Stream, num_target: Callable[[int], int]) -> Str
       check.same_shape("source batch", a.shape, "target batch", b.shape)
       return np.concatenate([b[:count], a[count:]])
 
-    return jax.tree.map(slots, theirs, ours)
+    return drawn_at(jax.tree.map(slots, theirs, ours), step)
 
   return stream
 
@@ -96,7 +101,10 @@ def pooled(pool: PyTree, rows: Stream) -> Stream:
   Args:
     pool: pytree of arrays [num, ...]; put on the default device once, here. Streams that share it
       should be given the same device arrays.
-    rows: step -> pytree of [batch] int32 rows; each becomes a batch.
+    rows: step -> pytree of [batch] int32 rows, each of which becomes a batch; or step -> `Drawn`,
+      as `replayed` gives it, whose weights then multiply those of the pool.
+  Raises:
+    InputError: on the first batch, rows outside the pool.
   """
   pool = jax.tree.map(jnp.asarray, pool)
 
@@ -106,8 +114,12 @@ def pooled(pool: PyTree, rows: Stream) -> Stream:
 
   size = len(jax.tree.leaves(pool)[0])
 
+  def batch(index: Any, step: int) -> PyTree:
+    return drawn_at(gather(pool, index), step)
+
   def stream(step: int) -> PyTree:
-    index = rows(step)
+    chosen = rows(step)
+    index = chosen.rows if isinstance(chosen, Drawn) else chosen
     largest = max(int(np.max(x)) for x in jax.tree.leaves(index))
     smallest = min(int(np.min(x)) for x in jax.tree.leaves(index))
     check.require(
@@ -116,6 +128,13 @@ def pooled(pool: PyTree, rows: Stream) -> Stream:
       f"{smallest}..{largest}",
       "check rows",
     )
-    return jax.tree.map(lambda i: gather(pool, i), index)
+    if not isinstance(chosen, Drawn):
+      return jax.tree.map(lambda i: batch(i, step), index)
+    found = batch(index, step)
+    own = entry(found, "weight")
+    weight = chosen.weight if own is None else own * chosen.weight
+    return (
+      {**found, "weight": weight} if isinstance(found, Mapping) else found.replace(weight=weight)
+    )
 
   return stream

@@ -66,8 +66,9 @@ class PatchStream:
       label=label,
       domain=self.cases.domain[rows],
       subject=self.cases.subject[rows],
-      index=(draws % 2**31).astype(np.int32),
+      index=np.array([self.cases.examples[row].index for row in rows], np.int32),
       weight=np.ones(self.batch_size, np.float32),
+      draw=(draws % 2**31).astype(np.int32),
     )
 
   def _corner(self, draw: int, row: int, is_foreground: bool) -> np.ndarray:
@@ -126,8 +127,8 @@ def patches(
     name: tells the streams of one seed apart.
   Returns:
     Stream of `Batch` with numpy arrays: image [batch, *block, channel], label [batch, *block],
-    either None where the cases have none. `index` is the running number of the draw, modulo 2**31,
-    and not that of the case: a case may occur twice in a batch and must then get two keys.
+    either None where the cases have none. `index` is that of the case and `draw` the running
+    number of the patch, modulo 2**31: a case that occurs twice in a batch gets two keys.
     A case smaller than the patch is padded on both sides: the image by 0, what nnU-Net pads with in
     training and prediction; the label by `IGNORE`, because nobody looked there. In cases with
     `IGNORE` voxels the other patches are centred on voxels that are not, so that none is empty.

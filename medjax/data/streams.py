@@ -6,7 +6,7 @@ stream(1000) == stream(1000)  # also after a restart
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,8 @@ import numpy as np
 from medjax.check import InputError, require
 from medjax.data.grid import space_of, to_shape
 from medjax.data.seeds import generator
-from medjax.types import Batch, Example, Source, Stream
+from medjax.tree import entry
+from medjax.types import Batch, Example, PyTree, Source, Stream
 
 
 class Cases(NamedTuple):
@@ -96,19 +97,19 @@ def stack(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EpochStream:
-  """`stream(step) -> Batch`; use `batches`."""
+  """`stream(step) -> batch`; use `batches`."""
 
-  store: Batch
+  store: Any
   batch_size: int
   seed: int | jax.Array
   name: str
   shuffle: bool
 
-  def __call__(self, step: int) -> Batch:
+  def __call__(self, step: int) -> Any:
     place = int(step) * self.batch_size + np.arange(self.batch_size)
-    num = len(self.store.weight)
+    num = _length(self.store)
     rows = visits(place, num, self.seed, self.name) if self.shuffle else place % num
-    return take(self.store, rows)
+    return drawn_at(take(self.store, rows), step)
 
 
 def visits(place: np.ndarray, num: int, seed: int | jax.Array, name: str) -> np.ndarray:
@@ -121,8 +122,21 @@ def visits(place: np.ndarray, num: int, seed: int | jax.Array, name: str) -> np.
   return rows
 
 
+def drawn_at(batch: PyTree, step: int) -> PyTree:
+  """The batch whose `draw` numbers its examples: step * batch_size + slot, modulo 2**31.
+
+  Within a batch no number comes twice, whatever the indices of its examples (see `types.Batch`). A
+  tree without an `index`, such as rows of a pool, stays as it is.
+  """
+  index = entry(batch, "index")
+  if index is None:
+    return batch
+  draw = ((int(step) * len(index) + np.arange(len(index))) % 2**31).astype(np.int32)
+  return {**batch, "draw": draw} if isinstance(batch, Mapping) else batch.replace(draw=draw)
+
+
 def batches(
-  store: Batch,
+  store: Batch | Mapping[str, Any],
   batch_size: int,
   seed: int | jax.Array,
   *,
@@ -132,16 +146,26 @@ def batches(
   """An endless stream in which every epoch visits every example once.
 
   Args:
-    store: examples along the leading axis, from `stack`.
+    store: a `Batch` from `stack`, or your own arrays by name, such as {"image": x, "label": y}; the
+      examples lie along the first axis of each and get an "index", their position, unless they have
+      one.
     batch_size: examples a batch; batches cross epoch borders, so all are full, and it may exceed
-      the number of examples.
+      the number of examples. An example that comes twice has two numbers in `draw`, and so two keys
+      of augmentation.
     seed: int or typed key; epoch e is the permutation drawn from (seed, name, e).
     name: tells the streams of one seed apart; two streams of equal seed, name and size share their
       permutations.
     shuffle: False keeps the order of the store.
+  Raises:
+    InputError: no examples, arrays of different lengths, or a batch_size below 1.
+
+  >>> stream = batches({"image": np.zeros((3, 8, 8, 1)), "label": np.array([0, 1, 1])}, 2, seed=0)
+  >>> {name: array.shape for name, array in stream(0).items()}
+  {'image': (2, 8, 8, 1), 'label': (2,), 'index': (2,), 'draw': (2,)}
   """
   require(batch_size >= 1, "batch_size >= 1", f"{batch_size=}", "pass a positive number")
-  require(len(store.weight) > 0, "examples in the store", "none", "check the split")
+  store = _own_arrays(store) if isinstance(store, Mapping) else store
+  require(_length(store) > 0, "examples in the store", "none", "check the split")
   return EpochStream(store, batch_size, seed, name, shuffle)
 
 
@@ -149,27 +173,33 @@ def batches(
 class Sequential:
   """`stream(step)` for step in range(len(stream)), each example once; use `sequential`."""
 
-  store: Batch
+  store: Any
   batch_size: int
 
   def __len__(self) -> int:
-    return -(-len(self.store.weight) // self.batch_size)
+    return -(-_length(self.store) // self.batch_size)
 
-  def __call__(self, step: int) -> Batch:
+  def __call__(self, step: int) -> Any:
     if not 0 <= step < len(self):
       raise IndexError(f"expected a step in [0, {len(self)}), got {step}; the stream ends there")
-    num = len(self.store.weight)
+    num = _length(self.store)
     place = step * self.batch_size + np.arange(self.batch_size)
     batch = take(self.store, np.minimum(place, num - 1))
-    return batch.replace(weight=np.where(place < num, batch.weight, np.float32(0)))
+    weight = entry(batch, "weight")
+    weight = np.where(place < num, 1 if weight is None else weight, 0).astype(np.float32)
+    return (
+      {**batch, "weight": weight} if isinstance(batch, Mapping) else batch.replace(weight=weight)
+    )
 
-  def __iter__(self) -> Iterator[Batch]:
+  def __iter__(self) -> Iterator[Any]:
     return (self(step) for step in range(len(self)))
 
 
-def sequential(store: Batch, batch_size: int) -> Sequential:
-  """Batches in order for evaluation; the last is filled with copies of weight 0."""
+def sequential(store: Batch | Mapping[str, Any], batch_size: int) -> Sequential:
+  """Batches in order for evaluation, of a store as for `batches`; the last is filled with copies of
+  weight 0."""
   require(batch_size >= 1, "batch_size >= 1", f"{batch_size=}", "pass a positive number")
+  store = _own_arrays(store) if isinstance(store, Mapping) else store
   return Sequential(store, batch_size)
 
 
@@ -189,7 +219,7 @@ def zip_streams(**streams: Stream) -> Callable[[int], dict[str, Any]]:
   return lambda step: {name: stream(step) for name, stream in streams.items()}
 
 
-def take(store: Batch, rows: np.ndarray) -> Batch:
+def take(store: Any, rows: np.ndarray) -> Any:
   """The examples at `rows`, copied."""
   return jax.tree.map(lambda array: np.asarray(array)[rows], store)
 
@@ -197,6 +227,27 @@ def take(store: Batch, rows: np.ndarray) -> Batch:
 def _identity(stream: Any) -> tuple[int, str]:
   drawn = generator(stream.seed, stream.name).integers(2**63)
   return int(drawn), stream.name
+
+
+def _length(store: PyTree) -> int:
+  return len(jax.tree.leaves(store)[0])
+
+
+def _own_arrays(store: Mapping[str, Any]) -> dict[str, Any]:
+  """Arrays of one length by name, with an index."""
+  sizes = {}
+  for path, array in jax.tree_util.tree_leaves_with_path(dict(store)):
+    name, shape = jax.tree_util.keystr(path, simple=True, separator="/"), np.shape(array)
+    require(len(shape) > 0, f"an array of examples in {name!r}", "a scalar", "give it an axis")
+    sizes[name] = shape[0]
+  require(
+    len(set(sizes.values())) == 1,
+    "arrays of one length, the number of examples",
+    f"{sizes}" if sizes else "none",
+    "give every array the examples along its first axis",
+  )
+  index = np.arange(next(iter(sizes.values())), dtype=np.int32)
+  return {**store, "index": store.get("index", index)}
 
 
 def _codes(names: Sequence[str]) -> dict[str, int]:

@@ -114,9 +114,9 @@ def cut_patches(
       mirrored like the label and handed out as "teacher".
     name: tells the streams of one seed apart.
   Returns:
-    Stream of {"image": [batch, *patch, channel], "label": [batch, *patch], "row", "index",
-    "weight", "remembered"}; batch is per_volume times that of `drawn`, `index` the running number
-    of the draw.
+    Stream of {"image": [batch, *patch, channel], "label": [batch, *patch], "index",
+    "draw", "weight", "remembered"}; batch is per_volume times that of `drawn`, `index` the position
+    of the volume and `draw` the running number of the patch.
   Raises:
     InputError: a patch that does not fit, or a turn of unequal sides.
   """
@@ -150,13 +150,13 @@ def cut_patches(
     return np.clip(np.asarray(voxel) - np.asarray(patch) // 2, 0, last)
 
   @jax.jit
-  def finish(image: jax.Array, label: jax.Array, more: tuple, index: jax.Array) -> tuple:
+  def finish(image: jax.Array, label: jax.Array, more: tuple, draw: jax.Array) -> tuple:
     image, label = image.astype(jnp.float32), label.astype(jnp.float32) / 255
     if standardise:
       axes = tuple(range(1, image.ndim - 1))
       mean, std = image.mean(axes, keepdims=True), image.std(axes, keepdims=True)
       image = (image - mean) / jnp.maximum(std, 1e-6)
-    keys = rng.per_example(flip_key, index)
+    keys = rng.numbered(flip_key, draw)
     arrays = (image, label, *(x.astype(jnp.float32) for x in more))
     return jax.vmap(lambda xs, key: mirrored(xs, key, len(patch), flip, turn))(arrays, keys)
 
@@ -165,15 +165,15 @@ def cut_patches(
     rows = np.repeat(chosen.rows, per_volume)
     draws = int(step) * len(rows) + np.arange(len(rows))
     corners = np.stack([corner(int(d), int(r)) for d, r in zip(draws, rows, strict=True)])
-    index = (draws % 2**31).astype(np.int32)
+    draw = (draws % 2**31).astype(np.int32)
     voxels = (cut(pool.image, rows, corners, patch), cut(pool.label, rows, corners, patch))
     more = () if stored is None else (cut(stored[0], stored[1][rows], corners, patch),)
-    image, label, *teacher = finish(*voxels, more, index)
+    image, label, *teacher = finish(*voxels, more, draw)
     return {
       "image": image,
       "label": label,
-      "row": rows.astype(np.int32),
-      "index": index,
+      "index": rows.astype(np.int32),
+      "draw": draw,
       "weight": np.repeat(chosen.weight, per_volume),
       "remembered": np.repeat(chosen.remembered, per_volume),
       **({"teacher": teacher[0]} if teacher else {}),

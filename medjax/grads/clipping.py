@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax import check, tree
+from medjax import check, rng, tree
 from medjax.grads import contract
-from medjax.grads.batch import entry
 from medjax.grads.ghost import engine, program
-from medjax.grads.per_sample import alone, example_keys
+from medjax.grads.per_sample import alone
+from medjax.tree import entry
 from medjax.types import Key, Params, PyTree
 
 Clip = Literal["global", "per_leaf", "automatic"] | Callable[[str], str]
@@ -80,7 +80,7 @@ def clipped_sum(
     `weights` [batch] multiply the clipped gradients and default to batch.weight, else 1; the
     sensitivity is that of `clip` times the largest weight. `direction` is a tree like the
     parameters. `weight_fn(norm, dot)` of one example gives a factor, cut to [0, 1], NaN to 0. Keys
-    are fold_in(key, batch.index), by position without an index.
+    are those of `rng.example_keys`.
   Raises:
     InputError: a max_norm that is not positive, a loss that mixes examples, an unknown option.
   Guarantees: an example whose gradient is not finite, or has weight 0, adds exactly 0. Order, chunk
@@ -124,7 +124,7 @@ def clipped_sum(
     direction: PyTree | None = None,
     weight_fn: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
   ) -> ClippedSum:
-    keys = example_keys(batch, key)
+    keys = rng.example_keys(key, batch)
     size = keys.shape[0]
     for leaf in jax.tree.leaves(params):
       is_real = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

@@ -81,7 +81,7 @@ def hypergradient(
     `fn(theta, params, opt_state, inner_batches, outer_batch, key) -> Hyper`. `inner_batches` has a
     leading axis of length 1, the number of steps; `Hyper.params` are phi* and `Hyper.opt_state` the
     optimiser state after the step: no second inner step is needed. Batch losses are means weighted
-    by `batch.weight` where the batch has one; example keys fold in `batch.index` where it has one.
+    by `batch.weight` where the batch has one; example keys are those of `rng.example_keys`.
   Guarantees:
     Agrees with float64 central differences to 1e-6 for twice differentiable networks. Values that
     are not finite are reported in `aux`, never replaced.

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check, rng
-from medjax.grads.batch import entry
 from medjax.types import Key, Params, PyTree
 
 
@@ -59,7 +58,7 @@ def per_sample(
     return PerSample(loss, grads, aux)
 
   def all_examples(params: Params, batch: PyTree, key: Key) -> PerSample:
-    keys = example_keys(batch, key)
+    keys = rng.example_keys(key, batch)
     size = keys.shape[0]
     part = size if microbatch is None else microbatch
     check.require(
@@ -86,7 +85,7 @@ def per_sample_dot(
   """
 
   def dots(params: Params, batch: PyTree, key: Key, direction: PyTree) -> jax.Array:
-    keys = example_keys(batch, key)
+    keys = rng.example_keys(key, batch)
 
     def losses(params: Params) -> jax.Array:
       return alone(jax.vmap(loss_fn, (None, 0, 0)), params, batch, keys)
@@ -94,13 +93,6 @@ def per_sample_dot(
     return jax.jvp(losses, (params,), (direction,))[1]
 
   return dots
-
-
-def example_keys(batch: PyTree, key: Key) -> Key:
-  """[batch] keys, by `batch.index`, else by position."""
-  index = entry(batch, "index")
-  size = jax.tree.leaves(batch)[0].shape[0]
-  return rng.per_example(key, jnp.arange(size) if index is None else index)
 
 
 def take(batch: PyTree, start: int, size: int) -> PyTree:

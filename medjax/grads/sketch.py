@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check, rng
-from medjax.grads.per_sample import alone, example_keys, take
+from medjax.grads.per_sample import alone, take
 from medjax.types import Key, Params, PyTree
 
 
@@ -46,7 +46,7 @@ def sketched(
 
   def sketches(params: Params, batch: PyTree, key: Key, sketch_key: Key) -> jax.Array:
     fold = folding(params, size, sketch_key)
-    keys = example_keys(batch, key)
+    keys = rng.example_keys(key, batch)
     num = keys.shape[0]
     part = num if microbatch is None else microbatch
     check.require(

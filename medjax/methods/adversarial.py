@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, grads, rng, tree
-from medjax.grads.batch import entry
 from medjax.methods.adversaries.adversary import Adversary
+from medjax.tree import entry
 from medjax.types import Batch, Key, LossFn, Metrics, Params, Step, TrainState
 
 
@@ -56,7 +56,7 @@ def adversarial(
       return grads.batch_mean(lambda e, k: loss_fn(params, e, k), rendered, loss_key)
 
     params, opt_state = state.params, state.opt_state
-    a = jax.vmap(adversary.parameters)(_keys(start_key, batch), batch)
+    a = jax.vmap(adversary.parameters)(rng.example_keys(start_key, batch), batch)
     losses, norms, metrics = [], [], {}
     for number in range(num_updates):
       seen = batch
@@ -69,7 +69,7 @@ def adversarial(
       losses.append(loss)
       norms.append(optax.tree.norm(gradient))
       if number + 1 < num_updates:
-        keys = _keys(jax.random.fold_in(ascent_key, number), batch)
+        keys = rng.example_keys(jax.random.fold_in(ascent_key, number), batch)
         a = jax.vmap(adversary.project)(a, image_gradient, batch, keys)
       else:
         described = jax.vmap(adversary.describe)(a, image_gradient, batch)
@@ -81,9 +81,3 @@ def adversarial(
   options = {f"adversary_{name}": value for name, value in adversary.options.items()}
   manifest = {"num_updates": num_updates, **options, "adversary_provenance": adversary.provenance}
   return Step(init, update, manifest)
-
-
-def _keys(key: Key, batch: Batch) -> Key:
-  """[batch] keys by the examples' stable ids, by position where there are none."""
-  index = entry(batch, "index")
-  return rng.per_example(key, jnp.arange(batch.image.shape[0]) if index is None else index)

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, grads, tree
-from medjax.grads.batch import entry
 from medjax.methods.supervised import supervised
+from medjax.tree import entry
 from medjax.types import Key, LossFn, Params, PyTree, Step
 
 

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from medjax import check, rng
-from medjax.grads.batch import entry
 from medjax.ops import conv
+from medjax.tree import entry
 from medjax.types import Batch, Key, LossFn, Metrics, Params, Step, TrainState
 
 Transform = Callable[[Key, jax.Array], jax.Array]
@@ -26,7 +26,7 @@ Transform = Callable[[Key, jax.Array], jax.Array]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Pair:
-  """An example and a partner; its weight and index are the example's."""
+  """An example and a partner; its weight, index and draw are the example's."""
 
   example: Any
   partner: Any
@@ -38,6 +38,10 @@ class Pair:
   @property
   def index(self) -> Any:
     return entry(self.example, "index")
+
+  @property
+  def draw(self) -> Any:
+    return entry(self.example, "draw")
 
 
 def paired(step: Step) -> Step:
@@ -67,9 +71,8 @@ def paired(step: Step) -> Step:
 def partners(key: Key, batch: Any) -> jax.Array:
   """[batch] positions; examples of weight 0 are nobody's partner but their own."""
   size = jax.tree.leaves(batch)[0].shape[0]
-  index, weight = entry(batch, "index"), entry(batch, "weight")
-  keys = rng.per_example(key, jnp.arange(size) if index is None else index)
-  place = jax.vmap(jax.random.uniform)(keys)
+  weight = entry(batch, "weight")
+  place = jax.vmap(jax.random.uniform)(rng.example_keys(key, batch))
   counts = jnp.ones(size, bool) if weight is None else weight > 0
   order = jnp.argsort(jnp.where(counts, place, 2.0))
   following = order[(jnp.arange(size) + 1) % jnp.maximum(counts.sum(), 1)]

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check, rng
-from medjax.grads.per_sample import example_keys
 from medjax.methods.adversaries.adversary import Adversary
 from medjax.privacy.alignment import Filter
 from medjax.privacy.mechanism import Mechanism, add, zeros_like
 from medjax.privacy.plan import DPPlan
+from medjax.rng import example_keys
 from medjax.types import Chunked, Key, Params, PyTree, Sweep, TrainState
 
 
@@ -84,7 +84,7 @@ def _pieces(mechanism: Mechanism, adversary: Adversary, num_updates: int) -> Chu
   """A sweep an update; the last leaves adversaries where they are."""
 
   def carry(chunk: PyTree, key: Key) -> PyTree:
-    return jax.vmap(adversary.parameters)(example_keys(chunk, rng.stream(key, "adversary")), chunk)
+    return jax.vmap(adversary.parameters)(example_keys(rng.stream(key, "adversary"), chunk), chunk)
 
   def accumulate(state: TrainState, acc: Pass, chunk: PyTree, a: PyTree, key: Key) -> Any:
     seen = jax.vmap(lambda a, unit: rendered(adversary, a, unit))(a, chunk)
@@ -98,7 +98,7 @@ def _pieces(mechanism: Mechanism, adversary: Adversary, num_updates: int) -> Chu
       return adversary.project(a, gradient, unit, ascent_key)
 
     ascent = jax.random.fold_in(rng.stream(key, "ascent"), acc.number)
-    loss_keys, ascent_keys = (example_keys(chunk, k) for k in (rng.stream(key, "loss"), ascent))
+    loss_keys, ascent_keys = (example_keys(k, chunk) for k in (rng.stream(key, "loss"), ascent))
     return after, jax.vmap(one)(a, chunk, loss_keys, ascent_keys)
 
   def begin(state: TrainState) -> Pass:
@@ -143,14 +143,14 @@ def of_group(adversary: Adversary) -> Adversary:
 
   def parameters(key: Key, group: PyTree) -> PyTree:
     members = group["members"]
-    return jax.vmap(adversary.parameters)(example_keys(members, key), members)
+    return jax.vmap(adversary.parameters)(example_keys(key, members), members)
 
   def render(a: PyTree, group: PyTree) -> jax.Array:
     return jax.vmap(adversary.render)(a, group["members"])
 
   def project(a: PyTree, image_gradient: jax.Array, group: PyTree, key: Key) -> PyTree:
     members = group["members"]
-    return jax.vmap(adversary.project)(a, image_gradient, members, example_keys(members, key))
+    return jax.vmap(adversary.project)(a, image_gradient, members, example_keys(key, members))
 
   def relabel(a: PyTree, group: PyTree) -> jax.Array:
     assert adversary.relabel is not None

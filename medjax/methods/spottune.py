@@ -28,6 +28,7 @@ import optax
 
 from medjax import check, grads, rng, tree
 from medjax.grads.two_copies import chosen
+from medjax.tree import entry
 from medjax.types import Array, Key, Metrics, Params, PyTree, Step, TrainState
 
 PolicyFn = Callable[[Params, PyTree], Array]
@@ -116,8 +117,8 @@ def spottune(
   ) -> tuple[Array, tuple[Array, Array, PyTree]]:
     params, own_policy = learned
     policy_key, loss_key = rng.streams(key, "policy", "loss")
-    num, weight, index = _size(batch), *(grads.batch.entry(batch, n) for n in ("weight", "index"))
-    keys = rng.per_example(policy_key, jnp.arange(num) if index is None else index)
+    kept_names = ("index", "draw", "weight")
+    known = {name: entry(batch, name) for name in kept_names if entry(batch, name) is not None}
 
     def choose(example: PyTree, key: Key) -> Array:
       logits = policy_fn(own_policy, example)
@@ -125,7 +126,7 @@ def spottune(
       check.same_shape("logits of the policy", logits.shape, "blocks", (len(names),))
       return straight_through(logits + jax.random.logistic(key, logits.shape), temperature)
 
-    choices = jax.vmap(choose)(batch, keys)
+    choices = jax.vmap(choose)(batch, rng.example_keys(policy_key, batch))
 
     def loss(example: PyTree, key: Key) -> tuple[Array, PyTree]:
       choice = choice_of_leaves(params, example["choice"], block_of)
@@ -134,10 +135,9 @@ def spottune(
         return chosen(loss_fn, params, frozen, choice, *arguments), held
       return chosen(loss_fn, params, frozen, choice, *arguments, held)
 
-    together = {"example": batch, "choice": choices, "index": index, "weight": weight}
-    known = {k: v for k, v in together.items() if v is not None}
-    task, kept = grads.batch_mean(loss, known, loss_key)
-    tuned = tree.weighted_mean(choices, weight)  # m_b
+    together = {"example": batch, "choice": choices, **known}
+    task, kept = grads.batch_mean(loss, together, loss_key)
+    tuned = tree.weighted_mean(choices, known.get("weight"))  # m_b
     total = task + tuned_weight * tuned.mean()
     if global_blocks is not None:
       undecided = -(tuned * jnp.log(jnp.maximum(tuned, 1e-6))).sum()
@@ -207,7 +207,3 @@ def straight_through(logits: Array, temperature: float | int) -> Array:
   soft = jax.nn.sigmoid(logits / temperature)
   hard = (logits > 0).astype(soft.dtype)
   return hard + (soft - jax.lax.stop_gradient(soft))
-
-
-def _size(batch: PyTree) -> int:
-  return jax.tree.leaves(batch)[0].shape[0]

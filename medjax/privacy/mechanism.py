@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from medjax import grads, rng
-from medjax.grads.batch import entry
 from medjax.grads.clipping import ClippedSum
 from medjax.privacy.plan import DPPlan
+from medjax.tree import entry
 from medjax.types import Key, LossFn, Params, PyTree, TrainState
 
 

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, grads, rng
-from medjax.grads.per_sample import example_keys
 from medjax.privacy.alignment import Filter, cosine, largest
 from medjax.privacy.mechanism import Mechanism, add, normal_like, unit_weights, zeros_like
+from medjax.rng import example_keys
 from medjax.types import Chunked, Key, PyTree, Sweep, TrainState
 
 
@@ -61,7 +61,7 @@ def paper_nonprivate(
       if draw == "shared":
         z = jax.tree.map(lambda x: x[None], normal_like(noise_key, state.params))
       else:
-        z = jax.vmap(lambda k: normal_like(k, state.params))(example_keys(chunk, noise_key))
+        z = jax.vmap(lambda k: normal_like(k, state.params))(example_keys(noise_key, chunk))
       return raw, jax.tree.map(lambda g, z: _along(scale, g) * g + std * z, raw, z)
 
     def first(state, acc, chunk, carry, key):
@@ -94,7 +94,7 @@ def paper_nonprivate(
       dots = jax.vmap(optax.tree.vdot, (0, None))(masked, toward)
       cosines = cosine(dots, jax.vmap(optax.tree.norm)(masked), optax.tree.norm(toward))
       cosines = jnp.clip(cosines, threshold - half_range, threshold + half_range)
-      keys = example_keys(chunk, rng.stream(key, "cosine noise"))
+      keys = example_keys(rng.stream(key, "cosine noise"), chunk)
       cosines = cosines + 2 * half_range * noise * jax.vmap(jax.random.normal)(keys)
       chosen = (cosines > threshold) * unit_weights(chunk)
       total = jax.tree.map(lambda t, g: t + jnp.tensordot(chosen, g, 1), total, noised)
@@ -162,7 +162,7 @@ def repaired(
 
     def select(state, acc, chunk, carry, key):
       shrink = jnp.minimum(1.0, bound / jnp.maximum(jnp.sqrt(acc[1]), 1e-30))
-      keys = example_keys(chunk, rng.stream(key, "cosine noise"))
+      keys = example_keys(rng.stream(key, "cosine noise"), chunk)
       noised = shrink * carry + std * jax.vmap(jax.random.normal)(keys)
       weights = (noised > 0) * unit_weights(chunk)
       out = mechanism.clipped(state, chunk, key, weights=weights)

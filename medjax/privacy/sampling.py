@@ -15,9 +15,9 @@ import numpy as np
 from medjax import check
 from medjax.data.manifest import array_digest
 from medjax.data.streams import stack
-from medjax.grads.batch import entry
 from medjax.privacy.accounting import Sampling
 from medjax.privacy.vault import Vault
+from medjax.tree import entry
 from medjax.types import Batch, PyTree, Source
 
 

@@ -4,8 +4,11 @@ import jax
 import numpy as np
 import pytest
 
+from medjax import rng
 from medjax.check import InputError
 from medjax.data.mixture import mix, mmtl_paper, mmtl_released, pooled, rows
+from medjax.data.replay import replayed
+from medjax.data.streams import batches
 
 B = 16
 
@@ -57,3 +60,25 @@ def test_what_does_not_fit_is_refused():
     mix(lambda t: np.zeros(4), lambda t: np.ones(3), lambda t: 1)(0)
   with pytest.raises(InputError, match=r"rows in \[0, 5\)"):
     pooled(np.zeros(5), rows(2, 2, 0, first=4))(0)
+
+
+def test_people_of_two_sites_who_share_an_index_have_their_own_keys():
+  def site(name):
+    store = {"x": np.arange(6.0), "index": np.arange(6)}
+    return batches(store, 6, 0, name=name)
+
+  mixed = mix(site("a"), site("b"), lambda t: 3)
+  for t in range(5):
+    keys = jax.random.key_data(rng.example_keys(jax.random.key(0), mixed(t)))
+    assert len(set(map(tuple, keys.tolist()))) == 6
+  assert any(len(set(mixed(t)["index"].tolist())) < 6 for t in range(5))
+
+
+def test_a_pool_gives_replayed_cases_their_weights_and_numbers():
+  pool = {"x": np.arange(5.0), "index": np.arange(5), "weight": np.full(5, 2.0)}
+  drawn = replayed([0, 1, 2], [4], 6, 0, form="weighted")
+  batch = pooled(pool, drawn)(3)
+  np.testing.assert_array_equal(batch["x"], drawn(3).rows)
+  np.testing.assert_array_equal(batch["weight"], 2 * drawn(3).weight)
+  keys = jax.random.key_data(rng.example_keys(jax.random.key(0), batch))
+  assert len(set(map(tuple, keys.tolist()))) == 6 and (batch["index"] == 4).sum() == 3

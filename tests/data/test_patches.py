@@ -146,9 +146,9 @@ def test_an_epoch_takes_every_case_once_and_draws_are_numbered():
   found = [stream(step) for step in range(7)]
   subjects = np.concatenate([batch.subject for batch in found]).reshape(3, 7)
   np.testing.assert_array_equal(np.sort(subjects, axis=1), [range(7)] * 3)
-  assert np.concatenate([batch.index for batch in found]).tolist() == list(range(21))
-  twice = patches(cases(case(0, (5, 5))), (4, 4), 4, 0)(1)
-  assert (twice.subject == 0).all() and len(set(twice.index.tolist())) == 4
+  assert np.concatenate([batch.draw for batch in found]).tolist() == list(range(21))
+  twice = patches(cases(case(5, (5, 5))), (4, 4), 4, 0)(1)
+  assert (twice.index == 5).all() and len(set(twice.draw.tolist())) == 4
 
 
 def test_a_restart_gives_the_same_batches_and_seed_and_name_choose_them():

@@ -70,8 +70,8 @@ def test_patches_are_pieces_of_their_volumes():
   pool = volume_pool(IMAGE, LABEL)
   stream = cut_patches(pool, ROWS, (4, 5), 0, per_volume=2, flip=0.0, turn=0.0)
   batch = stream(2)
-  np.testing.assert_array_equal(batch["row"], np.repeat(ROWS(2).rows, 2))
-  for image, label, row in zip(batch["image"], batch["label"], batch["row"], strict=True):
+  np.testing.assert_array_equal(batch["index"], np.repeat(ROWS(2).rows, 2))
+  for image, label, row in zip(batch["image"], batch["label"], batch["index"], strict=True):
     places = [
       (i, j)
       for i in range(5)

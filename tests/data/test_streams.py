@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from medjax import types
+from medjax import rng, types
 from medjax.check import InputError
 from medjax.data.combine import concat, subset
 from medjax.data.procedural import ProceduralAnatomy
@@ -116,3 +116,41 @@ def test_bad_arguments():
     batches(STORE, 0, 0)
   with pytest.raises(InputError, match="at least one case"):
     stack(SOURCE, [])
+
+
+def keys_of(batch):
+  return jax.random.key_data(rng.example_keys(jax.random.key(0), batch))
+
+
+def distinct(batch):
+  return len({tuple(key) for key in keys_of(batch).tolist()})
+
+
+@pytest.mark.parametrize("num, size", [(2, 6), (7, 5)])  # few cases, and epochs that end in a batch
+def test_a_case_that_comes_twice_in_a_batch_has_two_keys(num, size):
+  few = jax.tree.map(lambda x: x[:num], STORE)
+  for step in range(7):
+    batch = batches(few, size, 0)(step)
+    assert distinct(batch) == size
+    order = np.random.default_rng(step).permutation(size)
+    np.testing.assert_array_equal(
+      keys_of(jax.tree.map(lambda x, o=order: x[o], batch)), keys_of(batch)[order]
+    )
+  # Known by hand: the index first, then the number of the draw, and the index alone without one.
+  key = jax.random.fold_in(jax.random.key(0), 3)
+  got = rng.example_keys(jax.random.key(0), {"index": np.array([3]), "draw": np.array([8])})
+  assert got[0] == jax.random.fold_in(key, 8)
+  assert rng.example_keys(jax.random.key(0), {"index": np.array([3])})[0] == key
+
+
+def test_own_arrays_are_a_store():
+  arrays = {"image": np.arange(5.0), "label": np.arange(5) % 2}
+  batch = batches(arrays, 3, 0)(4)
+  np.testing.assert_array_equal(batch["image"], batch["index"])
+  assert batch["draw"].tolist() == [12, 13, 14] and "index" not in arrays
+  last = sequential(arrays, 3)(1)
+  assert last["image"].tolist() == [3, 4, 4] and last["weight"].tolist() == [1, 1, 0]
+  named = batches({**arrays, "index": np.arange(5) + 7}, 5, 0)(0)
+  np.testing.assert_array_equal(named["index"], named["image"] + 7)
+  with pytest.raises(InputError, match=r"one length.*'image': 5, 'label': 4"):
+    batches({"image": np.zeros(5), "label": np.zeros(4)}, 2, 0)

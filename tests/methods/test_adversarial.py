@@ -61,7 +61,7 @@ def test_both_gradients_of_one_pass_are_bitwise_those_of_two(params):
   def two_passes(state):
     loss_key, start, ascent = rng.streams(KEY, "loss", "adversary", "ascent")
     params, opt_state = state.params, state.opt_state
-    a = jax.vmap(adversary.parameters)(rng.per_example(start, batch.index), batch)
+    a = jax.vmap(adversary.parameters)(rng.example_keys(start, batch), batch)
 
     def mean_loss(params, images):
       seen = batch.replace(image=images)
@@ -75,7 +75,7 @@ def test_both_gradients_of_one_pass_are_bitwise_those_of_two(params):
       of_images = jax.grad(mean_loss, 1)(*apart[:2])
       updates, opt_state = tx.update(of_params, opt_state, params)
       params = optax.apply_updates(params, updates)
-      keys = rng.per_example(jax.random.fold_in(ascent, number), batch.index)
+      keys = rng.example_keys(jax.random.fold_in(ascent, number), batch)
       a = jax.vmap(adversary.project)(a, of_images, batch, keys) if number < 1 else a
     return params, opt_state, jax.vmap(adversary.describe)(a, of_images, batch)["fusion_weight"]
 

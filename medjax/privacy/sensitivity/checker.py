@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from medjax import check
-from medjax.grads.batch import entry
 from medjax.privacy.sensitivity import forms, intervals
 from medjax.privacy.sensitivity.ledger import Ledger, Step
 from medjax.privacy.sensitivity.values import Public, Range, Row, Sum, Value
 from medjax.privacy.sensitivity.walker import Walker
+from medjax.tree import entry
 from medjax.types import PyTree
 
 
