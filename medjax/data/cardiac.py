@@ -24,7 +24,7 @@ import numpy as np
 from medjax.check import one_of, positive, require
 from medjax.data import manifest
 from medjax.data.mnms import CLASS_NAMES
-from medjax.data.seeds import generator
+from medjax.data.seeds import Seed, generator
 from medjax.synth.acquisition import Site, rescan
 from medjax.synth.artefacts import Ghosting, IntensityCurve
 from medjax.synth.coils import Coil
@@ -131,7 +131,7 @@ class CardiacAnatomy:
   def __init__(
     self,
     num_patients: int,
-    seed: int,
+    seed: Seed,
     *,
     vendor: str | Vendor = "A",
     shape: Sequence[int] = (64, 64, 6),
@@ -215,7 +215,7 @@ class CardiacAnatomy:
 
 
 def heart(
-  seed: int, patient: int, phase: str, shape: Sequence[int], spacing: Sequence[float]
+  seed: Seed, patient: int, phase: str, shape: Sequence[int], spacing: Sequence[float]
 ) -> Heart:
   """The anatomy of a patient at "ED" or "ES", a function of (seed, patient) and time.
 

@@ -124,14 +124,7 @@ class ClassFolders:
 
   def indices(self, part: str) -> tuple[int, ...]:
     """Cases of a part, without those whose subject is in a later part too."""
-    one_of("part", part, sorted(set(self.parts)))
-    later = set(PARTS[PARTS.index(part) + 1 :]) if part else set()
-    held_out = {s for s, other in zip(self.subjects, self.parts, strict=True) if other in later}
-    return tuple(
-      i
-      for i, (subject, own) in enumerate(zip(self.subjects, self.parts, strict=True))
-      if own == part and subject not in held_out
-    )
+    return manifest.indices_of_part(part, self.parts, self.subjects, PARTS)
 
   def num_left_out(self, part: str) -> int:
     """How many cases of a part `indices` leaves out."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from medjax import files
 from medjax.check import InputError, require
-from medjax.data.seeds import generator
+from medjax.data.seeds import Seed, generator
 from medjax.data.splits import Splits, some
 
 _SIDES = {"train": "train", "validation": "val"}  # our part: nnU-Net's key
@@ -22,7 +22,7 @@ def folds(
   subjects: Iterable[str],
   num_folds: int = 5,
   *,
-  seed: int,
+  seed: Seed,
   domains: Iterable[str] | None = None,
 ) -> tuple[Splits, ...]:
   """Draws folds with the parts "train" and "validation".
@@ -63,7 +63,8 @@ def folds(
   )  # stable: by site, shuffled
   return tuple(
     Splits(
-      {"train": tuple(sorted(set(names) - set(held))), "validation": tuple(sorted(held))}, seed
+      {"train": tuple(sorted(set(names) - set(held))), "validation": tuple(sorted(held))},
+      int(seed),
     )
     for held in (dealt[fold::num_folds] for fold in range(num_folds))
   )

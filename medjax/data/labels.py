@@ -13,14 +13,20 @@ _MAX_TABLE = 1 << 20  # widest range of values that a lookup table may span
 def whole_numbers(array: np.ndarray, where: str) -> np.ndarray:
   """The array as integers.
 
+  Floats count as whole where rounding explains their fraction: programs that store labels as scaled
+  integers keep the factor in 32 bits, so that 14175 may be read as 14175.0005.
+
   Raises:
-    InputError: naming `where`, when a value has a fraction or does not fit 32 bits.
+    InputError: naming `where`, when a value has a fraction of more than 1e-4 and more than four
+      units of 32-bit rounding of the largest value (at most .01), or does not fit 32 bits.
   """
   if array.dtype.kind == "f":
     rounded = np.rint(array)
-    fraction = array[np.abs(array - rounded) > 1e-4]
+    largest = float(np.abs(rounded).max(initial=0.0))
+    tolerance = min(max(1e-4, 4 * float(np.finfo(np.float32).eps) * largest), 0.01)
+    fraction = array[np.abs(array - rounded) > tolerance]
     if fraction.size:
-      shown = ", ".join(f"{v:g}" for v in np.unique(fraction)[:5])
+      shown = ", ".join(np.format_float_positional(v, 4) for v in np.unique(fraction)[:5])
       raise InputError(
         f"whole numbers as labels in {where}", f"{shown}", "resample labels by nearest neighbour"
       )

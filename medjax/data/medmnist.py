@@ -1,4 +1,9 @@
-"""MedMNIST-style npz files: train_images, train_labels, val_*, test_*."""
+"""MedMNIST-style npz files: train_images, train_labels, val_*, test_*.
+
+Images are 8-bit arrays, an example each: [n, h, w] grey, [n, h, w, 3] colour, [n, d, h, w] the
+volumes of the 3D sets. Labels are class ids [n, 1] or [n], or 0 and 1 for several findings
+[n, finding], as in ChestMNIST.
+"""
 
 import contextlib
 import os
@@ -21,83 +26,106 @@ class Duplicate(NamedTuple):
   """Identical images: their names ("train_00012") in split order, and their labels."""
 
   names: tuple[str, ...]
-  labels: tuple[int, ...]
+  labels: tuple[int | tuple[int, ...], ...]
 
 
 class MedMNIST:
-  """A Source over one split of an npz file.
+  """A Source over one part of an npz file, or over all.
 
-  Images are [height, width, channel] float32 in [0, 1] (8-bit value / 255), labels 0-d int32.
-  The files name no patients: the subject of an image is the digest of its pixels, so that identical
-  images share a subject and stay on one side of a split.
+  Images are [*space, channel] float32 in [0, 1] (8-bit value / 255). Labels are 0-d int32 class
+  ids, or [finding] int32 of 0 and 1. The files name no patients: the subject of an image is the
+  digest of its pixels, so that identical images share a subject and stay on one side of a split.
 
   Attributes:
-    names: "SPLIT_NNNNN" with the position in the file.
+    names: "PART_NNNNN" with the position in the file.
+    parts: "train", "val" or "test" of each case.
+    knows_people: False, subjects are digests of pixels.
   """
+
+  knows_people = False
 
   def __init__(
     self, path: str | os.PathLike, *, split: str = "train", drop_duplicates: bool = False
   ):
-    """Loads one split into memory (as uint8).
+    """Loads one part, or all, into memory (as uint8).
 
     Args:
       path: the npz file.
-      split: "train", "val" or "test".
-      drop_duplicates: leave out images that are identical to one in an earlier split (train, then
+      split: "train", "val" or "test", or "all" for those that the file has, in this order.
+      drop_duplicates: leave out images that are identical to one in an earlier part (train, then
         val, then test) or earlier in this one.
     Raises:
       InputError: naming the file, when it is missing, truncated, lacks a key, or its images and
         labels differ in number, type or shape from the format.
     """
-    one_of("split", split, SPLITS)
+    one_of("split", split, (*SPLITS, "all"))
     self.path = pathlib.Path(path)
     self.split = split
-    self._images, self._labels = self._load(split)
-    digests = [manifest.array_digest(image) for image in self._images]
-    self.positions = np.arange(len(self._images))
-    if drop_duplicates:
-      seen: set[str] = set()
+    held = [part for part in SPLITS if self._has(part)] if split == "all" else [split]
+    held = held or ["train"]
+    loaded = {part: self._load(part) for part in held}
+    for other in held[1:]:
+      for what, one, two in zip(("image", "label"), loaded[held[0]], loaded[other], strict=True):
+        require(
+          one.shape[1:] == two.shape[1:],
+          f"{what}s of one shape in {held[0]} and {other} of {self.path}",
+          f"{one.shape[1:]} and {two.shape[1:]}",
+          "correct the file, or pass split=",
+        )
+    seen: set[str] = set()
+    if drop_duplicates and split != "all":
       for earlier in SPLITS[: SPLITS.index(split)]:
         if self._has(earlier):
           seen.update(manifest.array_digest(image) for image in self._load(earlier)[0])
-      kept = []
-      for position, digest in enumerate(digests):
-        if digest not in seen:
-          kept.append(position)
+    self._rows: list[tuple[np.ndarray, np.ndarray]] = []
+    names, parts, digests = [], [], []
+    for part, (images, labels) in loaded.items():
+      for position, (image, label) in enumerate(zip(images, labels, strict=True)):
+        digest = manifest.array_digest(image)
+        if not (drop_duplicates and digest in seen):
+          self._rows.append((image, label))
+          names.append(f"{part}_{position:05d}")
+          parts.append(part)
+          digests.append(digest)
         seen.add(digest)
-      self.positions = np.asarray(kept, int)
-    self.names = tuple(f"{split}_{position:05d}" for position in self.positions)
-    self.subjects = tuple(digests[position] for position in self.positions)
+    self.names, self.parts, self.subjects = tuple(names), tuple(parts), tuple(digests)
     self.domains = ("",) * len(self.names)
-    num_channels = 1 if self._images.ndim == 3 else self._images.shape[3]
-    names = {1: ("grey",), 3: ("R", "G", "B")}
-    self.channel_names = names.get(num_channels, tuple(map(str, range(num_channels))))
-    self.class_names = tuple(f"class_{c}" for c in range(self._num_classes()))
+    images, labels = next(iter(loaded.values()))
+    self._num_axes = 3 if _is_volume(images) else 2
+    num_channels = images.shape[-1] if images.ndim == self._num_axes + 2 else 1
+    self.channel_names: tuple[str, ...] = ("grey",) if num_channels == 1 else ("R", "G", "B")
+    is_findings = labels.ndim == 2
+    count = labels.shape[1] if is_findings else self._num_classes()
+    self.class_names = tuple(f"{'finding' if is_findings else 'class'}_{c}" for c in range(count))
     self._options = {"split": split, "drop_duplicates": drop_duplicates}
 
   def __len__(self) -> int:
-    return len(self.positions)
+    return len(self._rows)
 
   def __getitem__(self, index: int) -> Example:
     index = range(len(self))[index]
-    position = self.positions[index]
-    image = self._images[position].astype(np.float32) / np.float32(255)
+    pixels, label = self._rows[index]
+    image = pixels.astype(np.float32) / np.float32(255)
     return Example(
       name=self.names[index],
       subject=self.subjects[index],
       index=index,
-      image=image[..., None] if image.ndim == 2 else image,
-      label=np.asarray(self._labels[position], np.int32),
-      spacing=(1.0, 1.0),
+      image=image[..., None] if image.ndim == self._num_axes else image,
+      label=np.asarray(label, np.int32),
+      spacing=(1.0,) * self._num_axes,
     )
+
+  def indices(self, part: str) -> tuple[int, ...]:
+    """Cases of a part, without those that are identical to one in a later part."""
+    return manifest.indices_of_part(part, self.parts, self.subjects, SPLITS)
 
   def duplicates(self) -> list[Duplicate]:
     """Groups of identical images over all splits of the file, in order of their first member."""
-    groups: dict[str, list[tuple[str, int]]] = {}
+    groups: dict[str, list[tuple[str, int | tuple[int, ...]]]] = {}
     for split in filter(self._has, SPLITS):
       images, labels = self._load(split)
       for position, (image, label) in enumerate(zip(images, labels, strict=True)):
-        member = (f"{split}_{position:05d}", int(label))
+        member = (f"{split}_{position:05d}", _plain_label(label))
         groups.setdefault(manifest.array_digest(image), []).append(member)
     found = []
     for members in groups.values():
@@ -156,21 +184,31 @@ class MedMNIST:
       return file[key]
 
   def _load(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images [n, h, w] or [n, h, w, c] uint8 and labels [n] of a split."""
+    """Images uint8 and labels [n] or [n, finding] of a split."""
     images, labels = self._array(f"{split}_images"), self._array(f"{split}_labels")
     require(
-      images.ndim in (3, 4) and images.dtype == np.uint8,
-      f"{split}_images [n, h, w] or [n, h, w, c] uint8 in {self.path}",
+      images.dtype == np.uint8
+      and (images.ndim in (3, 4) or images.ndim == 5 and images.shape[-1] in (1, 3)),
+      f"{split}_images [n, h, w], [n, h, w, 3] or [n, d, h, w] uint8 in {self.path}",
       f"{images.shape} {images.dtype}",
       "convert them",
     )
+    require(
+      images.ndim != 4 or images.shape[-1] in (1, 3) or len(set(images.shape[1:])) == 1,
+      f"{split}_images of 1 or 3 channels, or volumes of equal sides, in {self.path}",
+      f"{images.shape}: both could be meant",
+      "write volumes as [n, d, h, w, 1]",
+    )
     if labels.ndim == 2 and labels.shape[1] == 1:
       labels = labels[:, 0]
+    is_class = labels.ndim == 1 and labels.dtype.kind in "iu" and labels.min(initial=0) >= 0
+    is_findings = labels.ndim == 2 and bool(np.isin(labels, (0, 1)).all())
     require(
-      labels.ndim == 1 and labels.dtype.kind in "iu" and labels.min(initial=0) >= 0,
-      f"{split}_labels [n] or [n, 1] of class ids from 0 in {self.path}",
-      f"{labels.shape} {labels.dtype}",
-      "choose one label per image",
+      is_class or is_findings,
+      f"{split}_labels of class ids from 0, [n] or [n, 1], or [n, finding] of 0 and 1 in"
+      f" {self.path}",
+      f"{labels.shape} {labels.dtype}, values {np.unique(labels)[:4].tolist()}",
+      "correct them",
     )
     require(
       len(images) == len(labels),
@@ -179,3 +217,12 @@ class MedMNIST:
       "write the file again",
     )
     return images, labels
+
+
+def _is_volume(images: np.ndarray) -> bool:
+  """Whether [n, ...] holds volumes: a fourth axis of other than 1 or 3 entries is no colour."""
+  return images.ndim == 5 or (images.ndim == 4 and images.shape[-1] not in (1, 3))
+
+
+def _plain_label(label: np.ndarray | np.integer) -> int | tuple[int, ...]:
+  return int(label) if label.ndim == 0 else tuple(int(value) for value in label)

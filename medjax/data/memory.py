@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from medjax import check
-from medjax.data.seeds import generator
+from medjax.data.seeds import Seed, generator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Reservoir:
   """
 
   capacity: int
-  seed: int
+  seed: Seed
   items: tuple[int, ...] = ()
   num_seen: int = 0
 
@@ -99,14 +99,14 @@ class Reservoir:
     return dataclasses.replace(self, items=tuple(items), num_seen=seen)
 
 
-def random(num: int, size: int, seed: int, *, name: str = "") -> tuple[int, ...]:
+def random(num: int, size: int, seed: Seed, *, name: str = "") -> tuple[int, ...]:
   """`size` of the positions 0..num - 1, all of them if there are no more, ascending."""
   order = generator(seed, f"{name} memory").permutation(num)
   return tuple(sorted(int(i) for i in order[:size]))
 
 
 def redrawn(
-  centres: Mapping[str, Sequence[int]], size: int, seed: int, turn: int
+  centres: Mapping[str, Sequence[int]], size: int, seed: Seed, turn: int
 ) -> tuple[int, ...]:
   """A buffer drawn anew at every turn, as in the released code of the MS replay paper.
 

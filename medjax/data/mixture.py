@@ -21,6 +21,7 @@ import numpy as np
 
 from medjax import check
 from medjax.data.replay import Drawn
+from medjax.data.seeds import Seed
 from medjax.data.streams import drawn_at, visits
 from medjax.tree import entry
 from medjax.types import PyTree, Stream
@@ -72,7 +73,7 @@ class RowStream:
 
   num: int
   batch_size: int
-  seed: int | jax.Array
+  seed: Seed | jax.Array
   name: str
   first: int = 0
 
@@ -83,7 +84,7 @@ class RowStream:
 
 
 def rows(
-  num: int, batch_size: int, seed: int | jax.Array, *, name: str = "", first: int = 0
+  num: int, batch_size: int, seed: Seed | jax.Array, *, name: str = "", first: int = 0
 ) -> Stream:
   """Rows first..first + num of a pool, each once an epoch; the same draws as `batches` makes.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from medjax.check import in_interval, one_of, require
 from medjax.data.grid import space_of
-from medjax.data.seeds import generator
+from medjax.data.seeds import Seed, generator
 from medjax.data.streams import Cases, visits
 from medjax.types import IGNORE, Batch, Example, Stream
 
@@ -36,7 +36,7 @@ class PatchStream:
   axis: int | None
   batch_size: int
   num_foreground: int
-  seed: int | jax.Array
+  seed: Seed | jax.Array
   name: str
   shuffle: ClassVar[bool] = True
 
@@ -101,7 +101,7 @@ def patches(
   cases: Cases,
   patch: Sequence[int],
   batch_size: int,
-  seed: int | jax.Array,
+  seed: Seed | jax.Array,
   *,
   foreground_fraction: float | int = 1 / 3,
   axis: int | None = None,

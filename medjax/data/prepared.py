@@ -19,6 +19,7 @@ import numpy as np
 
 from medjax.check import InputError, require
 from medjax.data import manifest
+from medjax.data.seeds import Seed
 from medjax.data.splits import DEFAULT_FRACTIONS, Splits, check_disjoint, split_subjects
 from medjax.types import Example, Source
 
@@ -26,7 +27,9 @@ INFO = "medjax.json"
 FORMAT = 1
 
 
-def prepare(source: Source, folder: str | os.PathLike, *, name: str, seed: int = 0) -> pathlib.Path:
+def prepare(
+  source: Source, folder: str | os.PathLike, *, name: str, seed: Seed = 0
+) -> pathlib.Path:
   """Writes FOLDER/NAME/1.0.0; files that are there already are kept.
 
   Splits are those of the set where it was published with some (`source.parts`), else 60, 20 and 20
@@ -156,7 +159,7 @@ class Prepared:
 
 
 def split_by_site(
-  source: Source, fractions: Mapping[str, float | int] = DEFAULT_FRACTIONS, *, seed: int
+  source: Source, fractions: Mapping[str, float | int] = DEFAULT_FRACTIONS, *, seed: Seed
 ) -> Splits:
   """Splits over people, each site on its own; sites with fewer people than parts are pooled.
 
@@ -171,10 +174,10 @@ def split_by_site(
   small = sorted(s for own in people.values() if len(own) < len(fractions) for s in own)
   drawn = [split_subjects(group, fractions, seed=seed) for group in [*groups, small] if group]
   parts = {part: tuple(sorted(s for d in drawn for s in d.parts[part])) for part in fractions}
-  return Splits(parts, seed)
+  return Splits(parts, int(seed))
 
 
-def parts_of(source: Source, *, seed: int) -> Mapping[str, Sequence[int]]:
+def parts_of(source: Source, *, seed: Seed) -> Mapping[str, Sequence[int]]:
   """Cases of each split: as published where the source says so, else by `split_by_site`."""
   published: Any = getattr(source, "parts", ())
   if published and all(published):

@@ -12,7 +12,7 @@ import numpy as np
 
 from medjax.check import non_negative, require
 from medjax.data import manifest
-from medjax.data.seeds import generator
+from medjax.data.seeds import Seed, generator
 from medjax.types import Example
 
 _OUTER, _INNER = 0.84, 0.68  # radii as fractions of half the field of view
@@ -31,7 +31,7 @@ class ProceduralAnatomy:
     num_cases: int,
     shape: Sequence[int],
     num_classes: int,
-    seed: int,
+    seed: Seed,
     *,
     with_image: bool = False,
     noise: float | int = 0.05,

@@ -39,6 +39,11 @@ def nnunet_sites(root: pathlib.Path, **options: Any) -> Source:
   return concat({site: NnUNetFolder(path, **options) for site, path in sites.items()})
 
 
+def _all_of_medmnist(path: pathlib.Path, *, split: str = "all", **options: Any) -> MedMNIST:
+  """All parts as published, unless one is asked for."""
+  return MedMNIST(path, split=split, **options)
+
+
 def _names(path: pathlib.Path) -> Iterator[str]:
   return (child.name for child in path.iterdir()) if path.is_dir() else iter(())
 
@@ -137,10 +142,10 @@ READERS: dict[str, Reader] = {
     ms_sets.ljubljana,
   ),
   "medmnist": Reader(
-    "MedMNIST file",
+    "MedMNIST file, 2D or 3D, of classes or of several findings",
     ("NAME.npz with train_images, train_labels, val_*, test_*",),
     lambda path: path.suffix == ".npz",
-    MedMNIST,
+    _all_of_medmnist,
   ),
   "kermany": Reader(
     "chest radiographs of Kermany et al.",
@@ -208,8 +213,7 @@ def open_source(path: str | os.PathLike, kind: str = "", **options: Any) -> Sour
 
 def _options(function: Callable[..., Any]) -> set[str]:
   """Keyword-only arguments; those of the class where a function passes its own on."""
-  if function is nnunet_sites:
-    function = NnUNetFolder
+  function = {nnunet_sites: NnUNetFolder, _all_of_medmnist: MedMNIST}.get(function, function)
   parameters = inspect.signature(function).parameters.values()
   names = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
   if function in (chest.chexpert, chest.chest_xray14):

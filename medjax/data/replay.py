@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from medjax import check
+from medjax.data.seeds import Seed
 from medjax.data.streams import visits
 from medjax.types import Stream
 
@@ -41,7 +42,7 @@ def replayed(
   current: Sequence[int],
   memory: Sequence[int],
   batch_size: int,
-  seed: int,
+  seed: Seed,
   *,
   form: Form = "pooled",
   name: str = "",

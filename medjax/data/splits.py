@@ -11,7 +11,7 @@ import numpy as np
 from medjax import files
 from medjax.check import InputError, one_of, require
 from medjax.data.manifest import array_digest
-from medjax.data.seeds import generator
+from medjax.data.seeds import Seed, generator
 from medjax.types import Source
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.6, "validation": 0.2, "test": 0.2}
@@ -74,7 +74,7 @@ def split_subjects(
   subjects: Iterable[str],
   fractions: Mapping[str, float | int] = DEFAULT_FRACTIONS,
   *,
-  seed: int,
+  seed: Seed,
 ) -> Splits:
   """Draws parts over people.
 
@@ -109,7 +109,7 @@ def split_subjects(
     part: tuple(sorted(names[i] for i in members))
     for part, members in zip(fractions, np.split(order, bounds), strict=True)
   }
-  return Splits(parts, seed)
+  return Splits(parts, int(seed))
 
 
 def check_disjoint(parts: Mapping[str, Iterable[str]]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from medjax.check import InputError, require
 from medjax.data.grid import space_of, to_shape
-from medjax.data.seeds import generator
+from medjax.data.seeds import Seed, generator
 from medjax.tree import entry
 from medjax.types import Batch, Example, PyTree, Source, Stream
 
@@ -101,7 +101,7 @@ class EpochStream:
 
   store: Any
   batch_size: int
-  seed: int | jax.Array
+  seed: Seed | jax.Array
   name: str
   shuffle: bool
 
@@ -112,7 +112,7 @@ class EpochStream:
     return drawn_at(take(self.store, rows), step)
 
 
-def visits(place: np.ndarray, num: int, seed: int | jax.Array, name: str) -> np.ndarray:
+def visits(place: np.ndarray, num: int, seed: Seed | jax.Array, name: str) -> np.ndarray:
   """Which of `num` examples the draws of number `place` take; every epoch takes each once."""
   epochs, within = np.divmod(place, num)
   rows = np.empty(len(place), np.int64)
@@ -138,7 +138,7 @@ def drawn_at(batch: PyTree, step: int) -> PyTree:
 def batches(
   store: Batch | Mapping[str, Any],
   batch_size: int,
-  seed: int | jax.Array,
+  seed: Seed | jax.Array,
   *,
   name: str = "",
   shuffle: bool = True,

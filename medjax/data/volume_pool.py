@@ -16,7 +16,7 @@ import numpy as np
 
 from medjax import check, rng
 from medjax.data.replay import Drawn
-from medjax.data.seeds import generator
+from medjax.data.seeds import Seed, generator
 from medjax.types import Stream
 
 _POSITIONS = 4096  # kept of lesion and of the rest of each volume
@@ -86,7 +86,7 @@ def cut_patches(
   pool: VolumePool,
   drawn: Stream,
   patch: Sequence[int],
-  seed: int,
+  seed: Seed,
   *,
   per_volume: int = 1,
   foreground_fraction: float | int = 0.5,

@@ -72,8 +72,13 @@ def test_colour(tmp_path):
     ({"train_images": None}, "key 'train_images' in .*x.npz, got train_labels, val_images"),
     ({"train_labels": np.zeros((4, 1), np.uint8)}, "as many train_labels .* x.npz, got 4 and 5"),
     (
-      {"train_labels": np.zeros((5, 14), np.uint8)},
-      r"train_labels \[n\] or .* got \(5, 14\) uint8",
+      {"train_labels": np.full((5, 14), 2, np.uint8)},
+      r"train_labels of class ids .* of 0 and 1 in .* got \(5, 14\) uint8, values \[2\]",
+    ),
+    ({"train_labels": np.full((5, 1), -1)}, r"train_labels of class ids from 0.* values \[-1\]"),
+    (
+      {"train_images": np.zeros((5, 4, 4, 2), np.uint8)},
+      r"volumes of equal sides, .* got \(5, 4, 4, 2\): both could be meant",
     ),
     ({"train_images": np.zeros((5, 4, 4))}, r"uint8 in .*x.npz, got \(5, 4, 4\) float64"),
   ],
@@ -81,6 +86,34 @@ def test_colour(tmp_path):
 def test_bad_contents(tmp_path, changes, message):
   with pytest.raises(InputError, match=message.replace(" x.npz", ".*x.npz")):
     MedMNIST(write(tmp_path, **changes))
+
+
+def test_a_volume_has_three_axes_and_one_channel(tmp_path):
+  volumes = np.random.default_rng(0).integers(0, 255, (5, 6, 6, 6)).astype(np.uint8)
+  for content in (volumes, volumes[..., None]):
+    source = MedMNIST(write(tmp_path, train_images=content))
+    assert source[0].image.shape == (6, 6, 6, 1) and source[0].spacing == (1.0, 1.0, 1.0)
+    assert source.channel_names == ("grey",)
+    np.testing.assert_allclose(source[2].image[..., 0] * 255, volumes[2], rtol=1e-6)
+
+
+def test_several_findings_are_a_label_of_zeros_and_ones(tmp_path):
+  findings = np.random.default_rng(0).integers(0, 2, (5, 14)).astype(np.uint8)
+  source = MedMNIST(write(tmp_path, train_labels=findings))
+  assert len(source.class_names) == 14 and source.class_names[0] == "finding_0"
+  np.testing.assert_array_equal(source[3].label, findings[3])
+  assert source[3].label.dtype == np.int32
+
+
+def test_all_parts_are_those_as_published_and_the_test_set_stays_whole(tmp_path):
+  source = MedMNIST(write(tmp_path), split="all")
+  assert isinstance(source, types.Source) and len(source) == 9
+  assert source.parts == ("train",) * 5 + ("val",) * 2 + ("test",) * 2
+  # train 0 is val 1; train 1 and 3 are test 1
+  assert source.indices("train") == (2, 4)
+  assert source.indices("val") == (5, 6) and source.indices("test") == (7, 8)
+  with pytest.raises(InputError, match="images of one shape in train and val"):
+    MedMNIST(write(tmp_path, val_images=np.zeros((2, 4, 4, 3), np.uint8)), split="all")
 
 
 def test_damaged_files(tmp_path):

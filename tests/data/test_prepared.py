@@ -36,6 +36,18 @@ def test_cases_come_out_as_they_went_in(tmp_path):
   assert ready.splits().indices("train", ready.subjects) == ready.indices("train")
 
 
+def test_a_published_test_set_is_never_drawn_anew(tmp_path):
+  images = np.random.default_rng(0).integers(0, 255, (12, 4, 4)).astype(np.uint8)
+  cut = {"train": slice(0, 6), "val": slice(6, 8), "test": slice(8, 12)}
+  content = {f"{part}_images": images[rows] for part, rows in cut.items()}
+  content |= {f"{part}_labels": np.arange(12)[rows, None] % 2 for part, rows in cut.items()}
+  np.savez(tmp_path / "x.npz", **content)
+  ready = Prepared(prepare(data.open_source(tmp_path / "x.npz"), tmp_path, name="x"))
+  for part, rows in cut.items():
+    found = [ready[i].image[..., 0] * 255 for i in ready.indices(part)]
+    np.testing.assert_allclose(found, images[rows], rtol=2**-10)
+
+
 def test_another_set_of_that_name_is_refused(tmp_path):
   root = fake_downloads.prostate(tmp_path / "raw")
   prepare(ProstateSites(root), tmp_path, name="p")
