@@ -1,16 +1,17 @@
 """`check_sensitivity`: a proof that a release moves little when an example comes or goes."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from medjax import check
-from medjax.privacy.sensitivity import forms, intervals
+from medjax.privacy.sensitivity import forms, intervals, keys, outputs
+from medjax.privacy.sensitivity.chance import Chance
 from medjax.privacy.sensitivity.ledger import Ledger, Step
 from medjax.privacy.sensitivity.values import Public, Range, Row, Sum, Value
 from medjax.privacy.sensitivity.walker import Walker
@@ -30,8 +31,9 @@ class Sensitivity:
     steps: where bounds are born, in the order of the program.
     assumptions: results that must be finite for every example, else the bound does not hold for an
       example that makes them infinite or NaN; () if the release is safe for any example.
-    noise: {path: (standard deviation, ...)} of Gaussian noise that the release adds to each private
-      output, None where it is not known.
+    noise: {path: (standard deviation, ...)} of Gaussian noise in each private output, None where
+      it is not known; () without noise. One number: all elements have that noise, each its own.
+    unproven: what the noise rests on besides, in words; () without noise.
   """
 
   l2: float
@@ -40,6 +42,7 @@ class Sensitivity:
   steps: tuple[Step, ...]
   assumptions: tuple[str, ...]
   noise: dict[str, tuple[float | None, ...]]
+  unproven: tuple[str, ...] = ()
 
   def __str__(self) -> str:
     lines = [f"{self.relation}: L2 at most {self.l2:.6g}", "steps"]
@@ -47,6 +50,8 @@ class Sensitivity:
     lines += ["outputs", *(f"  {path}: {bound:.6g}" for path, bound in self.outputs.items())]
     if self.assumptions:
       lines += ["finite for every example", *(f"  {where}" for where in self.assumptions)]
+    if self.unproven:
+      lines += ["not proved of the noise", *(f"  {what}" for what in self.unproven)]
     return "\n".join(lines)
 
 
@@ -95,22 +100,27 @@ def check_sensitivity(
     *args: public values: parameters, released statistics, keys. Their numbers are not used: close
       over constants such as the clipping norm. What the release closes over is public as well.
     max_weight: largest batch.weight.
-    noise_std: standard deviation of the noise that every private output must carry, exactly once.
+    noise_std: standard deviation of the Gaussian noise that every element of every private output
+      must carry, exactly once, each its own: a number drawn by `jax.random.normal` or by medjax's
+      generator, moved, cut, joined and multiplied by constants in float32, and never repeated,
+      rounded, masked, released beside it or used for anything else. Its key comes as an argument.
     allow_coupled: also accept outputs that depend on all examples in any way but whose norm is
       clipped to r as a whole: they move by 2 r at most.
     require_finite: refuse a bound that rests on assumptions.
   Raises:
     InputError: the operation that breaks the proof with its source line, and what to do: a row or
       weight that depends on other examples, a sum of unbounded rows, a private denominator, one row
-      an example as output, padding that counts, a host callback, a noise key used twice, an
+      an example as output, padding that counts, a host callback, a collective in the loss of
+      clipped_sum, sums in less than float32, a noise key that is used or released elsewhere, an
       operation that is not known.
   Guarantees: in exact arithmetic, for every two neighbours of this shape and all args without
     NaN, the outputs differ by at most `l2`, if the results named in `assumptions` are finite.
   Trusted: JAX (tracing, differentiation, primitives), the promise of clipped_sum, this check.
   Neighbours keep the places of all other examples: where a sampler packs them, let nothing depend
     on places; the check does not see to that.
-  Outside: rounding, signed zeros, the noise generator and its keys (one used twice is refused where
-    the program shows it), timing, all that the host does, and numbers that it took from the data.
+  Outside: rounding in float32 and wider, signed zeros, timing, all that the host does, and numbers
+    that it took from the data. Of noise: that the bits of JAX's keys are random, that two keys
+    passed as arguments differ, and that no other run has them; see `Sensitivity.unproven`.
   """
   leaves, tree = jax.tree.flatten(batch)
   check.positive("max_weight", max_weight)
@@ -134,8 +144,7 @@ def check_sensitivity(
   arguments: list[Value] = []
   for number, var in enumerate(program.jaxpr.invars):
     if number >= len(leaves):
-      known_range = intervals.default(var.aval.dtype)
-      arguments.append(Public(tuple(var.aval.shape), var.aval.dtype, known_range))
+      arguments.append(_argument(var.aval, number - len(leaves)))
       continue
     ledger.where = f"the batch, leaf {number}"
     whose = np.arange(count, dtype=np.int32).reshape(-1, *[1] * (len(var.aval.shape) - 1))
@@ -151,7 +160,7 @@ def check_sensitivity(
   parts = {
     path: _released(ledger, path, v, weight is not None, allow_coupled) for path, v in found.items()
   }
-  _check_noise(found, noise_std)
+  outputs.check_noise(ledger, found, noise_std)
   private = [v for v in results if isinstance(v, (Row, Sum))]
   suspects = sorted(frozenset().union(*(v.suspects for v in private)))
   assumptions = tuple(dict.fromkeys(ledger.suspects[number] for number in suspects))
@@ -167,8 +176,18 @@ def check_sensitivity(
     outputs={path: float(np.max(forms.size(form))) for path, form in parts.items()},
     steps=tuple(ledger.steps),
     assumptions=assumptions,
-    noise={p: tuple(n.std for n in v.noise) for p, v in found.items() if isinstance(v, Sum)},
+    noise={p: outputs.sizes(v) for p, v in found.items() if isinstance(v, Sum)},
+    unproven=outputs.unproven(ledger, found),
   )
+
+
+def _argument(aval: Any, number: int) -> Public:
+  """A public argument of which nothing is known; keys of different arguments are different."""
+  shape = tuple(aval.shape)
+  if not jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
+    return Public(shape, aval.dtype, intervals.default(aval.dtype))
+  paths = keys.array([("argument", number, place) for place in range(math.prod(shape))], shape)
+  return Public(shape, aval.dtype, chance=Chance(keys=paths))
 
 
 def _released(
@@ -201,26 +220,3 @@ def _released(
 
 def _refuse(condition: Any, expected: str, got: str, remedy: str) -> None:
   check.require(not condition, expected, got, remedy)
-
-
-def _check_noise(found: dict[str, Value], std: float | int | None) -> None:
-  private = {path: v.noise for path, v in found.items() if isinstance(v, Sum)}
-  used = [(path, noise) for path, several in private.items() for noise in several]
-  for (path, a), (other, b) in itertools.combinations(used, 2):
-    is_shared = a.key == b.key and (a.call != b.call or not forms.are_disjoint([a.piece, b.piece]))
-    _refuse(
-      is_shared,
-      "noise of its own for every output",
-      f"one noise key for {path} and {other}",
-      "split the key, one part a leaf",
-    )
-  if std is None:
-    return
-  for path, noise in private.items():
-    is_right = len(noise) == 1 and math.isclose(noise[0].std or 0.0, std, rel_tol=1e-5)
-    _refuse(
-      not is_right,
-      f"Gaussian noise of standard deviation {std} added once to {path}",
-      f"noise of {[n.std for n in noise]}",
-      "add std * jax.random.normal(key, shape) to the sum, with a constant std",
-    )

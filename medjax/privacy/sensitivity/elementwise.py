@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from medjax.privacy.sensitivity import intervals, moves, norms, owners
 from medjax.privacy.sensitivity.ledger import Ledger, together
-from medjax.privacy.sensitivity.values import Public, Range, Row, Value, is_float
+from medjax.privacy.sensitivity.values import Public, Range, Row, Value, is_float, is_wide
 
 
 def apply(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
@@ -49,7 +49,7 @@ def _result(ledger: Ledger, eqn: Any, aval: Any, ins: Sequence[Any], whose: owne
     chosen = ins[1 + int(ins[0].range.low)]
     if isinstance(chosen, Row):
       return dataclasses.replace(chosen, owners=whose, suspects=together(ins[0], chosen))
-  rule = norms.RULES.get(name) if is_float(aval.dtype) or aval.dtype == jnp.bool_ else None
+  rule = norms.RULES.get(name) if is_wide(aval.dtype) or aval.dtype == jnp.bool_ else None
   facts = rule(ledger, params, ins) if rule else {}
   facts = {key: fact for key, fact in facts.items() if fact or key in ("form", "suspects")}
   suspects = facts.pop("suspects", together(*ins))
@@ -81,12 +81,23 @@ def _is_exact(source: Any, target: Any) -> bool:
 
 
 def _converted(ledger: Ledger, v: Row, aval: Any) -> Value:
+  if is_float(v.dtype) and is_wide(v.dtype) and not is_wide(aval.dtype):
+    return _narrowed(ledger, v, aval)
   out: Any = moves.alias(ledger, v, aval)
   fits = is_float(aval.dtype) and v.range.cap <= float(jnp.finfo(aval.dtype).max)
-  is_wide = is_float(v.dtype) and jnp.finfo(aval.dtype).max >= jnp.finfo(v.dtype).max
-  if not is_float(aval.dtype) or fits or is_wide:
+  holds_all = is_float(v.dtype) and jnp.finfo(aval.dtype).max >= jnp.finfo(v.dtype).max
+  if not is_float(aval.dtype) or fits or holds_all:
     return out
   return dataclasses.replace(out, suspects=v.suspects | ledger.suspect())  # it may overflow
+
+
+def _narrowed(ledger: Ledger, v: Row, aval: Any) -> Row:
+  """A row in fewer digits: of what is known its interval stays, which rounding moves with it."""
+  found = intervals.fitted(v.range, aval.dtype)
+  known: dict[str, Any] = {"is_padding_zero": v.is_padding_zero, "range": found}
+  if v.range.cap > float(jnp.finfo(aval.dtype).max):  # infinite, NaN or the largest number
+    return ledger.fresh(aval, v.owners, v, is_padding_zero=v.is_padding_zero)
+  return ledger.fresh(aval, v.owners, v, **known)
 
 
 def _is_padding_zero(eqn: Any, aval: Any, ins: Sequence[Any]) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from medjax.privacy.sensitivity.values import Range
 
@@ -58,7 +59,11 @@ def fitted(found: Range, dtype: Any) -> Range:
   if not jnp.issubdtype(dtype, jnp.floating):
     return Range()
   largest = float(jnp.finfo(dtype).max)
-  low, high = (x if abs(x) <= largest else math.copysign(_INF, x) for x in (found.low, found.high))
+  low, high = (
+    float(np.asarray(x, dtype)) if abs(x) <= largest and dtype != jnp.float64 else x
+    for x in (found.low, found.high)
+  )  # rounding to the nearest number keeps the order, so that it moves the ends as what is between
+  low, high = (x if abs(x) <= largest else math.copysign(_INF, x) for x in (low, high))
   return Range(low, high, found.is_finite or max(abs(low), abs(high)) < _INF)
 
 

@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import grads
-from medjax.privacy.sensitivity import forms, intervals, owners
+from medjax.privacy.sensitivity import forms, intervals, keys, owners
+from medjax.privacy.sensitivity.chance import Chance
+from medjax.privacy.sensitivity.keys import Path
 from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Value
 
 
@@ -39,15 +41,20 @@ class Ledger:
   steps: of the proof, in order.
   suspects: {number: where} of results that are assumed finite.
   where: the equation at work.
+  draws: {number: path of the key} of draws of normal numbers.
+  limits: {number: what the law of a draw lacks}.
   """
 
   num_examples: int
   steps: list[Step] = dataclasses.field(default_factory=list)
   suspects: dict[int, str] = dataclasses.field(default_factory=dict)
   where: str = "the arguments"
+  draws: dict[int, Path] = dataclasses.field(default_factory=dict)
+  limits: dict[int, str] = dataclasses.field(default_factory=dict)
   _count: int = 0
   _line: str = ""
   _caller: str = ""
+  _drawn: dict[Any, int] = dataclasses.field(default_factory=dict)
   _everyone: dict[int, tuple[Value, Any]] = dataclasses.field(default_factory=dict)
 
   def number(self) -> int:
@@ -63,6 +70,14 @@ class Ledger:
   def keep(self, value: Value) -> None:
     """Keeps a value alive, whose id is a name."""
     self._everyone.setdefault(-id(value), (value, None))
+
+  def draw(self, path: Path, what: Any) -> int:
+    """Number of a draw; the same for two of one key and kind, which are the same numbers."""
+    number = self._drawn.get((path, what)) if keys.is_exact(path) else None
+    if number is None:
+      number = self._drawn[path, what] = len(self.draws) + 1
+      self.draws[number] = path
+    return number
 
   def note(self, what: str, bound: Any) -> None:
     step = Step(what, self.where, float(np.max(bound)))
@@ -143,7 +158,9 @@ def constant(array: Any) -> Public:
   try:
     numbers = np.asarray(array)
   except TypeError:  # keys
-    return Public(array.shape, array.dtype)
+    words = np.asarray(jax.random.key_data(array)).reshape(array.size, -1)
+    paths = keys.array([(keys.FIXED, key.tobytes()) for key in words], tuple(array.shape))
+    return Public(tuple(array.shape), array.dtype, chance=Chance(keys=paths))
   shape, dtype = numbers.shape, getattr(array, "dtype", numbers.dtype)
   is_number = numbers.dtype.kind in "fiub" or str(dtype) == "bfloat16"
   if not is_number or not numbers.size:

@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from medjax.privacy.sensitivity import elementwise, forms, intervals, owners, parts, sums
+from medjax.privacy.sensitivity import elementwise, forms, intervals, noise, owners, parts, sums
+from medjax.privacy.sensitivity.chance import Chance
+from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import MixesError
 from medjax.privacy.sensitivity.reductions import Equation
 from medjax.privacy.sensitivity.values import Cause, Public, Row, Sum, Value
@@ -51,26 +53,34 @@ def _part(walker: Any, x: Any, step: int | None) -> Value:
   """x[step]; step None: of any step."""
   aval = jax.ShapeDtypeStruct(x.shape[1:], x.dtype)
   if isinstance(x, Public):
-    return dataclasses.replace(x, shape=aval.shape)
-  if step is None:
-    if isinstance(x, Sum):
-      return dataclasses.replace(x, shape=aval.shape)
-    return walker.ledger.fresh(
-      aval, x.owners[0], is_padding_zero=x.is_padding_zero, is_repeated=x.is_repeated
-    )
-  return parts.element(walker.ledger, x, 0, step)
+    return _of_step(walker.ledger, x, step)
+  if step is not None:
+    found = parts.element(walker.ledger, x, 0, step)
+  elif isinstance(x, Sum):
+    found = dataclasses.replace(x, shape=aval.shape)
+  else:
+    known = {"is_padding_zero": x.is_padding_zero, "is_repeated": x.is_repeated}
+    found = walker.ledger.fresh(aval, x.owners[0], **known)
+  return noise.blended(walker.ledger, found, [x])
+
+
+def _of_step(ledger: Ledger, x: Public, step: int | None) -> Public:
+  """A public value at a step; of its noise only the keys are remembered."""
+  one = dataclasses.replace(x, shape=x.shape[1:])
+  if x.chance.keys is None or step is None:
+    return noise.spent(ledger, one)
+  return dataclasses.replace(
+    one, chance=Chance(keys=x.chance.keys[step : step + 1].reshape(one.shape))
+  )
 
 
 def _stacked(walker: Any, eqn: Any, aval: Any, steps: Sequence[Any]) -> Value:
   if all(isinstance(v, Public) for v in steps):
-    return Public(
-      tuple(aval.shape),
-      aval.dtype,
-      intervals.union(*(v.range for v in steps)),
-      noise=frozenset().union(*(v.noise for v in steps)),
-    )
+    every = intervals.union(*(v.range for v in steps))
+    return noise.blended(walker.ledger, Public(tuple(aval.shape), aval.dtype, every), steps)
   try:
-    return parts.joined(walker.ledger, aval, [parts.widened(walker.ledger, v, 0) for v in steps], 0)
+    wide = [parts.widened(walker.ledger, v, 0) for v in steps]
+    return noise.blended(walker.ledger, parts.joined(walker.ledger, aval, wide, 0), steps)
   except MixesError as problem:
     return walker.given_up(eqn, steps, *problem.args)[0]
 
@@ -78,16 +88,18 @@ def _stacked(walker: Any, eqn: Any, aval: Any, steps: Sequence[Any]) -> Value:
 def _repeated(walker: Any, aval: Any, y: Value) -> Value:
   """Results of all steps, of which one is known."""
   if isinstance(y, Public):
-    return dataclasses.replace(y, shape=tuple(aval.shape), is_even=False)
+    every = dataclasses.replace(y, shape=tuple(aval.shape), is_even=False)
+    return noise.spent(walker.ledger, every)
   if isinstance(y, Sum):
     what = "collects sums over the batch in a long loop"
     cause = Cause(what, walker.ledger.where, f"add them up, in at most {_UNROLLED} steps")
-    return walker.ledger.fresh(aval, owners.everyone(len(aval.shape)), y, cause=cause)
+    row = walker.ledger.fresh(aval, owners.everyone(len(aval.shape)), y, cause=cause)
+    return noise.blended(walker.ledger, row, [y])
   known: dict[str, Any] = {"is_padding_zero": y.is_padding_zero, "range": y.range}
   if math.isfinite(bound := float(forms.size(y.bounded_form))):
     every = bound * math.sqrt(aval.shape[0])
     known["form"] = forms.at_most(every, walker.ledger.number())
-  return walker.ledger.fresh(aval, y.owners[None], y, **known)
+  return noise.blended(walker.ledger, walker.ledger.fresh(aval, y.owners[None], y, **known), [y])
 
 
 def _steady(
@@ -107,32 +119,34 @@ def _steady(
 
 def _kind(v: Any) -> Any:
   if isinstance(v, Public):
-    return "public", v.noise
-  return "row", v.owners.shape, v.owners.tobytes(), v.is_padding_zero, v.is_repeated
+    return "public", v.chance.used
+  kind = "row", v.owners.shape, v.owners.tobytes(), v.is_padding_zero, v.is_repeated
+  return *kind, v.chance.used
 
 
 def _forgotten(walker: Any, eqn: Any, v: Value) -> Value:
   """A value of the same kind of which nothing else is known."""
   if isinstance(v, Public):
     known = {"range": intervals.default(v.dtype), "is_even": False}
-    return dataclasses.replace(v, **known, noise=frozenset(n.scaled(None) for n in v.noise))
+    return noise.spent(walker.ledger, dataclasses.replace(v, **known))
   if isinstance(v, Sum):
     what = "carries a sum over the batch through a long loop"
     cause = Cause(what, walker.ledger.where, f"use at most {_UNROLLED} steps, one a chunk")
     v = walker.ledger.everyones(v, cause)
   aval = jax.ShapeDtypeStruct(v.shape, v.dtype)
-  return walker.ledger.fresh(
+  row = walker.ledger.fresh(
     aval,
     v.owners,
     is_padding_zero=v.is_padding_zero,
     is_repeated=v.is_repeated,
     cause=v.cause,
   )
+  return noise.blended(walker.ledger, row, [v])
 
 
 def _join(walker: Any, eqn: Any, a: Any, b: Any) -> Value:
   if isinstance(a, Public) and isinstance(b, Public):
-    return dataclasses.replace(a, noise=a.noise | b.noise)
+    return noise.blended(walker.ledger, a, [b])
   a, b = (_forgotten(walker, eqn, v) for v in (a, b))
   rows = [v for v in (a, b) if isinstance(v, Row)]
   aval = jax.ShapeDtypeStruct(a.shape, a.dtype)
@@ -143,7 +157,8 @@ def _join(walker: Any, eqn: Any, a: Any, b: Any) -> Value:
   except MixesError:
     cause = Cause("passes rows of one example to another", walker.ledger.where, owners.OWN_ROWS)
     return walker.ledger.everyones(rows[0], cause)
-  return walker.ledger.fresh(aval, whose, *rows, is_padding_zero=is_zero, is_repeated=is_repeated)
+  known = {"is_padding_zero": is_zero, "is_repeated": is_repeated}
+  return noise.blended(walker.ledger, walker.ledger.fresh(aval, whose, *rows, **known), [a, b])
 
 
 def while_(walker: Any, eqn: Any, ins: list[Value]) -> list[Value]:
@@ -175,15 +190,16 @@ def cond(walker: Any, eqn: Any, ins: list[Value]) -> list[Value]:
 
 
 def _chosen(walker: Any, eqn: Any, aval: Any, which: Public, cases: Sequence[Any]) -> Value:
+  found = _either(walker, aval, which, cases)
+  return noise.followed(walker.ledger, Equation("select_n", {}, [aval]), [which, *cases], [found])[
+    0
+  ]
+
+
+def _either(walker: Any, aval: Any, which: Public, cases: Sequence[Any]) -> Value:
   if all(isinstance(v, Public) for v in cases):
     ranges = intervals.union(*(v.range for v in cases))
-    noise = frozenset().union(*(v.noise for v in cases))
-    return Public(
-      tuple(aval.shape),
-      aval.dtype,
-      ranges,
-      noise=noise,
-    )
+    return Public(tuple(aval.shape), aval.dtype, ranges)
   select = Equation("select_n", {}, [aval])
   rule = sums.apply if any(isinstance(v, Sum) for v in cases) else elementwise.apply
   scalar = dataclasses.replace(which, is_even=True)

@@ -128,8 +128,14 @@ def _clipped(row: _Factor, factor: _Factor) -> list[Form]:
   return found
 
 
+_SMALLEST = 1e-12
+"""Norms below it are not trusted: in float32 the squares of numbers below 1e-19 are 0."""
+
+
 def through(form: Form, norm: Norm, k: float, cap: float) -> Form | None:
   """Bound of a row times a factor that is at most k / N(norm), and at most `cap`."""
+  if k < _SMALLEST:
+    return None
   weights = dict(norm)
   out: dict[Member, float] = {}
   for member, q in form.items():

@@ -13,7 +13,7 @@ from medjax.privacy.sensitivity.forms import Form, Piece
 from medjax.privacy.sensitivity.ledger import Ledger, together
 from medjax.privacy.sensitivity.moves import alias
 from medjax.privacy.sensitivity.owners import NOBODY, Axes, MixesError
-from medjax.privacy.sensitivity.values import Noise, Public, Row, Sum, Value
+from medjax.privacy.sensitivity.values import Public, Row, Sum, Value
 
 
 def slice_(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
@@ -49,15 +49,14 @@ def taken(
         n if i in moving else m for i, (m, n) in enumerate(zip(v.shape, aval.shape, strict=True))
       ]
       v = alias(ledger, v, jax.ShapeDtypeStruct(tuple(kept), v.dtype), whose, is_moved=is_moved)
-  form, piece = v.form, None
+  form = v.form
   if is_cut.count(True) == 1:
     axis = is_cut.index(True)
     piece = Piece(id(v), axis, int(starts[axis]), int(stops[axis]))
     form = forms.cut(v.form, piece)
     ledger.keep(v)
   if isinstance(v, Sum):
-    noise = tuple(n.cut(piece) for n in v.noise) if piece else v.noise
-    return dataclasses.replace(v, shape=tuple(aval.shape), form=form, noise=noise)
+    return dataclasses.replace(v, shape=tuple(aval.shape), form=form)
   atom = ledger.number()
   return dataclasses.replace(
     v,
@@ -167,7 +166,6 @@ def _joined_sums(aval: Any, ins: Sequence[Any]) -> Sum:
     sums[0].where,
     together(*sums),
     all(v.is_padding_zero for v in sums),
-    sum((v.noise for v in sums), ()),
   )
 
 
@@ -206,7 +204,7 @@ def pad(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
 def dynamic_slice(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   v, *starts = ins
   aval, sizes = eqn.outvars[0].aval, eqn.params["slice_sizes"]
-  places = _known(starts, v.shape, sizes)
+  places = known_starts(starts, v.shape, sizes)
   if not isinstance(v, Public) and places is not None:
     stops = [a + n for a, n in zip(places, sizes, strict=True)]
     return [taken(ledger, v, aval, places, stops, [1] * len(sizes))]
@@ -216,7 +214,7 @@ def dynamic_slice(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   if isinstance(v, Sum):
     if whose:
       raise MixesError("cuts a sum over the batch at private places", owners.OWN_ROWS)
-    return [dataclasses.replace(v, shape=tuple(aval.shape), noise=_unknown(v))]
+    return [dataclasses.replace(v, shape=tuple(aval.shape))]
   known: dict[str, Any] = {"range": v.range}
   if isinstance(v, Row):
     _stay(v, sizes)
@@ -225,11 +223,7 @@ def dynamic_slice(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   return [ledger.fresh(aval, owners.merged(*whose), *ins, **known)]
 
 
-def _unknown(v: Sum) -> tuple[Noise, ...]:
-  return tuple(n.scaled(None) for n in v.noise)
-
-
-def _known(starts: Sequence[Value], shape: Axes, sizes: Axes) -> list[int] | None:
+def known_starts(starts: Sequence[Value], shape: Axes, sizes: Axes) -> list[int] | None:
   """Clamped starts, if they are known."""
   found = []
   for start, n, size in zip(starts, shape, sizes, strict=True):
@@ -256,7 +250,7 @@ def _stay(v: Row, sizes: Axes) -> None:
 def dynamic_update_slice(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   v, update, *starts = ins
   aval = eqn.outvars[0].aval
-  places = _known(starts, v.shape, update.shape)
+  places = known_starts(starts, v.shape, update.shape)
   if isinstance(v, Sum) or isinstance(update, Sum):
     if any(not isinstance(s, Public) for s in starts):
       raise MixesError("writes at a private place", owners.OWN_ROWS)

@@ -15,7 +15,7 @@ import numpy as np
 from medjax.privacy.sensitivity import elementwise, forms, intervals, moves, owners
 from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import Axes, MixesError
-from medjax.privacy.sensitivity.values import Norm, Range, Row, Sum, Value, is_wide
+from medjax.privacy.sensitivity.values import Norm, Range, Row, Sum, Value, is_float, is_wide
 
 
 def reduce_sum(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
@@ -28,8 +28,7 @@ def summed(ledger: Ledger, v: Any, axes: Axes, aval: Any) -> Value:
   count = math.prod(v.shape[a] for a in axes)
   if isinstance(v, Sum):
     form = forms.scaled(v.form, math.sqrt(count))
-    noise = tuple(n.scaled(None) for n in v.noise)
-    return dataclasses.replace(v, shape=tuple(aval.shape), dtype=aval.dtype, form=form, noise=noise)
+    return dataclasses.replace(v, shape=tuple(aval.shape), dtype=aval.dtype, form=form)
   inner = [a for a in axes if not owners.varies(v.owners, a)]
   if len(inner) < len(axes):
     if inner:
@@ -41,6 +40,9 @@ def summed(ledger: Ledger, v: Any, axes: Axes, aval: Any) -> Value:
 
 def _within(ledger: Ledger, v: Row, axes: Axes, aval: Any, keeps_axes: bool = False) -> Row:
   """Sum over axes within a row."""
+  if is_float(v.dtype) and not is_wide(v.dtype):  # sums in few digits lose terms
+    whose = v.owners if keeps_axes else v.owners.squeeze(tuple(axes))
+    return ledger.fresh(aval, whose, v, is_padding_zero=v.is_padding_zero)
   count = math.prod(v.shape[a] for a in axes)
   whose = v.owners if keeps_axes else v.owners.squeeze(tuple(axes))
   low, high = (0.0 if x == 0 or not count else x * count for x in (v.range.low, v.range.high))

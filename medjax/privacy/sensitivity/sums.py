@@ -24,8 +24,11 @@ def apply(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   is_beside_rows = any(isinstance(v, Row) for v in ins)
   if name in ("copy", "copy_p", "stop_gradient", "name", "sharding_constraint", "neg"):
     return [moves.alias(ledger, ins[0], aval)]
-  if name == "convert_element_type" and is_wide(aval.dtype):
-    return [moves.alias(ledger, ins[0], aval)]
+  if name == "convert_element_type":
+    if is_wide(aval.dtype):
+      return [moves.alias(ledger, ins[0], aval)]
+    what = f"rounds a sum over the batch to {aval.dtype}"
+    raise MixesError(what, "sum, add noise and release in float32; convert what was released")
   if is_beside_rows:
     what = "lets rows of single examples depend on a sum over the batch"
     raise MixesError(what, owners.OWN_ROWS)
@@ -40,14 +43,12 @@ def _add(ins: Sequence[Any]) -> Sum:
   if isinstance(a, Sum) and isinstance(b, Sum):
     form, where = forms.added(a.form, b.form), a.where
     is_zero = a.is_padding_zero and b.is_padding_zero
-    return Sum(a.shape, a.dtype, form, where, together(a, b), is_zero, a.noise + b.noise)
-  total, public = (a, b) if isinstance(a, Sum) else (b, a)
-  return dataclasses.replace(total, noise=(*total.noise, *public.noise))
+    return Sum(a.shape, a.dtype, form, where, together(a, b), is_zero)
+  return a if isinstance(a, Sum) else b
 
 
-def _scale(total: Sum, factor: float, is_even: bool) -> Sum:
-  noise = tuple(n.scaled(factor if is_even else None) for n in total.noise)
-  return dataclasses.replace(total, form=forms.scaled(total.form, factor), noise=noise)
+def _scale(total: Sum, factor: float) -> Sum:
+  return dataclasses.replace(total, form=forms.scaled(total.form, factor))
 
 
 def _multiply(ins: Sequence[Any]) -> Sum:
@@ -57,7 +58,7 @@ def _multiply(ins: Sequence[Any]) -> Sum:
   total, public = (a, b) if isinstance(a, Sum) else (b, a)
   if not public.range.cap < math.inf:
     raise MixesError("multiplies a sum by a number of unknown size", "close over a constant")
-  return _scale(total, public.range.cap, public.range.low == public.range.high)
+  return _scale(total, public.range.cap)
 
 
 def _divide(ins: Sequence[Any]) -> Sum:
@@ -67,7 +68,7 @@ def _divide(ins: Sequence[Any]) -> Sum:
   low = max(divisor.range.low, -divisor.range.high)
   if not low > 0:
     raise MixesError("divides a sum by a number of unknown size", "close over a constant")
-  return _scale(total, 1 / low, divisor.range.low == divisor.range.high)
+  return _scale(total, 1 / low)
 
 
 def _select(ins: Sequence[Any]) -> Sum:
@@ -77,10 +78,9 @@ def _select(ins: Sequence[Any]) -> Sum:
   sums = [v for v in cases if isinstance(v, Sum)]
   is_one = pred.is_even or pred.range.low == pred.range.high
   form = forms.either(*(v.form for v in sums)) if is_one else forms.stacked(*(v.form for v in sums))
-  noise: Any = sum((v.noise for v in sums), ())
   is_zero = all(v.is_padding_zero for v in sums)
   first = sums[0]
-  return Sum(first.shape, first.dtype, form, first.where, together(*sums), is_zero, noise)
+  return Sum(first.shape, first.dtype, form, first.where, together(*sums), is_zero)
 
 
 _RULES = {

@@ -6,12 +6,13 @@ Whatever is said of numbers holds if the `suspects`, named intermediate results,
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 
 from medjax.privacy.sensitivity import forms, owners
-from medjax.privacy.sensitivity.forms import Form, Piece
+from medjax.privacy.sensitivity.chance import NOTHING, Chance
+from medjax.privacy.sensitivity.forms import Form
 
 Cover = Mapping[int, float]
 """{atom: q} says |row|^2 >= sum_a q_a |a|^2."""
@@ -48,41 +49,20 @@ class Cause:
   remedy: str
 
 
-class Noise(NamedTuple):
-  """Random numbers that were made of one call for bits.
-
-  Attributes:
-    key, call: names of the key and of the bits.
-    piece: the part of them that is used, all if None.
-    std: standard deviation if they are Gaussian, None if that is not known.
-  """
-
-  key: int
-  call: int
-  piece: Piece | None = None
-  std: float | None = None
-
-  def cut(self, piece: Piece) -> "Noise":
-    return self if self.piece else self._replace(piece=piece)
-
-  def scaled(self, factor: float | None) -> "Noise":
-    return self._replace(std=None if self.std is None or factor is None else self.std * factor)
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Public:
   """No private value enters.
 
   Attributes:
     is_even: whether all elements are equal.
-    noise: the random bits that it was made of.
+    chance: what of it was drawn at random.
   """
 
   shape: tuple[int, ...]
   dtype: Any
   range: Range = Range()  # noqa: RUF009
   is_even: bool = False
-  noise: frozenset[Noise] = frozenset()
+  chance: Chance = NOTHING
 
   @property
   def is_zero(self) -> bool:
@@ -113,6 +93,7 @@ class Row:
     is_padding_zero: whether a row of weight 0 is 0 (False).
     is_repeated: whether an example may own several rows of this or of a value it came from.
     cause: of a value that belongs to everyone.
+    chance: what of it was drawn at random.
   """
 
   shape: tuple[int, ...]
@@ -135,6 +116,7 @@ class Row:
   is_padding_zero: bool = False
   is_repeated: bool = False
   cause: Cause | None = None
+  chance: Chance = NOTHING
 
   @property
   def is_everyones(self) -> bool:
@@ -161,7 +143,7 @@ class Sum:
   Attributes:
     form: {member: [example]}.
     where: the sum over examples that it came from.
-    noise: what was added to it at random.
+    chance: what of it was drawn at random, and the noise that was added to it.
   """
 
   shape: tuple[int, ...]
@@ -170,10 +152,16 @@ class Sum:
   where: str
   suspects: frozenset[int] = frozenset()
   is_padding_zero: bool = False
-  noise: tuple[Noise, ...] = ()
+  chance: Chance = NOTHING
 
 
 Value = Public | Row | Sum
+_V = TypeVar("_V", bound=Value)
+
+
+def with_chance(v: _V, chance: Chance) -> _V:
+  """The same value; the same object where nothing changes, so that its name stays."""
+  return v if v.chance is chance else dataclasses.replace(v, chance=chance)
 
 
 def is_float(dtype: Any) -> bool:
@@ -181,5 +169,12 @@ def is_float(dtype: Any) -> bool:
 
 
 def is_wide(dtype: Any) -> bool:
-  """Whether sums of bounded rows stay finite: floats with the exponents of float32 or more."""
-  return is_float(dtype) and jnp.finfo(dtype).maxexp >= jnp.finfo(jnp.float32).maxexp
+  """Whether a type has the digits and the exponents of float32 or more.
+
+  In a narrower one sums stop growing (256 + 1 = 256 in bfloat16), large numbers end at the largest
+  one (6 in float4_e2m1fn), and what was proved of norms holds no more.
+  """
+  if not is_float(dtype):
+    return False
+  info, float32 = jnp.finfo(dtype), jnp.finfo(jnp.float32)
+  return info.nmant >= float32.nmant and info.maxexp >= float32.maxexp

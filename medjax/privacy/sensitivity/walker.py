@@ -7,13 +7,15 @@ import numpy as np
 from jax.extend import core
 
 from medjax import check
-from medjax.grads.contract import contract_of, is_marked
+from medjax.grads.contract import Contract, contract_of, is_marked
 from medjax.privacy.sensitivity import (
   elementwise,
+  hidden,
   intervals,
   lookups,
   loops,
   moves,
+  noise,
   owners,
   parts,
   public,
@@ -69,37 +71,60 @@ class Walker:
   def _equation(self, eqn: Any, ins: list[Any]) -> list[Value]:
     name = eqn.primitive.name
     self.ledger.at(eqn)
-    is_seen = eqn.effects or "callback" in name or "debug" in name
-    if is_seen and not all(isinstance(v, Public) for v in ins):
-      raise check.InputError(
-        "a release without side effects",
-        f"private values in {self.ledger.where}",
-        "remove the callback or print: what it shows has no noise",
-      )
-    contract = contract_of(eqn)
     is_private = not all(isinstance(v, Public) for v in ins)
+    if is_private and hidden.is_shown(eqn):
+      _refuse_to_show(self.ledger.where)
+    contract = contract_of(eqn)
     if is_private and is_marked(eqn) and (contract is None or not trusted.fits(contract, eqn)):
       what = "is a clipped_sum changed by vmap or another transformation"
       return self.given_up(eqn, ins, what, "call it on one batch; loop over parts with lax.scan")
     if contract is not None and is_private:
-      return self._guarded(eqn, ins, lambda v: trusted.apply(self.ledger, eqn, contract, v))
+      return self._clipped_sum(eqn, contract, ins)
     if name == "optimization_barrier":
       return list(ins)
-    if name in CALLS:
+    draw = noise.drawn(self.ledger, eqn, ins)
+    if draw is not None:
+      return draw
+    if name in CALLS and _body(eqn) is not None:
       with self.ledger.inside():
         return self.run(_body(eqn), ins)
     if name in loops.RULES:
-      return loops.RULES[name](self, eqn, ins)
+      return self._parameters_read(lambda: loops.RULES[name](self, eqn, ins), eqn, ins)
     shapes = tuple(str(v.aval) for v in eqn.outvars)
     key = (name, repr(eqn.params), tuple(map(id, ins)), shapes)
-    found: list[Any]
     if key not in self._done:
-      if is_private:
-        found = self._guarded(eqn, ins, lambda v: self._rule(eqn, v))
-      else:
-        found = list(public.apply(eqn, ins))
-      self._done[key] = (ins, found)
+      self._done[key] = (ins, self._parameters_read(lambda: self._single(eqn, ins), eqn, ins))
     return self._done[key][1]
+
+  def _single(self, eqn: Any, ins: list[Value]) -> list[Value]:
+    """Results of an operation that holds no program."""
+    publics = [v for v in ins if isinstance(v, Public)]
+    if len(publics) == len(ins):
+      found: list[Value] = list(public.apply(eqn, publics))
+    else:
+      found = self._guarded(eqn, ins, lambda v: self._rule(eqn, v))
+    return noise.followed(self.ledger, eqn, ins, found)
+
+  def _parameters_read(self, rule: Any, eqn: Any, ins: list[Value]) -> list[Value]:
+    """Results of a rule; where it looks for a parameter that this JAX calls otherwise, unknown."""
+    try:
+      return rule()
+    except (KeyError, AttributeError) as problem:
+      what = f"has not the parameters that the check knows ({problem})"
+      return self.given_up(eqn, ins, what, "use a version of JAX that medjax is tested with")
+
+  def _clipped_sum(self, eqn: Any, contract: Contract, ins: list[Any]) -> list[Value]:
+    """Results of a clipped_sum, whose loss must keep to one example and to itself."""
+    found = hidden.mixing(eqn.params["jaxpr"])
+    if found is not None:
+      raise check.InputError(
+        "a clipped_sum whose loss uses one example and shows none",
+        f"{found} inside of {self.ledger.where}",
+        "write the loss with JAX operations on one example: callbacks see the batch, and"
+        " collectives bring in the examples of other devices",
+      )
+    outs = self._guarded(eqn, ins, lambda v: trusted.apply(self.ledger, eqn, contract, v))
+    return [noise.blended(self.ledger, out, ins) for out in outs]
 
   def _rule(self, eqn: Any, ins: list[Value]) -> list[Value]:
     name = eqn.primitive.name
@@ -133,11 +158,14 @@ class Walker:
   def given_up(self, eqn: Any, ins: Sequence[Any], what: str, remedy: str) -> list[Value]:
     """Results that may depend on all examples in any way."""
     self.ledger.at(eqn)
+    if any(hidden.shows(inside) for inside in hidden.programs(eqn)):
+      _refuse_to_show(self.ledger.where)
     cause = self._first(ins, Cause(what, self.ledger.where, remedy))
-    return [
+    rows = [
       self.ledger.fresh(v.aval, owners.everyone(len(v.aval.shape)), cause=cause)
       for v in eqn.outvars
     ]
+    return [noise.blended(self.ledger, row, ins) for row in rows]
 
   def _first(self, ins: Sequence[Any], cause: Cause) -> Cause:
     """The cause of an operand, if it has one: the first place tells most."""
@@ -145,15 +173,24 @@ class Walker:
     return earlier[0] if earlier else cause
 
 
+def _refuse_to_show(where: str) -> None:
+  raise check.InputError(
+    "a release without side effects",
+    f"private values in {where}",
+    "remove the callback or print: what it shows has no noise",
+  )
+
+
 class UnknownError(Exception):
   """No rule for an operation on private values."""
 
 
 def _body(eqn: Any) -> Any:
+  """The jaxpr that a call runs."""
   for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
     if name in eqn.params:
       return eqn.params[name]
-  raise KeyError(f"no jaxpr in {eqn.primitive.name}")
+  return None
 
 
 def _opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
