@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import check, rng, tree
+from medjax.devices import platform_of
 from medjax.grads import contract
 from medjax.grads.ghost import engine, program
 from medjax.grads.per_sample import alone
@@ -266,7 +267,7 @@ def _in_chunks(
     out = work(*part, direction, weight_fn)
     return jax.tree.map(jnp.add, total, out.grads), out._replace(grads=())
 
-  if jax.default_backend() == "cpu":
+  if platform_of(batch) == "cpu":
     total, parts = None, []
     for i in range(count):
       part = jax.tree.map(operator.itemgetter(i), split)

@@ -10,6 +10,7 @@ import numpy as np
 from medjax.check import InputError, positive, require
 from medjax.data.preprocess import Preprocessing
 from medjax.data.volume import Volume
+from medjax.devices import platform_of
 from medjax.inference.test_time import IDENTITY, Symmetry
 from medjax.inference.window import slide
 from medjax.types import Model, Params
@@ -49,9 +50,9 @@ class Predictor:
     symmetries: Sequence[Symmetry] = (IDENTITY,),
     axis: int | None = None,
   ):
-    default = 1 if jax.default_backend() == "cpu" else 4
-    self._batch_size = default if batch_size is None else batch_size
-    positive("batch_size", self._batch_size)
+    if batch_size is not None:
+      positive("batch_size", batch_size)
+    self._batch_size = batch_size
     require(symmetries, "at least one symmetry", "none", "pass test_time.IDENTITY")
     self._patch, self._overlap = tuple(patch), overlap
     self._symmetries, self._axis = tuple(symmetries), axis
@@ -66,15 +67,14 @@ class Predictor:
 
   def _of_grid(self, params: Params, image: np.ndarray) -> np.ndarray:
     network = functools.partial(self._network, params)
-    total = None
-    for symmetry in self._symmetries:
+    batch_size = self._batch_size or (1 if platform_of(params) == "cpu" else 4)
+
+    def seen_through(symmetry: Symmetry) -> np.ndarray:
       moved = np.ascontiguousarray(symmetry.forward(image))
-      values = slide(
-        network, moved, self._patch, overlap=self._overlap, batch_size=self._batch_size
-      )
-      back = symmetry.backward(values)
-      total = back if total is None else total + back
-    assert total is not None
+      values = slide(network, moved, self._patch, overlap=self._overlap, batch_size=batch_size)
+      return symmetry.backward(values)
+
+    total = functools.reduce(np.add, map(seen_through, self._symmetries))
     return total / len(self._symmetries) if len(self._symmetries) > 1 else total
 
 

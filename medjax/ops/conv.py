@@ -1,4 +1,4 @@
-"""The convolution that every network of medjax calls, chosen per backend.
+"""The convolution that every network of medjax calls, chosen by the device of its arrays.
 
 XLA:CPU runs 3D convolutions through a generic path at a quarter of the speed of its 2D one. A 3D
 convolution is a sum over the kernel's depth of 2D convolutions whose batch is batch x depth:
@@ -9,12 +9,16 @@ which is the same arithmetic (and the same count of multiplications) on the fast
 faster forward and backward at 16 channels. Accelerators have native 3D convolutions and keep them.
 """
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from medjax.devices import platform_of
 
 Implementation = Literal["auto", "native", "slices"]
 
@@ -38,7 +42,7 @@ def conv_general_dilated(
   Args:
     lhs, rhs, ...: as in `lax.conv_general_dilated`; channels-last layouts are accelerated.
     implementation: "native" (XLA's own), "slices" (sum of 2D convolutions, 3D channels-last only)
-      or "auto": slices for 3D on CPU, native elsewhere.
+      or "auto": slices for 3D on a CPU, native elsewhere; see `devices.platform_of`.
   Returns:
     The convolution; both implementations agree to float32 rounding.
   """
@@ -56,7 +60,7 @@ def conv_general_dilated(
       f" {lhs.shape} with {dimension_numbers}; use implementation='native'"
     )
   if implementation == "slices" or (
-    implementation == "auto" and can_slice and jax.default_backend() == "cpu"
+    implementation == "auto" and can_slice and platform_of(lhs, rhs) == "cpu"
   ):
     return _sum_of_slices(
       lhs,
@@ -82,7 +86,16 @@ def conv_general_dilated(
   )
 
 
-def _sum_of_slices(lhs, rhs, strides, padding, dilation, groups, precision, element_type):
+def _sum_of_slices(
+  lhs: jax.Array,
+  rhs: jax.Array,
+  strides: tuple[int, ...],
+  padding: str | Sequence[tuple[int, int]],
+  dilation: tuple[int, ...],
+  groups: int,
+  precision: Any,
+  element_type: Any,
+) -> jax.Array:
   batch, depth = lhs.shape[:2]
   if isinstance(padding, str):
     window = [(k - 1) * d + 1 for k, d in zip(rhs.shape[:3], dilation, strict=True)]
@@ -91,12 +104,12 @@ def _sum_of_slices(lhs, rhs, strides, padding, dilation, groups, precision, elem
   padded = jnp.pad(lhs, ((0, 0), (before, after), (0, 0), (0, 0), (0, 0)))
   out_depth = (depth + before + after - (rhs.shape[0] - 1) * dilation[0] - 1) // strides[0] + 1
 
-  total = None
-  for k in range(rhs.shape[0]):
+  def part(k: int) -> jax.Array:
+    """What row k of the kernel's depth adds: a 2D convolution of the planes that it meets."""
     start = k * dilation[0]
     planes = padded[:, start : start + (out_depth - 1) * strides[0] + 1 : strides[0]]
     plane_batch = planes.reshape(batch * out_depth, *lhs.shape[2:])
-    part = lax.conv_general_dilated(
+    return lax.conv_general_dilated(
       plane_batch,
       rhs[k],
       strides[1:],
@@ -107,6 +120,6 @@ def _sum_of_slices(lhs, rhs, strides, padding, dilation, groups, precision, elem
       precision=precision,
       preferred_element_type=element_type,
     )
-    total = part if total is None else total + part
-  assert total is not None
+
+  total = functools.reduce(operator.add, map(part, range(rhs.shape[0])))
   return total.reshape(batch, out_depth, *total.shape[1:])

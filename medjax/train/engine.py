@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDev
 
 from medjax import sweeps
 from medjax.check import InputError
+from medjax.devices import device_of
 from medjax.train import mesh as meshes
 from medjax.tree import named_leaves, types_and_shapes
 from medjax.types import Chunked, Key, Metrics, Params, PyTree, Step, TrainState
@@ -126,7 +127,7 @@ def build(
     return jax.tree.map(_strong, step.init(params, key))
 
   if mesh is None:
-    whole = of_state = SingleDeviceSharding(_device_of(params))
+    whole = of_state = SingleDeviceSharding(device_of(params))
   else:
     whole = meshes.replicated(mesh)
     of_state = whole if state_spec is None else NamedSharding(mesh, state_spec)
@@ -305,11 +306,6 @@ def _strong(x: Any) -> jax.Array:
   """Without weak type: the state keeps its dtype from step to step and compiles once."""
   x = jnp.asarray(x)
   return jnp.array(x, dtype=x.dtype, copy=False) if getattr(x, "weak_type", False) else x
-
-
-def _device_of(params: Params) -> jax.Device:
-  arrays = [x for x in jax.tree.leaves(params) if isinstance(x, jax.Array)]
-  return next(iter((arrays[0] if arrays else jnp.zeros(())).devices()))
 
 
 def _check_metrics(metrics: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medjax.check import require
+from medjax.devices import device_of
 from medjax.train import mesh as meshes
 from medjax.types import PyTree, Stream
 
@@ -53,8 +54,8 @@ class Feed:
     return meshes.shard_batch(batches, self.mesh, self.spec, block=True)
 
   def default_block(self, batch: PyTree, log_every: int) -> int:
-    """1 on CPU and for chunks; elsewhere the largest divisor of `log_every` within 1 GiB."""
-    device = jax.devices()[0] if self.mesh is None else self.mesh.devices.flat[0]
+    """1 on a CPU and for chunks; elsewhere the largest divisor of `log_every` within 1 GiB."""
+    device = device_of(batch) if self.mesh is None else self.mesh.devices.flat[0]
     if device.platform == "cpu" or self.in_chunks:
       return 1
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(batch)) or 1

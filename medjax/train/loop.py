@@ -11,6 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from medjax import check, rng
 from medjax.check import InputError
+from medjax.devices import device_of, working_on
 from medjax.train import engine as engines
 from medjax.train import mesh as meshes
 from medjax.train.engine import Best
@@ -108,7 +109,12 @@ def fit(
   init_key, update_key = rng.streams(key, "init", "update")
   watch = Stopwatch()
   manifest = _manifest(step, key) | ({} if keep_best is None else {"keep_best": keep_best})
-  with RunRecord(workdir, name, manifest, writers) as record, Interrupt() as interrupt:
+  device = device_of(params) if mesh is None else mesh.devices.flat[0]
+  with (
+    RunRecord(workdir, name, manifest, writers) as record,
+    Interrupt() as interrupt,
+    working_on(device),
+  ):
     done = record.step or 0
     _check_not_past(done, num_steps, record)
     feed = Feed(stream, mesh, batch_spec, in_chunks=step.chunked is not None)

@@ -137,9 +137,10 @@ class _Stacked:
     if mesh is None:
       return jax.vmap(update)
     spec = PartitionSpec(AXIS)
+    is_cpu = mesh.devices.flat[0].platform == "cpu"
 
     def local(*args: PyTree) -> PyTree:
-      if jax.default_backend() != "cpu":
+      if not is_cpu:
         return jax.lax.map(lambda one: update(*one), args)
       num_runs = jax.tree.leaves(args)[0].shape[0]
       return self.pack([update(*self.entry(args, r)) for r in range(num_runs)])
