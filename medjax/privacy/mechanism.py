@@ -2,7 +2,9 @@
 
   release = (sum_i w_i a_i clip(g_i, C) + sigma C z) / L,   z ~ N(0, I)     (Abadi et al. 2016)
 
-L, the expected number of units in a sample, is fixed and public: the size of a sample is not.
+Sums, noise and releases are float32 whatever the parameters are; the optimiser gets the released
+gradient in the type of the parameters. L, the expected number of units in a sample, is fixed and
+public: the size of a sample is not.
 """
 
 import dataclasses
@@ -14,9 +16,12 @@ import optax
 
 from medjax import grads, rng
 from medjax.grads.clipping import ClippedSum
+from medjax.privacy import noise
 from medjax.privacy.plan import DPPlan
 from medjax.tree import entry
 from medjax.types import Key, LossFn, Params, PyTree, TrainState
+
+_MOST_UNITS = 32  # of expected samples; sums up to this size are released without a cut
 
 
 class PrivateState(NamedTuple):
@@ -60,13 +65,20 @@ class Mechanism:
       which: position in plan.multipliers.
       kept: public constant in (0, 1], the share of a sample that a filter is expected to keep.
     """
-    std = self.plan.multipliers[which] * state.extra.max_norm
-    noise = normal_like(rng.stream(key, "noise"), total)
-    scale = 1 / (self.plan.expected_batch_size * kept)
-    return jax.tree.map(lambda x, z: (x + std * z) * scale, total, noise)
+    size, max_norm = self.plan.expected_batch_size, state.extra.max_norm
+    if self.plan.multipliers[which] > 0:
+      total = noise.added(
+        rng.stream(key, "noise"),
+        total,
+        multiplier=self.plan.multipliers[which],
+        sensitivity=max_norm,
+        magnitude=_MOST_UNITS * size * max_norm,
+      )
+    return jax.tree.map(lambda x: x.astype(jnp.float32) * (1 / (size * kept)), total)
 
   def apply(self, state: TrainState, gradient: PyTree, filter_state: Any) -> TrainState:
-    """One step of the optimiser on a released gradient."""
+    """One step of the optimiser on a released gradient, rounded to the parameters' type first."""
+    gradient = jax.tree.map(lambda g, p: g.astype(p.dtype), gradient, state.params)
     updates, opt_state = self.tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return state.replace(
@@ -78,26 +90,22 @@ class Mechanism:
 
 
 def unit_weights(chunk: PyTree) -> jax.Array:
-  """[batch] in [0, 1], 0 for padding: more would let one unit through more than once."""
+  """[batch] in [0, 1], 0 for padding: more would let one unit through more than once.
+
+  A weight that is no number is 0: as a factor it would betray its owner in the whole sum.
+  """
   size = jax.tree.leaves(chunk)[0].shape[0]
   weight = entry(chunk, "weight")
-  return jnp.ones(size) if weight is None else jnp.clip(weight, 0.0, 1.0)
-
-
-def normal_like(key: Key, tree: PyTree) -> PyTree:
-  """Standard normal numbers, float32 or wider, a key for each leaf."""
-  leaves, structure = jax.tree.flatten(tree)
-  drawn = [
-    jax.random.normal(jax.random.fold_in(key, i), x.shape, jnp.promote_types(x.dtype, jnp.float32))
-    for i, x in enumerate(leaves)
-  ]
-  return jax.tree.unflatten(structure, drawn)
+  if weight is None:
+    return jnp.ones(size)
+  return jnp.where(jnp.isnan(weight), 0.0, jnp.clip(weight, 0.0, 1.0))
 
 
 def zeros_like(params: Params) -> PyTree:
-  """Accumulator of gradients."""
-  return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), params)
+  """Accumulator of gradients, float32."""
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), params)
 
 
 def add(a: PyTree, b: PyTree) -> PyTree:
-  return jax.tree.map(jnp.add, a, b)
+  """a + b in the type of `a`, an accumulator."""
+  return jax.tree.map(lambda x, y: x + y.astype(x.dtype), a, b)

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, grads, rng
+from medjax.privacy import noise as noises
 from medjax.privacy.alignment import Filter, cosine, largest
-from medjax.privacy.mechanism import Mechanism, add, normal_like, unit_weights, zeros_like
+from medjax.privacy.mechanism import Mechanism, add, unit_weights, zeros_like
 from medjax.rng import example_keys
 from medjax.types import Chunked, Key, PyTree, Sweep, TrainState
 
@@ -59,9 +60,9 @@ def paper_nonprivate(
       plan, noise_key = mechanism.plan, rng.stream(key, "gradient noise")
       std = plan.multipliers[-1] * state.extra.max_norm / plan.expected_batch_size
       if draw == "shared":
-        z = jax.tree.map(lambda x: x[None], normal_like(noise_key, state.params))
+        z = jax.tree.map(lambda x: x[None], noises.normal_like(noise_key, state.params))
       else:
-        z = jax.vmap(lambda k: normal_like(k, state.params))(example_keys(noise_key, chunk))
+        z = jax.vmap(lambda k: noises.normal_like(k, state.params))(example_keys(noise_key, chunk))
       return raw, jax.tree.map(lambda g, z: _along(scale, g) * g + std * z, raw, z)
 
     def first(state, acc, chunk, carry, key):
@@ -147,7 +148,18 @@ def repaired(
   def pieces(mechanism: Mechanism) -> Chunked:
     plan = mechanism.plan
     bound = radius or half_range * plan.expected_batch_size**0.5
-    std = 2 * plan.multipliers[0] * bound
+
+    def noised_cosine(key: Key, value: jax.Array) -> jax.Array:
+      if plan.multipliers[0] == 0:
+        return value
+      return noises.added(
+        key,
+        value,
+        multiplier=plan.multipliers[0],
+        sensitivity=2 * bound,
+        magnitude=2 * bound,
+        num_released=plan.num_examples,
+      )
 
     def direction(state, acc, chunk, carry, key):
       return (add(acc[0], mechanism.clipped(state, chunk, key, clips=False).grads), acc[1]), carry
@@ -163,7 +175,7 @@ def repaired(
     def select(state, acc, chunk, carry, key):
       shrink = jnp.minimum(1.0, bound / jnp.maximum(jnp.sqrt(acc[1]), 1e-30))
       keys = example_keys(rng.stream(key, "cosine noise"), chunk)
-      noised = shrink * carry + std * jax.vmap(jax.random.normal)(keys)
+      noised = jax.vmap(noised_cosine)(keys, shrink * carry)
       weights = (noised > 0) * unit_weights(chunk)
       out = mechanism.clipped(state, chunk, key, weights=weights)
       return (add(acc[0], out.grads), acc[1]), carry

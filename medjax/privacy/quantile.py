@@ -13,9 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check
+from medjax.privacy import noise
 from medjax.types import Key
 
 SENSITIVITY = 0.5
+LEAST_NORM, LARGEST_NORM = 1e-10, 1e10
+"""Clipping norms between which squares of gradients neither underflow nor overflow in float32."""
+
+
+_MOST_UNITS = 32  # of expected samples; counts up to this size are released without a cut
 
 
 class QuantileClipping(NamedTuple):
@@ -69,8 +75,16 @@ def next_norm(
     multiplier: noise std over the sensitivity 1/2.
     sample_size: L, fixed and public.
   Departure: the released share is cut to [0, 1], so that one noisy count moves C by no more than
-    a factor exp(rate).
+    a factor exp(rate), and C stays within [LEAST_NORM, LARGEST_NORM].
   """
-  noise = multiplier * SENSITIVITY * jax.random.normal(key)
-  share = jnp.clip((total + noise) / sample_size + 0.5, 0.0, 1.0)
-  return max_norm * jnp.exp(-rule.rate * (share - rule.quantile))
+  if multiplier > 0:
+    total = noise.added(
+      key,
+      total,
+      multiplier=multiplier,
+      sensitivity=SENSITIVITY,
+      magnitude=_MOST_UNITS * sample_size * SENSITIVITY,
+    )
+  share = jnp.clip(total / sample_size + 0.5, 0.0, 1.0)
+  moved = max_norm * jnp.exp(-rule.rate * (share - rule.quantile))
+  return jnp.clip(moved, LEAST_NORM, LARGEST_NORM)

@@ -10,7 +10,13 @@ from medjax import sweeps
 from medjax.privacy import DPPlan, Vault, fresh_reference, no_filter
 from medjax.privacy.adaptive import adaptive
 from medjax.privacy.mechanism import Mechanism, PrivateState
-from medjax.privacy.quantile import QuantileClipping, centred_bits, next_norm
+from medjax.privacy.quantile import (
+  LARGEST_NORM,
+  LEAST_NORM,
+  QuantileClipping,
+  centred_bits,
+  next_norm,
+)
 from medjax.types import TrainState
 
 KEY = jax.random.key(3)
@@ -101,3 +107,11 @@ def test_an_empty_sample_moves_it_as_half_within_would():
   nothing = chunk(np.full((4, 5), np.nan, np.float32), np.zeros(4))
   after, _ = update(state, nothing, KEY)
   np.testing.assert_allclose(after.extra.max_norm, 0.5 * np.exp(-0.3), rtol=1e-5)
+
+
+def test_the_norm_never_leaves_the_numbers_whose_squares_float32_can_hold():
+  for quantile, start in ((0.0, LEAST_NORM), (1.0, LARGEST_NORM)):
+    rule = QuantileClipping(quantile=quantile, rate=1.0)
+    total = jnp.float32(8.0 if quantile == 0.0 else -8.0)
+    moved = next_norm(rule, jnp.float32(start), total, KEY, multiplier=0.0, sample_size=16)
+    assert moved == jnp.float32(start)
