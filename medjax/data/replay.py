@@ -53,6 +53,29 @@ def replayed(
   >>> sorted(stream(5).rows.tolist())
   [0, 1, 2, 7]
 
+  Hospitals one after the other, with two cases of each remembered; the Step is the supervised one,
+  and a memory of patients protects nobody:
+
+  >>> import flax.linen as nn, jax, optax
+  >>> from medjax import data, losses, methods, nets, train
+  >>> anatomy = data.ProceduralAnatomy(24, (32, 32), num_classes=3, seed=0, with_image=True)
+  >>> store = data.stack(anatomy)
+  >>> centres = {"north": range(0, 12), "east": range(12, 20), "west": range(20, 24)}  # yours
+  >>> model = nets.from_linen(nn.Sequential([nn.Conv(8, (3, 3)), nn.silu, nn.Conv(3, (3, 3))]))
+  >>> def loss(params, example, key):  # ONE example
+  ...   return losses.cross_entropy(model.apply(params, example.image)[0], example.label)
+  >>> params, _ = model.init(jax.random.key(0), store.image[0])
+  >>> step, memory = methods.supervised(loss, optax.adam(1e-3)), data.Memory(per_centre=2)
+  >>> for centre, cases in centres.items():
+  ...   drawn = data.replayed(list(cases), memory.indices, 4, seed=0, name=centre)
+  ...   stream = data.pooled(store, drawn)
+  ...   fitted = train.fit(step, stream, params, jax.random.key(1), num_steps=2, progress=False)
+  ...   params = fitted.state.params
+  ...   kept = data.memory.random(len(cases), 2, seed=0, name=centre)  # or herding, diverse
+  ...   memory = memory.store(centre, [cases[i] for i in kept])
+  >>> len(memory.indices)
+  6
+
   Args:
     current: positions of the centre's cases, at least one.
     memory: positions of remembered cases, of which none may be current; () is fine-tuning.

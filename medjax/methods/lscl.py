@@ -65,11 +65,22 @@ def lscl(
     InputError: settings outside their range; on tracing, images smaller than one cell.
   Under privacy: private(loss_fn, tx, plan, filter=private_curriculum(adversaries.lgs_fusion(...))).
 
-  >>> import jax.numpy as jnp
-  >>> from medjax import synth
-  >>> bank = synth.style_bank([jnp.eye(8)[..., None]])
-  >>> loss_fn = lambda params, example, key: jnp.mean((params * example.image - 1) ** 2)
-  >>> step = lscl(loss_fn, optax.sgd(0.1), bank, direction="chain")
+  The samples stay yours, their appearance gets harder:
+
+  >>> import flax.linen as nn
+  >>> from medjax import data, losses, methods, nets, synth, train
+  >>> anatomy = data.ProceduralAnatomy(16, (32, 32), num_classes=4, seed=0, with_image=True)
+  >>> store = data.stack(anatomy)  # NnUNetFolder("...") reads yours
+  >>> model = nets.from_linen(nn.Sequential([nn.Conv(8, (3, 3)), nn.silu, nn.Conv(4, (3, 3))]))
+  >>> def loss(params, example, key):  # ONE example
+  ...   return losses.cross_entropy(model.apply(params, example.image)[0], example.label)
+  >>> styles = synth.style_bank(list(store.image))  # images of other sites make wider styles
+  >>> step = methods.lscl(loss, optax.sgd(1e-2, momentum=0.9), styles, direction="chain")
+  >>> params, _ = model.init(jax.random.key(0), store.image[0])
+  >>> stream = data.batches(store, 4, seed=0)
+  >>> fitted = train.fit(step, stream, params, jax.random.key(1), num_steps=2, progress=False)
+  >>> sorted(fitted.history[-1])[:3]
+  ['fusion_weight', 'grad_norm', 'loss']
   """
   adversary = lgs_fusion(
     style_fn,

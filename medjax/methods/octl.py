@@ -49,6 +49,30 @@ def octl(
   Raises:
     InputError: no moments on either side, moments of another kind or shape, a group that mixes
       parameters with and without history.
+
+  From one site to another, beside MMTL, which trains on batches of both:
+
+  >>> import flax.linen as nn
+  >>> from medjax import data, losses, methods, nets, train
+  >>> old, new = (
+  ...   data.stack(data.ProceduralAnatomy(8, (32, 32), num_classes=3, seed=site, with_image=True))
+  ...   for site in (0, 1)
+  ... )  # NnUNetFolder("...") reads yours
+  >>> model = nets.from_linen(nn.Sequential([nn.Conv(8, (3, 3)), nn.silu, nn.Conv(3, (3, 3))]))
+  >>> def loss(params, example, key):  # ONE example
+  ...   return losses.cross_entropy(model.apply(params, example.image)[0], example.label)
+  >>> def fit(step, stream, params):
+  ...   return train.fit(step, stream, params, jax.random.key(1), num_steps=3, progress=False).state
+  >>> params, _ = model.init(jax.random.key(0), old.image[0])
+  >>> here, there = (data.batches(store, 4, seed=0) for store in (old, new))
+  >>> tx = optax.adam(1e-3, b1=0.99)
+  >>> source = fit(methods.supervised(loss, tx), here, params)
+  >>> history = methods.octl(source.opt_state, tx, source.params, count=100)
+  >>> octl = fit(methods.supervised(loss, tx, opt_state=history), there, source.params)
+  >>> mixed = data.mix(here, there, data.mmtl_paper(batch_size=4, num_epochs=1, steps_per_epoch=3))
+  >>> mmtl = fit(methods.supervised(loss, tx), mixed, source.params)
+  >>> bool(optax.tree.norm(optax.tree.sub(octl.params, mmtl.params)) > 0)
+  True
   """
   check.non_negative("count", count)
   fresh = tx.init(params)
