@@ -96,3 +96,16 @@ def weighted_mean(values: PyTree, weight: jax.typing.ArrayLike | None) -> PyTree
     return jnp.where(share > 0, share * x, 0.0).sum(0) / total
 
   return jax.tree.map(mean, values)
+
+
+def cast_like(values: PyTree, like: PyTree) -> PyTree:
+  """`values` in the types of `like`, rounded where these are whole numbers.
+
+  For means of what a network counts: the mean over a batch of a counter is that counter again.
+  """
+
+  def cast(x: jax.Array, other: jax.Array) -> jax.Array:
+    dtype = jnp.result_type(other)
+    return (jnp.round(x) if jnp.issubdtype(dtype, jnp.integer) else x).astype(dtype)
+
+  return jax.tree.map(cast, values, like)

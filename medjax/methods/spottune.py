@@ -150,6 +150,7 @@ def spottune(
       (state.params, extra.policy), extra.frozen, state.model_state, batch, key
     )
     loss, tuned, kept = aux
+    kept = tree.cast_like(kept, state.model_state)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     own, own_state = policy_tx.update(policy_gradient, extra.policy_opt_state, extra.policy)

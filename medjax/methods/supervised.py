@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import optax
 
-from medjax import grads, rng
+from medjax import grads, rng, tree
 from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
 
 
@@ -50,6 +50,7 @@ def supervised(
       return grads.batch_mean(one, batch, rng.stream(key, "loss"))
 
     (loss, kept), gradient = jax.value_and_grad(mean, has_aux=True)(state.params)
+    kept = tree.cast_like(kept, state.model_state)
     updates, new_opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradient)}

@@ -2,7 +2,8 @@
 
 from medjax.nets.densenet import DenseNet
 from medjax.nets.mixstyle import mixstyle
-from medjax.nets.model import from_linen, from_nnx
+from medjax.nets.model import from_linen
+from medjax.nets.nnx_model import from_nnx
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.sum_unet import SumUNet

@@ -1,21 +1,31 @@
-"""`Model(init, apply)` of a Linen module or of an NNX class: the only shape methods see."""
+"""`Model(init, apply)` of a Linen module: the only shape of a network that methods see."""
 
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import jax
-from flax import linen, nnx
+from flax import linen
 
 from medjax import rng
+from medjax.check import InputError, require
 from medjax.types import Key, Model, Params, PyTree
+
+# Arguments by which Linen modules are told that they train, and what they are then given.
+_SWITCHES = {
+  "train": True,
+  "training": True,
+  "is_training": True,
+  "deterministic": False,
+  "use_running_average": False,
+}
 
 
 def from_linen(module: linen.Module) -> Model:
   """Model of a Linen module whose `__call__` takes one example [*space, channel].
 
-  A module that takes `train` gets it; dropout draws from `key`; collections other than "params"
-  (batch statistics) travel as `model_state`.
+  A module whose call takes `train`, `training`, `is_training`, `deterministic` or
+  `use_running_average` is told by it whether it trains. Every random layer, dropout or other, draws
+  from `key`; collections other than "params" (batch statistics) travel as `model_state`.
 
   >>> import jax, jax.numpy as jnp
   >>> from medjax import nets
@@ -23,11 +33,15 @@ def from_linen(module: linen.Module) -> Model:
   >>> params, model_state = model.init(jax.random.key(0), jnp.zeros((16, 16, 1)))
   >>> model.apply(params, jnp.zeros((16, 16, 1)))[0].shape
   (16, 16, 3)
+
+  Raises:
+    InputError: on `apply(..., train=True)`, a network with dropout none of which is on, or
+      BatchNorm that takes its statistics over one image because it names no batch axis.
   """
-  takes_train = _takes(type(module), "train")
+  switches = _switches(module)
 
   def options(train: bool) -> dict[str, Any]:
-    return {"train": train} if takes_train else {}
+    return {name: on if train else not on for name, on in switches.items()}
 
   @jax.jit  # one program instead of one for every operation of the network
   def init(key: Key, image: jax.Array) -> tuple[Params, PyTree]:
@@ -45,50 +59,85 @@ def from_linen(module: linen.Module) -> Model:
     train: bool = False,
   ) -> tuple[PyTree, PyTree]:
     state = model_state or {}
-    logits, updated = module.apply(
-      {"params": params, **state},
-      image,
-      rngs=None if key is None else {"dropout": key},
-      mutable=list(state) if train else [],
-      **options(train),
-    )
+    watch = _TrainingWatch()
+    with linen.intercept_methods(watch if train else _call):
+      logits, updated = module.apply(
+        {"params": params, **state},
+        image,
+        # Linen gives a stream that is not there, such as "noise", from "params".
+        rngs=None if key is None else {"dropout": key, "params": rng.stream(key, "other layers")},
+        mutable=list(state) if train else [],
+        **options(train),
+      )
+    watch.check_dropout()
     return logits, {**state, **updated}
 
   return Model(init, apply)
 
 
-def from_nnx(build: Callable[[nnx.Rngs], nnx.Module]) -> Model:
-  """Model of an NNX module; `build(rngs)` makes it, its `__call__` takes one example.
+class _TrainingWatch:
+  """Looks at the layers of a network while it is traced in training."""
 
-  Parameters are the `nnx.Param` state as a pure nested dict; all other variables are `model_state`.
+  def __init__(self):
+    self.is_dropout_on: list[bool] = []
+
+  def __call__(self, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    layer = context.module
+    if context.method_name == "__call__":
+      if isinstance(layer, linen.Dropout) and layer.rate > 0:
+        self.is_dropout_on.append(not _option(layer, "deterministic", args[1:2], kwargs))
+      elif isinstance(layer, linen.MultiHeadDotProductAttention) and layer.dropout_rate > 0:
+        self.is_dropout_on.append(not _option(layer, "deterministic", (), kwargs))
+      elif isinstance(layer, linen.BatchNorm):
+        if not _option(layer, "use_running_average", args[1:2], kwargs):
+          require_axis(layer.axis_name)
+    return call(*args, **kwargs)
+
+  def check_dropout(self) -> None:
+    require(
+      not self.is_dropout_on or any(self.is_dropout_on),
+      "dropout that is on with train=True",
+      "a network in which every dropout layer is deterministic",
+      "give its __call__ an argument `train` (or `deterministic`) and hand it on to these layers;"
+      " a rate of 0 says that none is wanted",
+    )
+
+
+def require_axis(axis_name: Any) -> None:
+  """Refuses BatchNorm that would normalise by one image in training and by all in evaluation."""
+  require(
+    axis_name is not None,
+    'BatchNorm(..., axis_name="batch") in training',
+    "one without axis_name, whose statistics would be those of a single image: a loss sees one"
+    " example, and the batch is the vmapped axis",
+    'pass axis_name="batch", or use GroupNorm, which couples no examples',
+  )
+
+
+def _call(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+  del context
+  return call(*args, **kwargs)
+
+
+def _option(layer: Any, name: str, positional: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+  """What a layer is told in the call, else what it was built with."""
+  told = kwargs.get(name, positional[0] if positional else None)
+  return getattr(layer, name, None) if told is None else told
+
+
+def _switches(module: linen.Module) -> dict[str, bool]:
+  """The arguments of the module's call that say whether it trains.
+
+  Raises:
+    InputError: the switch is a field of the module, which a training could not turn.
   """
-  graphdef, _, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(0))), nnx.Param, ...)
-
-  def init(key: Key, image: jax.Array) -> tuple[Params, PyTree]:
-    del image  # NNX modules know their input sizes when they are built
-    _, params, rest = nnx.split(build(nnx.Rngs(key)), nnx.Param, ...)
-    return nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-
-  def apply(
-    params: Params,
-    image: jax.Array,
-    *,
-    model_state: PyTree | None = None,
-    key: Key | None = None,
-    train: bool = False,
-  ) -> tuple[PyTree, PyTree]:
-    module = nnx.merge(graphdef, params, model_state or {})
-    if train:
-      module.train()
-    else:
-      module.eval()
-    options = {"rngs": nnx.Rngs(key)} if key is not None and _takes(type(module), "rngs") else {}
-    logits = module(image, **options)
-    _, _, rest = nnx.split(module, nnx.Param, ...)
-    return logits, nnx.to_pure_dict(rest)
-
-  return Model(init, apply)
-
-
-def _takes(module_class: type, name: str) -> bool:
-  return name in inspect.signature(module_class.__call__).parameters
+  parameters = inspect.signature(type(module).__call__).parameters
+  switches = {name: on for name, on in _SWITCHES.items() if name in parameters}
+  fields = [name for name in _SWITCHES if name in type(module).__dataclass_fields__]
+  if fields and not switches:
+    raise InputError(
+      "a module that is told in its __call__ whether it trains",
+      f"{type(module).__name__} with the field {fields[0]!r}",
+      f"make it an argument: def __call__(self, image, {fields[0]}={not _SWITCHES[fields[0]]})",
+    )
+  return switches

@@ -61,7 +61,7 @@ def test_nnx_module_and_its_model_agree():
   class Net(nnx.Module):
     def __init__(self, rngs: nnx.Rngs):
       self.dense = nnx.Linear(2, 3, rngs=rngs)
-      self.norm = nnx.BatchNorm(3, rngs=rngs)
+      self.norm = nnx.BatchNorm(3, axis_name="batch", rngs=rngs)
 
     def __call__(self, x):
       return self.norm(self.dense(x))
@@ -74,7 +74,10 @@ def test_nnx_module_and_its_model_agree():
   logits, same = jax.jit(lambda p, s, x: model.apply(p, x, model_state=s))(params, state, image)
   np.testing.assert_allclose(logits, module(image), atol=1e-6)
   jax.tree.map(np.testing.assert_array_equal, same, state)
-  _, updated = model.apply(params, image, model_state=state, train=True)
+  train = jax.vmap(
+    lambda x: model.apply(params, x, model_state=state, train=True)[1], axis_name="batch"
+  )
+  updated = jax.tree.map(lambda x: x[0], train(image[None]))
   assert not np.array_equal(updated["norm"]["mean"], state["norm"]["mean"])
 
 
