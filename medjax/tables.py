@@ -113,10 +113,10 @@ def read_lines(path: str | os.PathLike) -> list[str]:
 
 
 def check_once(rows: Iterable[tuple[str, str]], what: str) -> None:
-  """Refuses a key that stands in two rows: which of the two is right nobody can know.
+  """Refuses a key that stands in two places: which of the two is right nobody can know.
 
   Args:
-    rows: (key, where it stands).
+    rows: (key, where it stands): a line of a table, or a file.
     what: what the key names, for the error.
   Raises:
     InputError: naming the key and both places.
@@ -124,7 +124,7 @@ def check_once(rows: Iterable[tuple[str, str]], what: str) -> None:
   seen: dict[str, str] = {}
   for key, where in rows:
     require(
-      key not in seen, f"one row for {what} {key!r}", f"{seen.get(key)} and {where}", "remove one"
+      key not in seen, f"one place for {what} {key!r}", f"{seen.get(key)} and {where}", "remove one"
     )
     seen[key] = where
 

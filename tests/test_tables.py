@@ -73,7 +73,7 @@ def test_numbers_are_whole_and_finite_or_refused_with_their_place():
 
 def test_a_key_of_two_rows_is_refused_with_both_places():
   check_once([("a", "line 2"), ("b", "line 3")], "picture")
-  with pytest.raises(InputError, match="one row for picture 'a', got line 2 and line 4"):
+  with pytest.raises(InputError, match="one place for picture 'a', got line 2 and line 4"):
     check_once([("a", "line 2"), ("b", "line 3"), ("a", "line 4")], "picture")
 
 

@@ -44,6 +44,8 @@ class Config:
   """Of each image: zscore, percentile, minmax, none, ...; the reader's own if empty."""
   size: tuple[int, ...] = ()
   """Height and width of pictures in pixels; the reader's own if not given."""
+  colour: Literal["auto", "yes", "no"] = "auto"
+  """Read pictures in three channels or in grey; auto: in three where any of them is in colour."""
   subject_pattern: str = ""
   """Regular expression whose one group finds the person in a case's name."""
   cases: int | None = None
@@ -60,6 +62,10 @@ def run(config: Config) -> None:
     raise InputError(f"{config.action} FOLDER", "no folder", "name the folder with the data")
   kind = config.kind or readers.recognise(config.folder)
   given = {name: getattr(config, name) for name in _OPTIONS if getattr(config, name)}
+  if config.colour != "auto":
+    given["colour"] = config.colour == "yes"
+  if config.action == "inspect" and readers.takes(kind, "normalise"):
+    given.setdefault("normalise", "none")  # what is shown are the values of the files
   source = readers.open_source(config.folder, kind, **given)
   if config.action == "inspect":
     _inspect(config, config.folder, kind, source)
@@ -102,12 +108,19 @@ def _inspect(config: Config, folder: pathlib.Path, kind: str, source: Source) ->
   _page(folder, kind, source, sites).write(output / "report.html")
   cells = [list(map(str, row)) for row in (_HEADER, *(_row(site) for site in sites))]
   widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-  print(f"{kind}: {len(source)} cases of {len(set(source.subjects))} people")
+  print(f"{kind}: {_counted(source)}")
   for row in cells:
     print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
   for line in _label_lines(sites):
     print(line)
   print(f"see {output / 'report.html'}")
+
+
+def _counted(source: Source) -> str:
+  """How many cases and people, where anybody knows."""
+  if inspection.knows_people(source):
+    return f"{len(source)} cases of {len(set(source.subjects))} people"
+  return f"{len(source)} cases of unknown people"
 
 
 _HEADER = ("site", "cases", "people", "read", "shape", "spacing, mm", "values", "unknown")
@@ -118,7 +131,7 @@ def _row(site: Site) -> list[Any]:
   return [
     site.name or "-",
     site.cases,
-    site.people,
+    "?" if site.people is None else site.people,
     site.read,
     _range(site.shapes),
     _range(site.spacings),
@@ -147,7 +160,7 @@ def _label_lines(sites: Sequence[Site]) -> list[str]:
 def _page(folder: pathlib.Path, kind: str, source: Source, sites: Sequence[Site]) -> Report:
   page = Report(
     folder.resolve().name,
-    f"{len(source)} cases of {len(set(source.subjects))} people, read as {kind}.",
+    f"{_counted(source)}, read as {kind}.",
   )
   page.section("Sites").table(
     _HEADER,

@@ -13,6 +13,8 @@ from medjax.data import nifti, png
 from medjax.data.preprocess import Preprocessing
 from medjax.data.volume import Volume, check_same_grid
 
+_MOST_CHANNELS = 100  # NAME_2020 is a name: no image has channel 2020
+
 
 class Case(NamedTuple):
   """A name and its files, one a channel or one with all of them."""
@@ -72,7 +74,8 @@ def find_cases(path: str | os.PathLike, preprocess: Preprocessing) -> tuple[Case
       is_whole,
       f"{num_channels} channels ({', '.join(preprocess.channel_names)}) of case {name}",
       f"files {[channels[c].name for c in sorted(channels)]}",
-      "give NAME_0000, NAME_0001, ... in the order of training",
+      "give NAME_0000, NAME_0001, ... in the order of training; four digits at the end of a name"
+      f" count the channels (append _0000 where they belong to the name, below {_MOST_CHANNELS})",
     )
   return tuple(Case(n, tuple(c[i] for i in sorted(c))) for n, c in sorted(found.items()))
 
@@ -93,11 +96,20 @@ def read_case(case: Case) -> Volume:
   return first._replace(array=np.concatenate(arrays, axis=-1))
 
 
-def _split(path: pathlib.Path) -> tuple[str, int | None]:
-  """Case name and channel number, None for a name without."""
-  stem = re.sub(r"(\.nii(\.gz)?|\.png)$", "", path.name, flags=re.IGNORECASE)
+def channel_of(stem: str) -> tuple[str, int | None]:
+  """Case name and channel number of a file name without ending, None for a name without.
+
+  >>> channel_of("scan_0001"), channel_of("scan_2020"), channel_of("scan")
+  (('scan', 1), ('scan_2020', None), ('scan', None))
+  """
   match = re.fullmatch(r"(.+)_(\d{4})", stem)
-  return (match.group(1), int(match.group(2))) if match else (stem, None)
+  if match is None or int(match.group(2)) >= _MOST_CHANNELS:
+    return stem, None
+  return match.group(1), int(match.group(2))
+
+
+def _split(path: pathlib.Path) -> tuple[str, int | None]:
+  return channel_of(re.sub(r"(\.nii(\.gz)?|\.png)$", "", path.name, flags=re.IGNORECASE))
 
 
 def _check_channel_names(folder: pathlib.Path, preprocess: Preprocessing) -> None:

@@ -17,23 +17,25 @@ series seem to number different children. No one has confirmed it, so by default
 child: whoever is in test is left out of train, and the test set stays the published one.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from medjax.check import InputError, one_of, require
 from medjax.data import manifest
+from medjax.data.subjects import subjects_of
 from medjax.types import Example
 
 PARTS = ("train", "val", "test")
 """A subject of two parts belongs to the later one."""
 
-_ENDINGS = (".jpeg", ".jpg", ".png")
+ENDINGS = (".jpeg", ".jpg", ".png")
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "YCbCr", "CMYK")  # 8 bits a channel
 
 
@@ -61,6 +63,7 @@ class ClassFolders:
   Attributes:
     names: path below the root without ending, sorted; examples stand in this order.
     parts: part of each case, "" where the pictures are not parted.
+    knows_people: whether file names say who is who; if not, subjects are digests of pixels.
   """
 
   def __init__(
@@ -68,45 +71,68 @@ class ClassFolders:
     root: str | os.PathLike,
     *,
     size: tuple[int, int] = (64, 64),
-    colour: bool = False,
+    colour: bool | None = None,
     identify: Callable[[Identity, str], Identity] | None = None,
     class_names: Sequence[str] | None = None,
+    subject_pattern: str | None = None,
   ):
     """Reads all pictures into memory (as uint8), cut to the shape of `size` around their middle.
 
     Args:
       root: folder that holds train, val and test, or the class folders.
       size: height and width in pixels.
-      colour: three channels; otherwise grey.
+      colour: True for three channels, False for grey; None: three if any picture is in colour.
       identify: `identify(identity, stem)` gives the identity of a file; `identity` holds its part
         and class folder, and no subject. None takes it as it is.
-      class_names: classes in the order of their ids; None takes the names, sorted.
+      class_names: classes in the order of their ids, also such as have no picture here: pass those
+        of the training set, and an id means one class in both. None takes the names of the class
+        folders, sorted, empty ones too.
+      subject_pattern: regular expression with one group that finds the person in a case's name.
     Raises:
-      InputError: no such folder, no classes or pictures, a damaged file or one of another kind.
+      InputError: no such folder, no classes or pictures, a picture of another class, two pictures
+        of one name, a damaged file or one of another kind.
     """
     self.root = pathlib.Path(root)
     require(self.root.is_dir(), f"a folder {self.root}", "nothing there", "check the path")
     require(min(size) > 0, "size as (height, width) above 0", f"{size=}", "pass (64, 64)")
-    found = _find(self.root)
+    require(
+      identify is None or subject_pattern is None,
+      "identify or subject_pattern",
+      "both",
+      "let identify find the person",
+    )
+    found, folders = _find(self.root)
     self._paths = [path for path, _ in found]
     if identify is not None:
       found = [(path, identify(identity, path.stem)) for path, identity in found]
-    present = sorted({identity.class_name for _, identity in found})
-    self.class_names: tuple[str, ...] = tuple(present if class_names is None else class_names)
-    require(
-      sorted(self.class_names) == present and len(present) > 1,
-      f"pictures of the classes {', '.join(self.class_names)}, two or more, in {self.root}",
-      f"those of {', '.join(present)}",
-      "check the path",
+      folders = {identity.class_name for _, identity in found}
+    self.class_names: tuple[str, ...] = tuple(
+      sorted(folders) if class_names is None else class_names
     )
+    strangers = sorted({identity.class_name for _, identity in found} - set(self.class_names))
+    require(
+      not strangers and len(set(self.class_names)) == len(self.class_names) > 1,
+      f"pictures of two or more classes, {', '.join(self.class_names)}, in {self.root}",
+      f"others: {', '.join(strangers)}" if strangers else f"{len(self.class_names)}",
+      "correct class_names, or check the path",
+    )
+    if colour is None:
+      colour = any(is_colour(path) for path in self._paths)
     self.channel_names: tuple[str, ...] = ("R", "G", "B") if colour else ("grey",)
     self.names = tuple(p.relative_to(self.root).with_suffix("").as_posix() for p in self._paths)
+    _check_names(self.names, self._paths)
     self.parts = tuple(identity.part for _, identity in found)
     self._labels = [self.class_names.index(identity.class_name) for _, identity in found]
     self._images = [read_picture(path, size, colour) for path in self._paths]
-    self.subjects = _subjects([identity.subject for _, identity in found], self._images)
+    people = [identity.subject for _, identity in found]
+    if subject_pattern is not None:
+      people = list(subjects_of(self.names, subject_pattern))
+    self.knows_people = all(people)
+    self.subjects = _subjects(people, self._images)
     self.domains = ("",) * len(self.names)
-    self._options = {"size": size, "colour": colour, "identify": identify}
+    self._options: dict[str, Any] = {"size": size, "colour": colour, "identify": identify}
+    if subject_pattern is not None:
+      self._options["subject_pattern"] = subject_pattern
 
   def __len__(self) -> int:
     return len(self.names)
@@ -163,7 +189,11 @@ def kermany(
   one_of("persons", persons, ("number", "series"))
   names = ("NORMAL", "PNEUMONIA") if num_classes == 2 else ("NORMAL", "BACTERIA", "VIRUS")
   return ClassFolders(
-    root, size=size, identify=KermanyNames(num_classes, persons), class_names=names
+    root,
+    size=size,
+    colour=False,
+    identify=KermanyNames(num_classes, persons),
+    class_names=names,
   )
 
 
@@ -203,22 +233,31 @@ class KermanyNames:
     return Identity(part, kind if self.num_classes == 3 else folder, subject)
 
 
-def _find(root: pathlib.Path) -> list[tuple[pathlib.Path, Identity]]:
-  """Every picture with its part and class folder."""
+def _find(root: pathlib.Path) -> tuple[list[tuple[pathlib.Path, Identity]], set[str]]:
+  """Every picture with its part and class folder, and the names of all class folders."""
   parts = [part for part in PARTS if (root / part).is_dir()] or [""]
-  found = []
+  found, folders = [], set()
   for part in parts:
     for folder in _visible(root / part):
       if folder.is_dir():
-        pictures = [p for p in _visible(folder) if p.suffix.lower() in _ENDINGS]
+        folders.add(folder.name)
+        pictures = [p for p in _visible(folder) if p.suffix.lower() in ENDINGS]
         found += [(path, Identity(part, folder.name, "")) for path in pictures]
   require(
     found,
-    f"pictures ({', '.join(_ENDINGS)}) in {root}/CLASS or {root}/train/CLASS",
+    f"pictures ({', '.join(ENDINGS)}) in {root}/CLASS or {root}/train/CLASS",
     "none",
     "pass the folder that holds train and test, or the class folders",
   )
-  return sorted(found)
+  return sorted(found), folders
+
+
+def _check_names(names: Sequence[str], paths: Sequence[pathlib.Path]) -> None:
+  """Two pictures that differ in their ending alone would be one case."""
+  first: dict[str, pathlib.Path] = {}
+  for name, path in zip(names, paths, strict=True):
+    other = first.setdefault(name, path)
+    require(other is path, f"one picture {name}", f"{other} and {path}", "remove or rename one")
 
 
 def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -226,26 +265,42 @@ def _visible(folder: pathlib.Path) -> list[pathlib.Path]:
   return [path for path in folder.iterdir() if not path.name.startswith((".", "__"))]
 
 
+def is_colour(path: pathlib.Path) -> bool:
+  """Whether the header of a picture says that it is in colour, whatever its pixels are."""
+  from PIL import Image
+
+  with _readable(path), Image.open(path) as image:
+    return image.mode not in ("1", "L", "LA", "I", "I;16", "I;16B", "F")
+
+
 def read_picture(path: pathlib.Path, size: tuple[int, int], colour: bool) -> np.ndarray:
   """[height, width, channel] uint8."""
-  from PIL import Image, ImageOps, UnidentifiedImageError
+  from PIL import Image, ImageOps
 
   mode = "RGB" if colour else "L"
+  with _readable(path), Image.open(path) as image:
+    kind = image.mode
+    # JPEG decodes at 1/2, 1/4 or 1/8 of its size far faster; half of what is left is averaged.
+    image.draft(mode if kind in ("L", "RGB") else kind, (2 * max(size), 2 * max(size)))
+    picture = ImageOps.exif_transpose(image).convert(mode)
+  require(kind in _MODES, f"8 bits a channel in {path}", f"mode {kind}", "convert it")
+  height, width = size
+  array = np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR))
+  return array if colour else array[..., None]
+
+
+@contextlib.contextmanager
+def _readable(path: pathlib.Path) -> Iterator[None]:
+  """Whatever Pillow or the system finds wrong becomes an InputError."""
+  from PIL import UnidentifiedImageError
+
   try:
-    with Image.open(path) as image:
-      kind = image.mode
-      # JPEG decodes at 1/2, 1/4 or 1/8 of its size far faster; half of what is left is averaged.
-      image.draft(mode if kind in ("L", "RGB") else kind, (2 * max(size), 2 * max(size)))
-      picture = ImageOps.exif_transpose(image).convert(mode)
+    yield
   except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
     reason = " ".join(str(error).split())[:120]
     raise InputError(
       f"a readable picture {path}", f"a damaged one ({reason})", "copy it again"
     ) from error
-  require(kind in _MODES, f"8 bits a channel in {path}", f"mode {kind}", "convert it")
-  height, width = size
-  array = np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR))
-  return array if colour else array[..., None]
 
 
 def _subjects(named: Sequence[str], images: Sequence[np.ndarray]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ class Site:
 
   Attributes:
     name: "" where there is one site.
-    cases, people: how many, known without reading.
+    cases, people: how many, known without reading; people is None where nobody knows them.
     read: cases that were read; all that follows is about these.
     shapes: smallest and largest size an axis.
     spacings: smallest and largest voxel size an axis, mm.
@@ -29,7 +29,7 @@ class Site:
 
   name: str
   cases: int
-  people: int
+  people: int | None
   read: int
   shapes: tuple[tuple[int, ...], tuple[int, ...]]
   spacings: tuple[tuple[float, ...], tuple[float, ...]]
@@ -85,6 +85,11 @@ def middle(example: Example) -> tuple[np.ndarray, np.ndarray | None]:
   return cut, np.rot90(label[:, :, depth]) if is_map and label is not None else None
 
 
+def knows_people(source: Source) -> bool:
+  """Whether the subjects of a source are people; else they are digests of pixels."""
+  return bool(getattr(source, "knows_people", True))
+
+
 def _site(source: Source, name: str, indices: list[int], most: int | None) -> Site:
   step = 1 if most is None else max(1, -(-len(indices) // most))
   chosen = indices[::step]
@@ -116,7 +121,7 @@ def _site(source: Source, name: str, indices: list[int], most: int | None) -> Si
   return Site(
     name=name,
     cases=len(indices),
-    people=len({source.subjects[i] for i in indices}),
+    people=len({source.subjects[i] for i in indices}) if knows_people(source) else None,
     read=len(chosen),
     shapes=(_least(sizes), _most(sizes)),
     spacings=(_least(spacings), _most(spacings)),

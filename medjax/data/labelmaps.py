@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from medjax import tables
 from medjax.check import require
 from medjax.data import labels, manifest, nifti
 from medjax.data.preprocess import Spacing, place
@@ -47,17 +48,19 @@ class LabelMapFolder:
       subject_pattern: regular expression with one group; None takes the whole name.
       cache: keep the examples in memory once read.
     Raises:
-      InputError: no files, a damaged file, labels with a fraction or outside `label_values`.
+      InputError: no files, two of one name, a damaged file, labels with a fraction or outside
+        `label_values`.
     """
     self.root = pathlib.Path(root)
     require(self.root.is_dir(), f"a folder {self.root}", "nothing there", "check the path")
     self._paths = [
       path
       for path in sorted(self.root.iterdir())
-      if path.name.endswith(nifti.SUFFIXES) and not path.name.startswith(".")
+      if path.name.lower().endswith(nifti.SUFFIXES) and not path.name.startswith(".")
     ]
     require(self._paths, f"label maps (.nii, .nii.gz) in {self.root}", "none", "check the path")
-    self.names = tuple(path.name.removesuffix(".gz").removesuffix(".nii") for path in self._paths)
+    self.names = tuple(nifti.stem(path) for path in self._paths)
+    tables.check_once(zip(self.names, map(str, self._paths), strict=True), "label map")
     self.subjects = subjects_of(self.names, subject_pattern)
     self.domains = ("",) * len(self.names)
     if label_values is None:

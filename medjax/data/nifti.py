@@ -30,6 +30,7 @@ from medjax.check import InputError, require
 from medjax.data.volume import GRID_TOLERANCE, Volume, corner_distance
 
 SUFFIXES = (".nii.gz", ".nii")
+"""Endings of NIfTI files; every room takes them in any case, as some exports write .NII.GZ."""
 _LONGEST_HEADER = 540  # bytes, of NIfTI-2
 _SPACING_TOLERANCE = 0.01  # relative difference of header and affine that rounding explains
 _SHEAR_TOLERANCE = 0.01  # cosine between two axes that rounding explains: half a degree
@@ -92,6 +93,16 @@ def read_shape(path: str | os.PathLike) -> tuple[int, ...]:
   path = pathlib.Path(path)
   header = _header(path, _read_bytes(path, _LONGEST_HEADER))
   return tuple(int(n) for n in header.get_data_shape())
+
+
+def stem(path: str | os.PathLike) -> str:
+  """Name of a NIfTI file without its ending.
+
+  >>> stem("scans/a.NII.GZ")
+  'a'
+  """
+  path = pathlib.Path(path)
+  return path.name[: -len(_suffix(path))]
 
 
 def to_ras(volume: Volume) -> Volume:
@@ -199,7 +210,7 @@ def _storage_type(array: np.ndarray) -> type[np.generic]:
 
 def _suffix(path: pathlib.Path) -> str:
   for suffix in SUFFIXES:
-    if path.name.endswith(suffix):
+    if path.name.lower().endswith(suffix):
       return suffix
   raise InputError(
     f"a file ending in {' or '.join(SUFFIXES)}", str(path), "convert or rename the file"

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from medjax.check import InputError, one_of, require
 from medjax.data import labels, manifest, nifti, png
-from medjax.data.cases import Case
+from medjax.data.cases import Case, channel_of
 from medjax.data.dataset_json import read_dataset_json
 from medjax.data.normalise import NORMALISERS, Normaliser, normalise, to_spec
 from medjax.data.preprocess import Preprocessing, Spacing, place
@@ -151,12 +150,23 @@ class NnUNetFolder:
     require(folder.is_dir(), f"a folder {folder}", "nothing there", "pass the dataset folder")
     found: dict[str, dict[int, pathlib.Path]] = {}
     for path in sorted(folder.iterdir()):
-      if path.name.startswith(".") or not path.name.endswith(ending):
+      if path.name.startswith(".") or not path.name.lower().endswith(ending):
         continue
-      match = re.fullmatch(r"(.+)_(\d{4})", path.name[: -len(ending)])
-      if match is None:
-        raise InputError(f"image names NAME_0000{ending}", str(path), "append the channel number")
-      found.setdefault(match.group(1), {})[int(match.group(2))] = path
+      name, channel = channel_of(path.name[: -len(ending)])
+      if channel is None:
+        raise InputError(
+          f"image names NAME_0000{ending}, whose four digits count the channels",
+          str(path),
+          f"rename it, for example to {name}_0000{ending}",
+        )
+      own = found.setdefault(name, {})
+      require(
+        channel not in own,
+        f"one file for channel {channel} of case {name}",
+        f"{own.get(channel)} and {path}",
+        "remove one",
+      )
+      own[channel] = path
     require(found, f"images NAME_0000{ending} in {folder}", "none", "check file_ending")
     num_channels = len(self.spec.channel_names)
     for name, files in found.items():
@@ -195,7 +205,10 @@ class NnUNetFolder:
 
   def _list_labels(self) -> dict[str, pathlib.Path]:
     folder = self.root / "labelsTr"
-    found = {name: folder / f"{name}{self.spec.file_ending}" for name in self.names}
+    ending = self.spec.file_ending
+    listed = folder.iterdir() if folder.is_dir() else ()
+    held = {p.name[: -len(ending)]: p for p in listed if p.name.lower().endswith(ending)}
+    found = {name: held.get(name, folder / f"{name}{ending}") for name in self.names}
     missing = [str(path) for path in found.values() if not path.is_file()]
     shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
     require(

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from medjax.check import InputError, one_of, require
 from medjax.data import cc359, chest, downloads, mnms, ms_sets, prepared, prostate
-from medjax.data.class_folders import PARTS, ClassFolders, kermany
+from medjax.data.class_folders import ENDINGS, PARTS, ClassFolders, kermany
 from medjax.data.combine import concat
 from medjax.data.labelmaps import LabelMapFolder
 from medjax.data.medmnist import MedMNIST
@@ -57,8 +57,9 @@ def _is_kermany(path: pathlib.Path) -> bool:
 
 
 def _has_pictures(path: pathlib.Path) -> bool:
-  folders = ["*", *(f"{part}/*" for part in PARTS)]
-  return _has(path, *(f"{f}/*{end}" for f in folders for end in (".jpeg", ".jpg", ".png")))
+  below = [path, *(path / part for part in PARTS)]
+  folders = [folder for root in below if root.is_dir() for folder in root.iterdir()]
+  return any(name.lower().endswith(ENDINGS) for folder in folders for name in _names(folder))
 
 
 def _holds(pattern: str) -> Callable[[pathlib.Path], bool]:
@@ -162,7 +163,7 @@ READERS: dict[str, Reader] = {
   "label_maps": Reader(
     "label maps without images",
     ("NAME.nii.gz",),
-    lambda path: any(name.endswith(SUFFIXES) for name in _names(path)),
+    lambda path: any(name.lower().endswith(SUFFIXES) for name in _names(path)),
     LabelMapFolder,
   ),
 }
@@ -209,6 +210,12 @@ def open_source(path: str | os.PathLike, kind: str = "", **options: Any) -> Sour
     "leave them out",
   )
   return reader.open(pathlib.Path(path), **options)
+
+
+def takes(kind: str, option: str) -> bool:
+  """Whether the reader of this name has an option."""
+  one_of("kind", kind, READERS)
+  return option in _options(READERS[kind].open)
 
 
 def _options(function: Callable[..., Any]) -> set[str]:

@@ -77,7 +77,7 @@ def run(config: Config) -> None:
     f"none for {_listed(without)}",
     "predict them too" + (", or pass --partial" if names else ""),
   )
-  table = _labels(config, [files[name] for files in (true, predicted) for name in names])
+  table = _labels(config, [true[name] for name in names], [predicted[name] for name in names])
   settings: dict[str, Any] = {"tolerance_mm": config.tolerance_mm, "empty": config.empty}
   rows, worst = [], []
   for name in counted(names, "measuring"):
@@ -134,16 +134,27 @@ def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   return found
 
 
-def _labels(config: Config, paths: Sequence[pathlib.Path]) -> _Labels:
+def _labels(
+  config: Config, true: Sequence[pathlib.Path], predicted: Sequence[pathlib.Path]
+) -> _Labels:
   """From dataset.json, or from the values in the files."""
   folders = (config.truth, config.truth.parent) if config.dataset is None else (config.dataset,)
   for folder in folders:
     if config.dataset is not None or (folder / "dataset.json").is_file():
       spec = read_dataset_json(folder)
       return _Labels(spec.class_names, spec.label_values, spec.ignore_value)
-  values = {0}
-  for path in paths:
-    values.update(labels.distinct(_volume(path).array).tolist())
+  held: list[set[int]] = [set(), set()]
+  for own, paths in zip(held, (true, predicted), strict=True):
+    for path in paths:
+      own.update(labels.distinct(_volume(path).array).tolist())
+  structures, guesses = (sorted(own - {0}) for own in held)
+  require(
+    not structures or not guesses or set(structures) & set(guesses),
+    f"label values of {config.truth} ({_listed(structures)}) in {config.predictions}",
+    f"{_listed(guesses)}",
+    "give both the same values, for example 1 where the other has 255, or pass --dataset FOLDER",
+  )
+  values = {0, *structures, *guesses}
   require(
     min(values) >= 0 and len(values) > 1,
     "label values of 0 or more, one of them not 0",

@@ -100,7 +100,7 @@ def test_a_cut_row_and_a_shifted_row_are_refused_and_no_label_is_guessed(tmp_pat
     with pytest.raises(InputError, match=f"19 cells in line 2 of .*train.csv, got {count}"):
       chexpert(root)
   table.write_text(whole + first.replace("1.0", "0.0") + "\n")
-  with pytest.raises(InputError, match="one row for picture .*, got line 2 of .* and line 6 of"):
+  with pytest.raises(InputError, match="one place for picture .*, got line 2 of .* and line 6 of"):
     chexpert(root)
 
 

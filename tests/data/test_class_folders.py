@@ -156,11 +156,51 @@ def test_bad_folders(tmp_path):
   with pytest.raises(InputError, match="pictures .* got none"):
     ClassFolders(tmp_path)
   write(tmp_path / "a" / "1.png")
-  with pytest.raises(InputError, match="classes a, two or more.* got those of a"):
+  with pytest.raises(InputError, match="two or more classes, a, in .*, got 1"):
     ClassFolders(tmp_path)
   write(tmp_path / "NORMAL" / "2.png")
   with pytest.raises(InputError, match="names like IM-0115-0001"):
     kermany(tmp_path)
   Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8)).save(tmp_path / "a" / "1.png")
   with pytest.raises(InputError, match="8 bits a channel in .*a/1.png, got mode I;16"):
+    ClassFolders(tmp_path)
+
+
+def test_class_ids_are_those_of_the_training_set_also_without_a_class(tmp_path):
+  for name in ("train/benign/1.png", "train/malignant/1.png", "train/normal/1.png"):
+    write(tmp_path / name)
+  for name in ("new/malignant/7.png", "new/normal/8.png"):
+    write(tmp_path / name)
+  (tmp_path / "new" / "unsure").mkdir()
+  train = ClassFolders(tmp_path / "train")
+  new = ClassFolders(tmp_path / "new", class_names=train.class_names)
+  assert new.class_names == ("benign", "malignant", "normal")
+  assert [int(new[i].label) for i in range(2)] == [1, 2]
+  assert ClassFolders(tmp_path / "new").class_names == ("malignant", "normal", "unsure")
+  with pytest.raises(InputError, match="others: malignant"):
+    ClassFolders(tmp_path / "new", class_names=("benign", "normal"))
+
+
+def test_people_are_found_by_a_pattern_and_unknown_without(tmp_path):
+  for name in ("a/p1_1.png", "a/p2_1.png", "b/p1_2.png"):
+    write(tmp_path / name)
+  source = ClassFolders(tmp_path, subject_pattern=r"(p\d)_")
+  assert source.subjects == ("p1", "p2", "p1") and source.knows_people
+  assert not ClassFolders(tmp_path).knows_people
+  assert source.manifest()["options"]["subject_pattern"] == r"(p\d)_"
+
+
+def test_pictures_are_in_colour_if_one_of_them_is(tmp_path):
+  write(tmp_path / "a" / "1.png")
+  write(tmp_path / "b" / "1.png")
+  assert ClassFolders(tmp_path).channel_names == ("grey",)
+  Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "b" / "2.png")
+  assert ClassFolders(tmp_path).channel_names == ("R", "G", "B")
+  assert ClassFolders(tmp_path, colour=False)[0].image.shape[-1] == 1
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path):
+  for name in ("a/1.png", "a/1.jpg", "b/1.png"):
+    write(tmp_path / name)
+  with pytest.raises(InputError, match="one picture a/1, got .*a/1.jpg and .*a/1.png"):
     ClassFolders(tmp_path)

@@ -4,12 +4,14 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medjax import cli
 from medjax.check import InputError
 from medjax.data import __main__ as command
 from medjax.data import inspection, readers
 from medjax.data.cc359 import CC359
+from medjax.data.nifti import write_nifti
 from medjax.data.prepared import Prepared
 from tests.data import fake_downloads, folders
 
@@ -71,6 +73,30 @@ def test_inspect_writes_a_page_and_a_summary(tmp_path, capsys):
   summary = json.loads((tmp_path / "pages" / "summary.json").read_text())
   assert len(summary["manifest"]["files"]) == 24
   assert [site["read"] for site in summary["sites"]] == [1] * 6
+
+
+def test_inspect_of_pictures_claims_no_people_and_takes_flags_of_their_reader(tmp_path, capsys):
+  for number, name in enumerate(("a/p1_1.PNG", "a/p2_1.PNG", "b/p1_2.PNG")):
+    (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+    picture = np.full((8, 8, 3), 40 * number, np.uint8)
+    picture[:4] = 255
+    Image.fromarray(picture).save(tmp_path / "set" / name)
+  words = ("inspect", tmp_path / "set", "--output", tmp_path / "pages")
+  call(*words)
+  assert "class_folders: 3 cases of unknown people" in capsys.readouterr().out
+  call(*words, "--subject_pattern", r"(p\d)_", "--colour", "yes", "--size", 4, 4)
+  assert "3 cases of 2 people" in capsys.readouterr().out
+  summary = json.loads((tmp_path / "pages" / "summary.json").read_text())
+  assert summary["manifest"]["channel_names"] == ["R", "G", "B"]
+
+
+def test_inspect_shows_the_values_of_the_files(tmp_path, capsys):
+  root = folders.nnunet(tmp_path / "set", ("a",))
+  path = root / "imagesTr" / "a_0000.nii.gz"
+  write_nifti(path, np.arange(120.0).reshape(6, 5, 4) * 50, np.eye(4))
+  call("inspect", root, "--output", tmp_path / "pages")
+  (site,) = json.loads((tmp_path / "pages" / "summary.json").read_text())["sites"]
+  assert site["intensities"] == [0.0, 2975.0, 5950.0]
 
 
 def test_findings_that_nothing_may_count_are_unknown(tmp_path):

@@ -51,3 +51,13 @@ def test_bad_folders(tmp_path):
   write_nifti(tmp_path / "x.nii", MAPS[0] + 0.25, np.eye(4))
   with pytest.raises(InputError, match="whole numbers as labels in .*x.nii, got 0.25, 2.25"):
     LabelMapFolder(tmp_path)
+
+
+def test_two_maps_of_one_name_are_refused_and_capitals_are_read(tmp_path):
+  write(tmp_path)
+  path = tmp_path / "seg_1.nii.gz"
+  path.rename(tmp_path / "seg_1.NII.GZ")
+  assert LabelMapFolder(tmp_path).names == ("seg_1", "seg_2")
+  write_nifti(tmp_path / "seg_1.nii", MAPS[0], np.eye(4))
+  with pytest.raises(InputError, match="one place for label map 'seg_1', got .*seg_1.NII.GZ and"):
+    LabelMapFolder(tmp_path)

@@ -98,7 +98,7 @@ def test_what_is_refused(root, arguments, message):
     ({"rows": [["A0S9V9", "m", "A", "1", "0", "9.7"]]}, "a whole number from 0 as 'ES' in line 2"),
     ({"rows": [["A0S9V9", "m", "A", "1", "-1", "9"]]}, "a whole number from 0 as 'ED' in line 2"),
     ({"rows": [["A0S9V9", "m", "", "1", "0", "1"]]}, "a value of 'Vendor' in line 2"),
-    ({"rows": [["A0S9V9", "m", "A", "1", "0", "1"]] * 2}, "one row for patient 'A0S9V9'"),
+    ({"rows": [["A0S9V9", "m", "A", "1", "0", "1"]] * 2}, "one place for patient 'A0S9V9'"),
   ],
 )
 def test_an_information_file_that_cannot_be_used(tmp_path, changes, message):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from medjax import types
 from medjax.check import InputError
+from medjax.data import Preprocessing, find_cases
 from medjax.data.nifti import read_nifti, write_nifti
 from medjax.data.nnunet import NnUNetFolder
 from tests.data.folders import nnunet, write_json
@@ -224,3 +225,25 @@ def test_channels_of_one_case_must_agree(tmp_path):
 def test_bad_subject_patterns(tmp_path, pattern, message):
   with pytest.raises(InputError, match=message):
     NnUNetFolder(nnunet(tmp_path), subject_pattern=pattern)
+
+
+def test_endings_in_capitals_are_read_and_not_passed_over(tmp_path):
+  nnunet(tmp_path)
+  for path in (tmp_path / "imagesTr/b_0000.nii.gz", tmp_path / "labelsTr/b.nii.gz"):
+    path.rename(path.with_name(path.name.replace(".nii.gz", ".NII.GZ")))
+  source = NnUNetFolder(tmp_path)
+  assert source.names == ("a", "b") and source[1].label is not None
+
+
+def test_four_digits_that_are_no_channel_belong_to_the_name(tmp_path):
+  nnunet(tmp_path, ("scan",))
+  path = tmp_path / "imagesTr" / "scan_0000.nii.gz"
+  path.rename(path.with_name("scan_2020.nii.gz"))
+  with pytest.raises(InputError, match="digits count the channels, got .*rename .*scan_2020_0000"):
+    NnUNetFolder(tmp_path)
+  found = find_cases(tmp_path / "imagesTr", one_channel())
+  assert [case.name for case in found] == ["scan_2020"]
+
+
+def one_channel():
+  return Preprocessing(("MRI",), ("background", "organ"), (0, 1), None, ({"name": "zscore"},))

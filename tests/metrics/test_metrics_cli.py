@@ -89,6 +89,19 @@ def test_pictures_and_flat_volumes_are_two_dimensional(tmp_path):
   assert volume["hausdorff/label_5"] == 1  # 0.5 mm along the second array axis
 
 
+def test_values_that_only_one_side_has_are_no_missed_structures(tmp_path, capsys):
+  """Masks of 0 and 255 against predictions of 0 and 1: nobody missed anything."""
+  label = np.zeros((12, 10), int)
+  label[3:8, 2:7] = 1
+  for folder, array in (("truth", 255 * label), ("predicted", label)):
+    (tmp_path / folder).mkdir()
+    png.write_png(tmp_path / folder / "p.png", array)
+  with pytest.raises(SystemExit):
+    call(tmp_path / "predicted", tmp_path / "truth")
+  error = capsys.readouterr().err
+  assert "label values of" in error and "(255)" in error and "got 1; give both" in error
+
+
 @pytest.mark.parametrize(
   ("case", "message"),
   [
