@@ -36,6 +36,7 @@ from medjax.data.prostate import ProstateSites
 from medjax.data.readers import open_source
 from medjax.data.replay import replayed
 from medjax.data.resample import resample
+from medjax.data.simulated import Simulated
 from medjax.data.slices import slices
 from medjax.data.splits import Splits, check_content, check_disjoint, split_subjects
 from medjax.data.streams import batches, load_cases, sequential, stack, zip_streams
@@ -59,6 +60,7 @@ __all__ = [
   "ProceduralAnatomy",
   "ProstateSites",
   "Reservoir",
+  "Simulated",
   "Splits",
   "Volume",
   "augmentation",

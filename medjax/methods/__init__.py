@@ -1,6 +1,6 @@
 """Training methods, one `Step` factory a file."""
 
-from medjax.methods import adversaries, mixing, style_autoencoder
+from medjax.methods import adversaries, fusestyle, mixing, style_autoencoder
 from medjax.methods.adversarial import adversarial
 from medjax.methods.agem import agem
 from medjax.methods.averaged import Averaged, averaged
@@ -26,6 +26,7 @@ __all__ = [
   "continued_adam",
   "ewc",
   "fisher_anchor",
+  "fusestyle",
   "held_to_teacher",
   "l2sp",
   "learn2synth",

@@ -4,6 +4,7 @@ supervised(transformed(loss_fn, randconv()), tx)          another image, the sam
 supervised(transformed(loss_fn, style_bank), tx)          a random style each time
 paired(supervised(mixup(predict, loss), tx))              an example and a partner of its batch
 paired(supervised(mixstyle(nets.mixstyle(module), loss), tx))
+paired(..., choose=fusestyle.least_similar(...))          the least similar partner of its batch
 """
 
 import dataclasses
@@ -21,6 +22,8 @@ from medjax.types import Batch, Key, LossFn, Metrics, Params, Step, TrainState
 
 Transform = Callable[[Key, jax.Array], jax.Array]
 """`transform(key, image) -> image` of ONE example, such as a `synth.StyleBank`."""
+Choice = Callable[[Params, Any, Key], jax.Array]
+"""`choose(params, batch, key) -> [batch]` positions of the partners."""
 
 
 @jax.tree_util.register_dataclass
@@ -44,12 +47,17 @@ class Pair:
     return entry(self.example, "draw")
 
 
-def paired(step: Step) -> Step:
+def paired(step: Step, *, choose: Choice | None = None) -> Step:
   """The same training, whose loss gets a `Pair`: each example with another of its batch.
 
   A random cycle through the examples of weight above 0 says who follows whom; it depends on their
   ids, so that padding and order change nothing. One example alone is its own partner.
 
+  Args:
+    step: a Step whose loss takes a `Pair`.
+    choose: `choose(params, batch, key) -> [batch]` positions of the partners, in place of the
+      cycle; see `fusestyle.least_similar`. The metric "partners" then says how many different
+      examples were chosen, as a share of those that chose: 1 for a cycle, 1 / n for one hub.
   Raises:
     InputError: a Step whose examples may not meet (private training), or one in chunks.
   """
@@ -61,9 +69,16 @@ def paired(step: Step) -> Step:
   )
 
   def update(state: TrainState, batch: Any, key: Key) -> tuple[TrainState, Metrics]:
-    partner = partners(rng.stream(key, "pairs"), batch)
+    own_key = rng.stream(key, "pairs")
+    partner = partners(own_key, batch) if choose is None else choose(state.params, batch, own_key)
     pairs = Pair(batch, jax.tree.map(lambda x: x[partner], batch))
-    return step.update(state, pairs, key)
+    state, metrics = step.update(state, pairs, key)
+    if choose is not None:
+      weight = entry(batch, "weight")
+      counts = jnp.ones(len(partner)) if weight is None else (weight > 0).astype(jnp.float32)
+      is_chosen = jnp.zeros(len(partner)).at[partner].max(counts)
+      metrics = {**metrics, "partners": is_chosen.sum() / jnp.maximum(counts.sum(), 1.0)}
+    return state, metrics
 
   return dataclasses.replace(step, update=update, manifest={**step.manifest, "paired": True})
 

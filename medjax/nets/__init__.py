@@ -1,11 +1,13 @@
 """Networks: Linen modules behind `Model(init, apply)`, and an adapter for NNX."""
 
 from medjax.nets.densenet import DenseNet
+from medjax.nets.features import features
 from medjax.nets.mixstyle import mixstyle
 from medjax.nets.model import from_linen
 from medjax.nets.nnx_model import from_nnx
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
+from medjax.nets.small_cnn import SmallCNN
 from medjax.nets.sum_unet import SumUNet
 from medjax.nets.unet import UNet
 from medjax.nets.wavelet_autoencoder import WaveletAutoencoder
@@ -14,9 +16,11 @@ __all__ = [
   "DenseNet",
   "ResNet9",
   "ResidualUNet",
+  "SmallCNN",
   "SumUNet",
   "UNet",
   "WaveletAutoencoder",
+  "features",
   "from_linen",
   "from_nnx",
   "mixstyle",

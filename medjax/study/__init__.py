@@ -20,7 +20,7 @@ from medjax.study.arms import Arm, arms, chosen
 from medjax.study.jobs import Job, Trained, fit, fit_all, flops
 from medjax.study.kept import kept
 from medjax.study.power import announce, planned, smallest_detectable
-from medjax.study.predict import Predictor
+from medjax.study.predict import Predictor, accuracy_of
 from medjax.study.questions import Question, against, ask, ask_each, not_asked, sentence
 from medjax.study.results import check_arms_differ, finish, mean_of_curves, results
 from medjax.study.scores import Picture, Scored, classes, findings, masks
@@ -38,6 +38,7 @@ __all__ = [
   "Settings",
   "Trained",
   "Turn",
+  "accuracy_of",
   "against",
   "announce",
   "arms",

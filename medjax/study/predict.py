@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from medjax import check, inference
-from medjax.types import Array, PyTree
+from medjax.types import Array, Batch, Evaluator, PyTree, TrainState
 
 Apply = Callable[[PyTree, Array], Array]
 
@@ -59,6 +59,21 @@ class Predictor:
       for i in range(0, len(filled), self._chunk)
     ]
     return np.concatenate(parts)[: len(images)]
+
+
+def accuracy_of(predictor: Predictor, cases: Batch) -> Evaluator:
+  """An evaluator, {"accuracy": share of the cases whose class is right}, for validation people.
+
+  Args:
+    predictor: of logits [class] of one image; it is given the parameters alone.
+    cases: with images and class ids.
+  """
+
+  def evaluate(state: TrainState) -> dict[str, float]:
+    is_right = predictor(state.params, cases.image).argmax(-1) == cases.label
+    return {"accuracy": float(is_right.mean())}
+
+  return evaluate
 
 
 @functools.lru_cache(maxsize=16)

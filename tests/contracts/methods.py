@@ -79,6 +79,19 @@ def _image_loss(params, example, key):
   return _loss(params, example.replace(image=example.image[..., 0]), key)
 
 
+def _fusestyle():
+  """The least similar partner lends a little of its image."""
+
+  def loss(params, pair, key):
+    share = 0.05 * jax.random.uniform(key)
+    image = (1 - share) * pair.example.image + share * pair.partner.image
+    label = (1 - share) * pair.example.label + share * pair.partner.label
+    return 0.5 * _residual(params, image[..., 0], label) ** 2
+
+  choose = methods.fusestyle.least_similar(lambda params, image: image, similarity="raw")
+  return methods.mixing.paired(methods.supervised(loss, optax.adam(3e-2)), choose=choose)
+
+
 def _rolled(key, image):
   """A style that keeps the sum of the features, and so the label."""
   del key
@@ -158,6 +171,13 @@ ROWS = (
     lambda t: batch_of(t, 0),
     _params,
     frozenset({"loss", "grad_norm", "tuned"}),
+  ),
+  Row(
+    "fusestyle",
+    _fusestyle,
+    _image_batch,
+    _params,
+    frozenset({"loss", "grad_norm", "partners"}),
   ),
   Row(
     "private",

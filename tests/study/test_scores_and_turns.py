@@ -7,6 +7,7 @@ import pytest
 
 from medjax import data, inference, study
 from medjax.check import InputError
+from medjax.types import TrainState
 
 random = np.random.default_rng(0)
 LABELS = np.array([0, 1, 2, 1, 0, 0, 2, 1, 0, 0])
@@ -99,6 +100,14 @@ def test_a_predictor_gives_what_the_network_gives_and_averages_symmetries():
   both = study.Predictor(apply, chunk=2, symmetries=inference.mirrorings(1))(3.0, images)
   flipped = rising[::-1]  # a mirrored image meets the weights of the mirrored place
   np.testing.assert_allclose(both, 3 * images * (rising + flipped) / 2, rtol=1e-5)
+
+
+def test_validation_accuracy_is_the_share_that_is_right():
+  cases = data.stack(data.ProceduralAnatomy(3, (8, 8), 2, 0, with_image=True))
+  cases = cases.replace(label=np.array([0, 1, 1]))
+  logits = lambda params, image: params + 0 * image.sum()  # noqa: E731
+  state = TrainState(0, np.array([0.0, 1.0], np.float32), (), {}, ())
+  assert study.accuracy_of(study.Predictor(logits), cases)(state) == {"accuracy": 2 / 3}
 
 
 # --- turns, arms, settings --------------------------------------------------------------

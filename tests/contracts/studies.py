@@ -1,0 +1,37 @@
+"""The table of studies: a further one is one more row, and every shared property runs on it."""
+
+from types import ModuleType
+from typing import NamedTuple
+
+from experiments import fusestyle
+
+
+class Row(NamedTuple):
+  """A study in seconds.
+
+  Attributes:
+    name: of the study.
+    module: its module, with PRESETS, build, QUESTIONS and a docstring.
+    flags: after the preset: all arms, one seed, a few updates.
+    metric: by which its arms are told apart.
+    alike: arms that may have the scores of another one.
+    preset: whose other fields are taken.
+  """
+
+  name: str
+  module: ModuleType
+  flags: str
+  metric: str
+  alike: tuple[str, ...] = ()
+  preset: str = "demo"
+
+
+ROWS = (
+  Row(
+    "fusestyle",
+    fusestyle,
+    "--num_pictures 30 --size 8 --widths 4 4 --num_steps 30 --num_seeds 1 --eval_every 15"
+    " --log_every 15 --learning_rate 0.03",
+    "auroc",
+  ),
+)
