@@ -5,6 +5,8 @@
 The plan says what is protected and what it costs; sample, noise and accounting all come from it.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,6 +17,7 @@ from medjax.privacy.alignment import Filter, no_filter
 from medjax.privacy.diagnostics import diagnosed
 from medjax.privacy.mechanism import Mechanism, PrivateState
 from medjax.privacy.plan import DPPlan
+from medjax.privacy.sensitivity.update import proved
 from medjax.types import Chunked, Key, LossFn, Metrics, Params, PyTree, Step, Sweep, TrainState
 
 
@@ -32,8 +35,8 @@ def private(
     loss_fn: `loss_fn(params, example, key) -> scalar` of ONE example.
     tx: any optax transformation; it sees released gradients only.
     plan: bounds, noise, unit of privacy; feed the Step with `plan.stream`.
-    filter: from `medjax.privacy`; default `no_filter()`, DP-SGD: no filter that was measured here
-      trained better at equal epsilon, see `public_reference`.
+    filter: yours, or one of `medjax.privacy`; default `no_filter()`, DP-SGD: none that was measured
+      here trained better at equal epsilon, see `public_reference`.
     multiplicity: each example's gradient is the mean over so many keys of `loss_fn`, so over so
       many random augmentations of it, before it is clipped (De et al. 2022). Costs no privacy.
   Returns:
@@ -43,7 +46,8 @@ def private(
     sum of raw gradients.
   Raises:
     InputError: a plan that does not fit the filter; a filter that is not private (see
-      `paper_nonprivate`) without diagnostics=True; on tracing, a loss that mixes examples.
+      `paper_nonprivate`) without diagnostics=True; on tracing, a loss that mixes examples, and a
+      filter of yours whose update `privacy.check_update` cannot prove to be what the plan pays for.
   Guarantees: what leaves a step (parameters, optimiser, metrics) is a function of released
     gradients, which are as private as plan.statement() says. An example whose gradient is not
     finite adds nothing. For the average of the parameters use `averaged(private(...))`.
@@ -61,6 +65,8 @@ def private(
     loss = mean_over_members(loss)
   mechanism = Mechanism(loss, tx, plan)
   chunked = with_metrics(adaptive(filter.pieces(mechanism), mechanism), mechanism)
+  if not plan.diagnostics and not _is_own(filter):
+    chunked = _proved(chunked, plan)
 
   def init(params: Params, key: Key) -> TrainState:
     del key
@@ -79,6 +85,24 @@ def private(
   )
   plan.check_step(step)
   return step
+
+
+def _is_own(filter: Filter) -> bool:
+  """Whether a filter is one of medjax, whose updates are proved in its tests."""
+  return getattr(filter.pieces, "__module__", "").startswith("medjax.")
+
+
+def _proved(chunked: Chunked, plan: DPPlan) -> Chunked:
+  """The update of a user's own filter, which is proved on its first sample."""
+  count = () if plan.adaptive_clipping is None else (plan.count_multiplier,)
+  paid = (*plan.multipliers, *count)
+  if not all(paid):  # without noise there is nothing to prove, and the statement says so
+    return chunked
+
+  def constants(state: TrainState) -> TrainState:
+    return state.replace(extra=state.extra._replace(max_norm=float(plan.max_norm)))
+
+  return proved(chunked, mu=math.sqrt(sum(sigma**-2 for sigma in paid)), constants=constants)
 
 
 def averaged_over_keys(loss_fn: LossFn, multiplicity: int) -> LossFn:

@@ -11,7 +11,7 @@ from medjax.privacy.alignment import (
 from medjax.privacy.plan import DPPlan
 from medjax.privacy.published import paper_nonprivate, repaired
 from medjax.privacy.quantile import QuantileClipping
-from medjax.privacy.sensitivity import Sensitivity, check_sensitivity
+from medjax.privacy.sensitivity import Sensitivity, Update, check_sensitivity, check_update
 from medjax.privacy.vault import Vault
 
 __all__ = [
@@ -20,9 +20,11 @@ __all__ = [
   "Measure",
   "QuantileClipping",
   "Sensitivity",
+  "Update",
   "Vault",
   "audit",
   "check_sensitivity",
+  "check_update",
   "fresh_reference",
   "no_filter",
   "paper_nonprivate",

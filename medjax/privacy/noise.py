@@ -17,7 +17,9 @@ Rounding moves the sum by up to grid / 2 in each of d coordinates, and two sums 
 grid sqrt(d): the noise is made larger in that proportion.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -64,11 +66,40 @@ def added(
   )
   grid, per_grid = (jnp.ldexp(jnp.float32(1), e) for e in (exponent, -exponent))
   std = std * (1 + grid / sensitivity * math.sqrt(count))
+  size = multiplier * sensitivity
   noisy = [
-    _added(jax.random.fold_in(key, i), x, std * per_grid, grid, per_grid)
+    _call(x.shape)(jax.random.fold_in(key, i), x, size, std * per_grid, grid, per_grid)
     for i, x in enumerate(leaves)
   ]
   return jax.tree.unflatten(structure, noisy)
+
+
+@functools.cache
+def _call(shape: tuple[int, ...]) -> Callable[..., jax.Array]:
+  """`_added` as one operation of a program, by whose name `check_update` finds it.
+
+  Its third argument is the standard deviation that is accounted for, which only the name's reader
+  looks at. The name holds the shape of the sum: a call that vmap changed has another one.
+  """
+
+  def call(
+    key: Key,
+    total: jax.Array,
+    size: jax.Array,
+    std_in_grids: jax.Array,
+    grid: jax.Array,
+    per_grid: jax.Array,
+  ) -> jax.Array:
+    del size
+    return _added(key, total, std_in_grids, grid, per_grid)
+
+  call.__name__ = call_name(shape)
+  return jax.jit(call)
+
+
+def call_name(shape: tuple[int, ...]) -> str:
+  """Name in a program of the call that adds noise to an array of this shape; no identifier."""
+  return f"medjax.privacy.noise.added: {shape}"
 
 
 def _added(

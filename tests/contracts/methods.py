@@ -19,14 +19,14 @@ class Row(NamedTuple):
 
   Attributes:
     name: of the method.
-    step: factory of the Step.
+    step: factory of the Step; of a private one step(noise_multiplier=0.0).
     stream: step number -> batch of 4 examples.
     params: initial parameters.
     metrics: what it shows at least.
   """
 
   name: str
-  step: Callable[[], Step]
+  step: Callable[..., Step]
   stream: Callable[[int], Any]
   params: Callable[[], Any]
   metrics: frozenset[str] = frozenset({"loss", "grad_norm"})
@@ -98,21 +98,22 @@ def _rolled(key, image):
   return jnp.roll(image, 1, 0)
 
 
-def _private_curriculum():
-  """Two releases of a sample, without noise."""
-  plan = _plan(releases_per_sample=2)
+def _private_curriculum(noise_multiplier=0.0):
+  """Two releases of a sample."""
+  plan = _plan(releases_per_sample=2, noise_multiplier=noise_multiplier)
   adversary = methods.adversaries.pgd(eps=0.01)
   hardened = methods.private_curriculum(adversary, num_updates=2)
   return methods.private(_image_loss, optax.adam(3e-2), plan, filter=hardened)
 
 
-def _private():
+def _private(noise_multiplier=0.0):
   reference = privacy.public_reference(threshold=-1.0)
-  return methods.private(_loss, optax.adam(3e-2), _plan(), filter=reference)
+  plan = _plan(noise_multiplier=noise_multiplier)
+  return methods.private(_loss, optax.adam(3e-2), plan, filter=reference)
 
 
 def _plan(**options):
-  """Without noise, so that it learns like the others; each call starts with the same vault."""
+  """Mostly without noise, to learn like the others; each call starts with the same vault."""
   return privacy.DPPlan(
     num_examples=10_000,
     expected_batch_size=4,
@@ -120,7 +121,6 @@ def _plan(**options):
     delta=1e-5,
     max_norm=100.0,
     unit="example",
-    noise_multiplier=0.0,
     vault=privacy.Vault.from_seed(0),
     **options,
   )

@@ -122,8 +122,85 @@ def check_sensitivity(
     that it took from the data. Of noise: that the bits of JAX's keys are random, that two keys
     passed as arguments differ, and that no other run has them; see `Sensitivity.unproven`.
   """
+  program = traced(release, batch, *args)
+  has_weight, ledger = program.has_weight, program.ledger
+  results = program.walk(max_weight=max_weight)
+  found = dict(zip(program.paths, results, strict=True))
+  parts = {path: _released(ledger, path, v, has_weight, allow_coupled) for path, v in found.items()}
+  outputs.check_noise(ledger, found, noise_std)
+  private = [v for v in results if isinstance(v, (Row, Sum))]
+  suspects = sorted(frozenset().union(*(v.suspects for v in private)))
+  assumptions = tuple(dict.fromkeys(ledger.suspects[number] for number in suspects))
+  _refuse(
+    require_finite and assumptions,
+    "a bound for examples of any values",
+    f"one for finite results of {assumptions[0] if assumptions else ''}",
+    "use grads.clipped_sum, or jnp.where(jnp.isfinite(norm), clipped, 0)",
+  )
+  return Sensitivity(
+    l2=float(np.max(forms.size(forms.stacked(*parts.values())), initial=0.0)),
+    relation="add or remove one example" if has_weight else "replace one example",
+    outputs={path: float(np.max(forms.size(form))) for path, form in parts.items()},
+    steps=tuple(ledger.steps),
+    assumptions=assumptions,
+    noise={p: outputs.sizes(v) for p, v in found.items() if isinstance(v, Sum)},
+    unproven=outputs.unproven(ledger, found),
+  )
+
+
+def _argument(aval: Any, number: int) -> Public:
+  """A public argument of which nothing is known; keys of different arguments are different."""
+  shape = tuple(aval.shape)
+  if not jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
+    return Public(shape, aval.dtype, intervals.default(aval.dtype))
+  paths = keys.array([("argument", number, place) for place in range(math.prod(shape))], shape)
+  return Public(shape, aval.dtype, chance=Chance(keys=paths))
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+  """A release as a program, before the walk through it.
+
+  Attributes:
+    program: its jaxpr, whose first arguments are the leaves of the batch.
+    ledger: for the walk.
+    paths: names of the outputs.
+    weight: position of batch.weight among the leaves of the batch, None without.
+    num_leaves: of the batch.
+  """
+
+  program: Any
+  ledger: Ledger
+  paths: list[str]
+  weight: int | None
+  num_leaves: int
+
+  @property
+  def has_weight(self) -> bool:
+    return self.weight is not None
+
+  def walk(self, *, max_weight: float | int) -> list[Value]:
+    """What is known of every output."""
+    check.positive("max_weight", max_weight)
+    ledger = self.ledger
+    arguments: list[Value] = []
+    for number, var in enumerate(self.program.jaxpr.invars):
+      if number >= self.num_leaves:
+        arguments.append(_argument(var.aval, number - self.num_leaves))
+        continue
+      ledger.where = f"the batch, leaf {number}"
+      sizes = (-1, *[1] * (len(var.aval.shape) - 1))
+      whose = np.arange(ledger.num_examples, dtype=np.int32).reshape(sizes)
+      known: dict[str, Any] = {}
+      if number == self.weight:
+        known = {"range": Range(0.0, float(max_weight), True), "is_padding_zero": True}
+      arguments.append(ledger.fresh(var.aval, whose, **known))
+    return Walker(ledger).run(self.program, arguments)
+
+
+def traced(release: Callable[..., PyTree], batch: PyTree, *args: PyTree) -> Traced:
+  """The program of `release(batch, *args)`; see `check_sensitivity` for the batch."""
   leaves, tree = jax.tree.flatten(batch)
-  check.positive("max_weight", max_weight)
   check.require(leaves, "a batch with arrays", "none", "pass the examples")
   sizes = {np.shape(leaf)[:1] for leaf in leaves}
   check.require(
@@ -139,46 +216,11 @@ def check_sensitivity(
     _refuse(not is_clear, "batch.weight as one array [batch]", f"{weight}", "one number an example")
   shapes = [jax.ShapeDtypeStruct(np.shape(x), x.dtype) for x in leaves]
   program, out = jax.make_jaxpr(release, return_shape=True)(tree.unflatten(shapes), *args)
-
-  ledger = Ledger(count)
-  arguments: list[Value] = []
-  for number, var in enumerate(program.jaxpr.invars):
-    if number >= len(leaves):
-      arguments.append(_argument(var.aval, number - len(leaves)))
-      continue
-    ledger.where = f"the batch, leaf {number}"
-    whose = np.arange(count, dtype=np.int32).reshape(-1, *[1] * (len(var.aval.shape) - 1))
-    known: dict[str, Any] = {}
-    if weight is not None and leaves[number] is weight:
-      known = {"range": Range(0.0, float(max_weight), True), "is_padding_zero": True}
-    arguments.append(ledger.fresh(var.aval, whose, **known))
-  results = Walker(ledger).run(program, arguments)
   paths = [
     jax.tree_util.keystr(p) or "the output" for p, _ in jax.tree_util.tree_leaves_with_path(out)
   ]
-  found = dict(zip(paths, results, strict=True))
-  parts = {
-    path: _released(ledger, path, v, weight is not None, allow_coupled) for path, v in found.items()
-  }
-  outputs.check_noise(ledger, found, noise_std)
-  private = [v for v in results if isinstance(v, (Row, Sum))]
-  suspects = sorted(frozenset().union(*(v.suspects for v in private)))
-  assumptions = tuple(dict.fromkeys(ledger.suspects[number] for number in suspects))
-  _refuse(
-    require_finite and assumptions,
-    "a bound for examples of any values",
-    f"one for finite results of {assumptions[0] if assumptions else ''}",
-    "use grads.clipped_sum, or jnp.where(jnp.isfinite(norm), clipped, 0)",
-  )
-  return Sensitivity(
-    l2=float(np.max(forms.size(forms.stacked(*parts.values())), initial=0.0)),
-    relation="replace one example" if weight is None else "add or remove one example",
-    outputs={path: float(np.max(forms.size(form))) for path, form in parts.items()},
-    steps=tuple(ledger.steps),
-    assumptions=assumptions,
-    noise={p: outputs.sizes(v) for p, v in found.items() if isinstance(v, Sum)},
-    unproven=outputs.unproven(ledger, found),
-  )
+  place = next((i for i, leaf in enumerate(leaves) if leaf is weight), None)
+  return Traced(program, Ledger(count), paths, place, len(leaves))
 
 
 def _argument(aval: Any, number: int) -> Public:
@@ -211,6 +253,44 @@ def _released(
     raise check.InputError(expected, f"{cause.where}, which {cause.what}", cause.remedy)
   bound = forms.size(v.form)
   remedy = "clip every example's row, all its leaves, before the sum, e.g. with grads.clipped_sum"
+  _refuse(not np.isfinite(bound).all(), expected, f"a sum of unbounded rows by {v.where}", remedy)
+  remedy = "multiply rows by batch.weight or pass it as weights"
+  is_counted = has_weight and not v.is_padding_zero
+  _refuse(is_counted, expected, f"rows of weight 0 that count in {v.where}", remedy)
+  return v.form if has_weight else forms.scaled(v.form, 2.0)  # one term goes, another comes
+
+
+def _released(
+  ledger: Ledger, path: str, v: Value, has_weight: bool, allow_coupled: bool
+) -> forms.Form:
+  """What an output adds to the bound."""
+  if isinstance(v, Row) and v.is_everyones and allow_coupled:
+    radius = float(forms.size(v.bounded_form))
+    if math.isfinite(radius):
+      ledger.where = path
+      ledger.note("clipped as a whole", radius)
+      return forms.at_most(2 * radius, ledger.number())
+  refuse_private(path, v)
+  return bounded(path, v, has_weight=has_weight) if isinstance(v, Sum) else {}
+
+
+def refuse_private(path: str, v: Value) -> None:
+  """Raises InputError for a value that is neither public nor a sum over examples."""
+  if not isinstance(v, Row):
+    return
+  expected = f"a proven bound for {path}"
+  if not v.is_everyones:
+    remedy = "release a sum of clipped rows; norms, losses and weights of examples are private"
+    raise check.InputError(expected, "one row an example", remedy)
+  assert v.cause is not None
+  raise check.InputError(expected, f"{v.cause.where}, which {v.cause.what}", v.cause.remedy)
+
+
+def bounded(path: str, v: Sum, *, has_weight: bool) -> forms.Form:
+  """The form of a sum by which it moves between neighbours; raises InputError if none is known."""
+  expected, bound = f"a proven bound for {path}", forms.size(v.form)
+  remedy = "clip every example's row, all its leaves, in float32 before the sum, e.g. with"
+  remedy += " grads.clipped_sum"
   _refuse(not np.isfinite(bound).all(), expected, f"a sum of unbounded rows by {v.where}", remedy)
   remedy = "multiply rows by batch.weight or pass it as weights"
   is_counted = has_weight and not v.is_padding_zero

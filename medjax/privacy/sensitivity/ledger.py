@@ -14,7 +14,7 @@ from medjax import grads
 from medjax.privacy.sensitivity import forms, intervals, keys, owners
 from medjax.privacy.sensitivity.chance import Chance
 from medjax.privacy.sensitivity.keys import Path
-from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Value
+from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Sum, Value
 
 
 class Step(NamedTuple):
@@ -43,6 +43,7 @@ class Ledger:
   where: the equation at work.
   draws: {number: path of the key} of draws of normal numbers.
   limits: {number: what the law of a draw lacks}.
+  released: (where, sum) of sums that became public by their noise, None where none may.
   """
 
   num_examples: int
@@ -51,6 +52,7 @@ class Ledger:
   where: str = "the arguments"
   draws: dict[int, Path] = dataclasses.field(default_factory=dict)
   limits: dict[int, str] = dataclasses.field(default_factory=dict)
+  released: list[tuple[str, Sum]] | None = None
   _count: int = 0
   _line: str = ""
   _caller: str = ""
@@ -137,6 +139,9 @@ class Ledger:
 
 
 _HIDDEN = tuple(f"{pathlib.Path(module.__file__).parent}/" for module in (jax, grads))
+_HIDDEN += tuple(
+  str(pathlib.Path(__file__).parents[1] / name) for name in ("noise.py", "mechanism.py")
+)
 _FACTS = {"form", "above", "above_square", "below", "when", "totals", "finite_when"}
 
 

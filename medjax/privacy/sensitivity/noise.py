@@ -5,6 +5,7 @@ what JAX makes of one of `GENERATORS`. So a function of the same name that does 
 generator, and a new JAX with another way to draw is one.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -14,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medjax.privacy import noise
 from medjax.privacy.sensitivity import chance, keys, parts
 from medjax.privacy.sensitivity.chance import MOVES, NOTHING, Chance, Law
 from medjax.privacy.sensitivity.keys import ANY, MANY, Path
 from medjax.privacy.sensitivity.ledger import Ledger
-from medjax.privacy.sensitivity.values import Public, Row, Value, is_wide, with_chance
+from medjax.privacy.sensitivity.reductions import Equation
+from medjax.privacy.sensitivity.values import Public, Row, Sum, Value, is_wide, with_chance
 
 _V = TypeVar("_V", bound=Value)
 
@@ -71,6 +74,32 @@ def drawn(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> list[Value] | None:
     known = Chance(chance.drawn(number, tuple(aval.shape)), used=key.chance.used)
     return [Public(tuple(aval.shape), aval.dtype, chance=known)]
   return None
+
+
+def added(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> list[Value] | None:
+  """Results of a call of medjax's own noise, `privacy.noise.added`; None of any other.
+
+  Its promise: the result is the sum, moved by no more than the size of the noise pays for, plus
+  normal numbers of that size, one for every element, of the key that is the first argument.
+  """
+  if eqn.primitive.name != "jit" or len(eqn.invars) != 6 or len(eqn.outvars) != 1:
+    return None
+  key, total, size, *_ = ins
+  aval = eqn.outvars[0].aval
+  is_its = eqn.params["name"] == noise.call_name(tuple(aval.shape)) and not key.shape
+  if not is_its or tuple(total.shape) != tuple(aval.shape):
+    return None
+  if not isinstance(key, Public) or not isinstance(total, Public | Sum):
+    return None
+  std = size.range.low if isinstance(size, Public) and size.range.low == size.range.high else np.nan
+  (path,) = _paths(key) or (("data", MANY),)
+  law = chance.drawn(ledger.draw(path, ("medjax", aval.shape)), tuple(aval.shape))
+  noisy = Public(tuple(aval.shape), aval.dtype, chance=Chance(Law(law.number, law.std * std)))
+  sum_ = Equation("add", {}, [aval])
+  out = dataclasses.replace(total, dtype=aval.dtype)
+  if isinstance(out, Public):
+    out = Public(tuple(aval.shape), aval.dtype)
+  return followed(ledger, sum_, [total, noisy], [out])
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from medjax.privacy.sensitivity import forms, owners
 from medjax.privacy.sensitivity.forms import Member
 from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import MixesError
-from medjax.privacy.sensitivity.values import Public, Row, Sum, Value
+from medjax.privacy.sensitivity.values import Public, Row, Sum, Value, is_wide
 
 ONE_EXAMPLE = "let the loss, weights and weight_fn use one example and public values only"
 
@@ -92,6 +92,9 @@ def _sums(
   is_zero = isinstance(weights, Row) and weights.is_padding_zero
   out = []
   for number, (group, var) in enumerate(zip(contract.groups, eqn.outvars, strict=False)):
+    if not is_wide(var.aval.dtype):
+      what = f"sums {var.aval.dtype} over the batch"
+      raise MixesError(what, "sum in float32; round what was released")
     bound = bounds[group] * weights.range.cap
     if math.isfinite(bound):
       form = {Member(("clipped", name, group), number): (bound * rows) ** 2}

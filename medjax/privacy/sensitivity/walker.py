@@ -23,6 +23,7 @@ from medjax.privacy.sensitivity import (
   sums,
   trusted,
 )
+from medjax.privacy.sensitivity.chance import Chance
 from medjax.privacy.sensitivity.ledger import Ledger, constant
 from medjax.privacy.sensitivity.owners import MixesError
 from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Sum, Value
@@ -82,9 +83,9 @@ class Walker:
       return self._clipped_sum(eqn, contract, ins)
     if name == "optimization_barrier":
       return list(ins)
-    draw = noise.drawn(self.ledger, eqn, ins)
+    draw = noise.drawn(self.ledger, eqn, ins) or noise.added(self.ledger, eqn, ins)
     if draw is not None:
-      return draw
+      return [self._published(v) for v in draw]
     if name in CALLS and _body(eqn) is not None:
       with self.ledger.inside():
         return self.run(_body(eqn), ins)
@@ -103,7 +104,15 @@ class Walker:
       found: list[Value] = list(public.apply(eqn, publics))
     else:
       found = self._guarded(eqn, ins, lambda v: self._rule(eqn, v))
-    return noise.followed(self.ledger, eqn, ins, found)
+    return [self._published(v) for v in noise.followed(self.ledger, eqn, ins, found)]
+
+  def _published(self, v: Value) -> Value:
+    """A sum that its noise made public, as a public value, where the walk takes note of that."""
+    law, released = v.chance.law, self.ledger.released
+    if released is None or law is None or not isinstance(v, Sum) or not law.is_everywhere:
+      return v
+    released.append((self.ledger.where, v))
+    return Public(v.shape, v.dtype, chance=Chance(used=v.chance.used))
 
   def _parameters_read(self, rule: Any, eqn: Any, ins: list[Value]) -> list[Value]:
     """Results of a rule; where it looks for a parameter that this JAX calls otherwise, unknown."""
