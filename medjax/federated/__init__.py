@@ -1,5 +1,36 @@
 """Federated training: a round is a Step whose chunk is a block of clients."""
 
-from medjax.federated import aggregate
+from medjax.federated import aggregate, attacks
+from medjax.federated.client import Broadcast, Client, Report, local
+from medjax.federated.cohort import Cohort, CohortStream, cohorts
+from medjax.federated.compress import Compressor, int8, top_k
+from medjax.federated.partition import by_domain, by_shard, check_people, dirichlet, evenly
+from medjax.federated.parts import Part
+from medjax.federated.rounds import federated
+from medjax.federated.state import Clients, Received, Rounds, params_of
 
-__all__ = ["aggregate"]
+__all__ = [
+  "Broadcast",
+  "Client",
+  "Clients",
+  "Cohort",
+  "CohortStream",
+  "Compressor",
+  "Part",
+  "Received",
+  "Report",
+  "Rounds",
+  "aggregate",
+  "attacks",
+  "by_domain",
+  "by_shard",
+  "check_people",
+  "cohorts",
+  "dirichlet",
+  "evenly",
+  "federated",
+  "int8",
+  "local",
+  "params_of",
+  "top_k",
+]
