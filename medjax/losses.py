@@ -3,7 +3,8 @@
 Soft Dice (Milletari et al. 2016):
   loss = 1 - mean_k (2 sum_x p_k r_k + s) / (sum_x D(p_k) + sum_x D(r_k) + s)
 with p the softmax, r the one-hot label, s the smooth term and D(a) = a ("sum") or a^2 ("squares").
-Voxels labelled `types.IGNORE` count in no sum.
+Voxels labelled `types.IGNORE` count in no sum; labels that are no class are refused, see
+`medjax.labels`.
 """
 
 from collections.abc import Callable
@@ -11,19 +12,18 @@ from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
-from medjax import check
+from medjax import check, labels
 from medjax.axes import BATCH_AXIS, require_batch_axis
 from medjax.tree import at_least_float32
-from medjax.types import IGNORE
 
 SegmentationLoss: TypeAlias = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def soft_dice(
   logits: Float[Array, "*space classes"],
-  label: Int[Array, "*space"],
+  label: Integer[Array, "*label_space"],
   *,
   smooth: float = 1.0,
   denominator: Literal["sum", "squares"] = "sum",
@@ -50,12 +50,11 @@ def soft_dice(
   check.require(num_classes >= 2, "at least 2 classes", f"{num_classes}", "give one per class")
   check.non_negative("smooth", smooth)
   check.one_of("denominator", denominator, ("sum", "squares"))
-  axes = tuple(range(label.ndim))
-  known = (label != IGNORE)[..., None]
-  probability = jax.nn.softmax(at_least_float32(logits)) * known
-  reference = jax.nn.one_hot(
-    label, num_classes, dtype=probability.dtype
-  )  # IGNORE gives a row of zeros
+  known = labels.of_classes("label", label, num_classes, shape=logits.shape[:-1])
+  axes = tuple(range(known.ids.ndim))
+  probability = jax.nn.softmax(at_least_float32(logits)) * known.is_known[..., None]
+  # IGNORE gives a row of zeros.
+  reference = jax.nn.one_hot(known.ids, num_classes, dtype=probability.dtype)
   overlap = (probability * reference).sum(axes)
   if denominator == "squares":
     total = (probability**2).sum(axes) + reference.sum(axes)
@@ -66,25 +65,26 @@ def soft_dice(
   first = 0 if include_background else 1
   numerator, total = 2 * overlap[first:] + smooth, total[first:] + smooth
   score = jnp.where(total > 0, numerator / jnp.where(total > 0, total, 1.0), 1.0)
-  return 1 - score.mean()
+  return known.checked(1 - score.mean())
 
 
 def cross_entropy(
-  logits: Float[Array, "*space classes"], label: Int[Array, "*space"]
+  logits: Float[Array, "*space classes"], label: Integer[Array, "*label_space"]
 ) -> Float[Array, ""]:
   """Mean of -log p(label) over the known voxels, in nats; 0 where every voxel is ignored.
 
   Scalars label one classified image: logits [class], label [].
   """
   log_probability = jax.nn.log_softmax(at_least_float32(logits))
-  known = label != IGNORE
-  chosen = jnp.take_along_axis(log_probability, jnp.where(known, label, 0)[..., None], axis=-1)
-  count = known.sum()
-  return -jnp.where(known, chosen[..., 0], 0.0).sum() / jnp.maximum(count, 1)
+  known = labels.of_classes("label", label, logits.shape[-1], shape=logits.shape[:-1])
+  row = jnp.where(known.is_known, known.ids, 0)[..., None]
+  chosen = jnp.take_along_axis(log_probability, row, axis=-1, mode="clip")[..., 0]
+  total = jnp.where(known.is_known, chosen, 0.0).sum()
+  return known.checked(-total / jnp.maximum(known.is_known.sum(), 1))
 
 
 def binary_cross_entropy(
-  logits: Float[Array, " classes"], label: Int[Array, " classes"]
+  logits: Float[Array, " classes"], label: Integer[Array, "*label_space"]
 ) -> Float[Array, ""]:
   """Mean over the known findings of -log p(label), in nats; 0 where every finding is ignored.
 
@@ -93,9 +93,10 @@ def binary_cross_entropy(
     label: [class] of 1, 0 or `IGNORE`.
   """
   logits = at_least_float32(logits)
-  known = label != IGNORE
-  costs = jax.nn.softplus(jnp.where(label == 1, -logits, logits))
-  return jnp.where(known, costs, 0.0).sum() / jnp.maximum(known.sum(), 1)
+  known = labels.of_classes("label", label, 2, shape=logits.shape, other="logits")
+  costs = jax.nn.softplus(jnp.where(known.ids == 1, -logits, logits))
+  mean = jnp.where(known.is_known, costs, 0.0).sum() / jnp.maximum(known.is_known.sum(), 1)
+  return known.checked(mean)
 
 
 def weighted_sum(*terms: tuple[float, SegmentationLoss]) -> SegmentationLoss:

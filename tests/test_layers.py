@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Each room may import the rooms named with it, and itself.
-BASE = {"types", "check", "rng", "tree", "files", "axes", "devices"}
+BASE = {"types", "check", "rng", "tree", "files", "axes", "devices", "labels"}
 MAY_IMPORT = {
   "types": set(),
   "check": {"types"},
@@ -19,6 +19,7 @@ MAY_IMPORT = {
   "tree": {"types", "check"},
   "files": set(),
   "axes": {"check"},
+  "labels": {"types", "check"},
   "devices": {"types"},
   "sweeps": {"types", "rng"},
   "ops": BASE | {"kernels"},

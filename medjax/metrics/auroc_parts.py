@@ -15,14 +15,16 @@ of scores in `metrics.compare`. Examples of one person go together; of P people 
 """
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 
 from medjax import check
+from medjax import labels as label_checks
+from medjax.metrics.ranking import check_probabilities
 
 
 def auroc_parts(
   scores: Float[np.ndarray, " n"] | Float[np.ndarray, "n classes"],
-  labels: Int[np.ndarray, " n"],
+  labels: Integer[np.ndarray, "*labels"],
   *,
   subjects: np.ndarray | None = None,
 ) -> Float[np.ndarray, " parts"]:
@@ -32,7 +34,7 @@ def auroc_parts(
   [1.125, 0.625, 0.625, 1.125]
 
   Args:
-    scores: [n], larger for label 1; or [n, class], of which each ranks the examples of one class.
+    scores: [n], larger for label 1; or [n, class] probabilities, see `auroc`.
     labels: [n] of 0, 1 and `types.IGNORE`; class ids for [n, class].
     subjects: [n] person of each example, None: each its own.
   Returns:
@@ -40,11 +42,15 @@ def auroc_parts(
   Raises:
     InputError: shapes that do not fit, a class without positives or without negatives.
   """
-  check.same_shape("labels", labels.shape, "scores", scores.shape[:1])
+  num_classes = 2 if scores.ndim == 1 else scores.shape[-1]
+  labels = label_checks.of_classes(
+    "labels", labels, num_classes, shape=scores.shape[:1], other="scores without a class axis"
+  ).ids
   if scores.ndim == 1:
     parts = _parts(scores, labels == 1, labels == 0)
   else:
     known = labels >= 0
+    check_probabilities(scores, known)
     each = [
       _parts(scores[:, k], labels == k, known & (labels != k)) for k in range(scores.shape[1])
     ]

@@ -19,11 +19,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
-from medjax import check
+from medjax import check, labels
 from medjax.tree import at_least_float32
-from medjax.types import IGNORE
 
 _ROW = 256  # float32 sums are taken in rows of this length, rows in rows, ...: exact to about 1e-6
 
@@ -82,7 +81,7 @@ class Calibration(NamedTuple):
 
 def calibration_sums(
   probability: Float[Array, "*space classes"],
-  label: Int[Array, "*space"],
+  label: Integer[Array, "*label_space"],
   *,
   num_bins: int = 15,
   edges: Any = None,
@@ -96,27 +95,34 @@ def calibration_sums(
     edges: inner edges in their place, ascending: [bin - 1] for all, or [class + 1, bin - 1] with
       the predicted class last, as `equal_mass_edges` gives them.
   Raises:
-    InputError: fewer than 2 classes or 1 bin.
+    InputError: fewer than 2 classes or 1 bin, a label of another shape or that is no class (NaN in
+      the sums under jit).
   """
   num_classes = probability.shape[-1]
   check.require(num_classes >= 2, "at least 2 classes", f"{num_classes}", "give one per class")
   check.positive("num_bins", num_bins)
   inner = jnp.linspace(0.0, 1.0, num_bins + 1)[1:-1] if edges is None else jnp.asarray(edges)
   inner = jnp.broadcast_to(inner, (num_classes + 1, inner.shape[-1]))
-  label = label.reshape(-1)
+  truth = labels.of_classes(
+    "label", label, num_classes, shape=probability.shape[:-1], other="probability without classes"
+  )
+  label, known = truth.ids.reshape(-1), truth.is_known.reshape(-1)
   probability = at_least_float32(probability.reshape(-1, num_classes))
-  known = label != IGNORE
-  truth = jax.nn.one_hot(label, num_classes, dtype=bool)
-  classwise = jax.vmap(_bins, in_axes=(1, 1, None, 0))(probability, truth, known, inner[:-1])
+  is_class = jax.nn.one_hot(label, num_classes, dtype=bool)
+  classwise = jax.vmap(_bins, in_axes=(1, 1, None, 0))(probability, is_class, known, inner[:-1])
   hit = probability.argmax(-1) == label
   top_label = _bins(probability.max(-1), hit, known, inner[-1])
   return CalibrationSums(
     classwise,
     top_label,
     known.sum(),
-    _sum(jnp.where(known, _brier(probability, truth), 0.0)),
-    _sum(jnp.where(known, _nll(probability, truth), 0.0)),
-    _sum(jnp.where(known, predictive_entropy(probability), 0.0)),
+    *truth.checked(
+      (
+        _sum(jnp.where(known, _brier(probability, is_class), 0.0)),
+        _sum(jnp.where(known, _nll(probability, is_class), 0.0)),
+        _sum(jnp.where(known, predictive_entropy(probability), 0.0)),
+      )
+    ),
   )
 
 
@@ -157,7 +163,7 @@ def expected_calibration_error(bins: Bins) -> np.ndarray:
 
 def equal_mass_edges(
   probability: Float[Array, "*space classes"],
-  label: Int[Array, "*space"],
+  label: Integer[Array, "*label_space"],
   *,
   num_bins: int = 15,
 ) -> Float[np.ndarray, "classes_and_top edges"]:
@@ -167,7 +173,11 @@ def equal_mass_edges(
   many voxels share one value, as saturated background does, some bins stay empty.
   """
   check.positive("num_bins", num_bins)
-  known = np.asarray(label) != IGNORE
+  num_classes, shape = probability.shape[-1], probability.shape[:-1]
+  truth = labels.of_classes(
+    "label", label, num_classes, shape=shape, other="probability without classes"
+  )
+  known = np.asarray(truth.is_known)
   values = np.asarray(probability, np.float32)[known]
   check.require(len(values), "a voxel with a label", "none", "pass labelled voxels")
   values = np.concatenate([values, values.max(-1, keepdims=True)], axis=-1)

@@ -11,14 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
-from medjax.types import IGNORE
+from medjax import labels
 
 
 def dice(
-  prediction: Int[Array | np.ndarray, "*space"],
-  target: Int[Array | np.ndarray, "*space"],
+  prediction: Integer[Array | np.ndarray, "*space"],
+  target: Integer[Array | np.ndarray, "*target_space"],
   *,
   num_classes: int,
   spacing: Any = None,
@@ -29,18 +29,20 @@ def dice(
 
   Args:
     prediction, target: class ids on one grid.
-    num_classes: K, background included.
+    num_classes: K, background included; a value that is no class is refused, or, under jit, makes
+      all scores NaN.
     spacing, empty: accepted so that all metrics are called alike; overlap does not depend on them.
     include_background: also score class 0.
   """
   del spacing, empty
-  both, first, second = _counts(prediction, target, num_classes, include_background)
-  return ratio(2 * both, first + second)
+  truth, found, counts = _counts(prediction, target, num_classes, include_background)
+  both, first, second = counts
+  return found.checked(truth.checked(ratio(2 * both, first + second)))
 
 
 def jaccard(
-  prediction: Int[Array | np.ndarray, "*space"],
-  target: Int[Array | np.ndarray, "*space"],
+  prediction: Integer[Array | np.ndarray, "*space"],
+  target: Integer[Array | np.ndarray, "*target_space"],
   *,
   num_classes: int,
   spacing: Any = None,
@@ -49,20 +51,24 @@ def jaccard(
 ) -> Float[Array, " classes"]:
   """Jaccard index (intersection over union) in [0, 1] of each class; arguments as `dice`."""
   del spacing, empty
-  both, first, second = _counts(prediction, target, num_classes, include_background)
-  return ratio(both, first + second - both)
+  truth, found, counts = _counts(prediction, target, num_classes, include_background)
+  both, first, second = counts
+  return found.checked(truth.checked(ratio(both, first + second - both)))
 
 
 def _counts(prediction, target, num_classes, include_background):
   classes = jnp.arange(0 if include_background else 1, num_classes)
-  known = target != IGNORE
+  truth = labels.of_classes("target", target, num_classes)
+  found = labels.of_classes(
+    "prediction", prediction, num_classes, shape=truth.ids.shape, other="the target", lowest=0
+  )
 
   def count(k):
-    in_prediction, in_target = (prediction == k) & known, target == k
+    in_prediction, in_target = (found.ids == k) & truth.is_known, truth.ids == k
     # int32 counts are exact up to 2^31 voxels; float32 sums stop at 2^24.
     return (in_prediction & in_target).sum(), in_prediction.sum(), in_target.sum()
 
-  return jax.vmap(count)(classes)
+  return truth, found, jax.vmap(count)(classes)
 
 
 def ratio(numerator: Any, denominator: Any) -> jax.Array:

@@ -11,16 +11,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Integer
 
 from medjax import check
+from medjax import labels as label_checks
 from medjax.tree import at_least_float32
-from medjax.types import IGNORE
 
 
 def auroc(
   scores: Float[Array | np.ndarray, " n"] | Float[Array | np.ndarray, "n classes"],
-  labels: Int[Array | np.ndarray, " n"] | Bool[Array | np.ndarray, " n"],
+  labels: Integer[Array | np.ndarray, "*labels"] | Bool[Array | np.ndarray, "*labels"],
   *,
   weight: Any = None,
 ) -> Float[Array, ""]:
@@ -31,32 +31,61 @@ def auroc(
   0.875
 
   Args:
-    scores: [n], larger for label 1; or [n, class], probabilities or logits that rank the examples
-      of one class.
+    scores: [n], larger for label 1; or [n, class] probabilities, of which each ranks the examples
+      of one class. Logits do not: they have an offset in every example that softmax takes away, so
+      that a classifier which is always right ranks wrongly by them.
     labels: [n] of 0 and 1; class ids for [n, class]. Examples labelled `types.IGNORE` count
       nowhere.
     weight: [n] >= 0; 0 marks padding, a whole number counts the example so often.
   Returns:
     The area; NaN without a positive or without a negative example (of any class, if several: a mean
-    over fewer classes is another quantity), or if the score of a counted example is NaN.
+    over fewer classes is another quantity), if the score of a counted example is NaN, and, under
+    jit, for labels that are no class and rows of scores that are no probabilities.
   Raises:
-    InputError: shapes that do not fit, or scores of one class.
+    InputError: shapes that do not fit, labels that are no class, scores of one class, or rows of
+      scores that are no probabilities.
   """
-  scores, labels = at_least_float32(jnp.asarray(scores)), jnp.asarray(labels).astype(jnp.int32)
+  scores = at_least_float32(jnp.asarray(scores))
+  num_classes = 2 if scores.ndim == 1 else scores.shape[-1]
+  truth = label_checks.of_classes(
+    "labels", labels, num_classes, shape=scores.shape[:1], other="scores without a class axis"
+  )
+  labels = truth.ids
   weight = jnp.ones(labels.shape, scores.dtype) if weight is None else jnp.asarray(weight)
   check.same_shape("weight", weight.shape, "labels", labels.shape)
-  weight = jnp.where(labels == IGNORE, 0.0, weight.astype(scores.dtype))
+  weight = jnp.where(truth.is_known, weight.astype(scores.dtype), 0.0)
   if scores.ndim == 1:
-    return _area(scores, jnp.where(labels == 1, weight, 0), jnp.where(labels == 0, weight, 0))
+    positive, negative = (jnp.where(labels == side, weight, 0) for side in (1, 0))
+    return truth.checked(_area(scores, positive, negative))
   check.require(
     scores.shape[1] > 1,
     "scores [n] or [n, class] with 2 classes or more",
     f"{scores.shape}",
     "pass the scores of the positive class alone as [n]",
   )
+  is_distribution = check_probabilities(scores, weight)
   is_class = labels[:, None] == jnp.arange(scores.shape[1])[None]
   positive, rest = (jnp.where(side, weight[:, None], 0) for side in (is_class, ~is_class))
-  return jax.vmap(_area, in_axes=1)(scores, positive, rest).mean()
+  area = jax.vmap(_area, in_axes=1)(scores, positive, rest).mean()
+  return truth.checked(jnp.where(is_distribution, area, jnp.nan))
+
+
+def check_probabilities(scores: Any, weight: Any) -> Any:
+  """Whether the rows that count are in [0, 1] and sum to 1 as far as half precision does.
+
+  Raises:
+    InputError: where the scores are no tracers and they are not.
+  """
+  is_row = (scores >= 0).all(1) & (abs(scores.sum(1) - 1) < 1e-2)
+  found = (is_row | (weight == 0) | (scores != scores).any(1)).all()  # NaN is reported elsewhere
+  if not isinstance(found, jax.core.Tracer):
+    check.require(
+      bool(found),
+      "probabilities as scores [n, class]",
+      f"rows that sum to {float(scores.sum(1).min()):.3g}..{float(scores.sum(1).max()):.3g}",
+      "pass jax.nn.softmax(logits), or the scores of one class against the rest as [n]",
+    )
+  return found
 
 
 def _area(scores: jax.Array, positive: jax.Array, negative: jax.Array) -> jax.Array:

@@ -19,15 +19,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Integer
 
-from medjax import check
+from medjax import check, labels
 from medjax.metrics import surfels
 from medjax.ops.distance_transform import distance_at, distance_transform
 from medjax.types import IGNORE
 
 Kind = Literal["voxel", "surfel"]
-LabelMap = Int[Array | np.ndarray, "..."]
+LabelMap = Integer[Array | np.ndarray, "..."]
 EMPTY = ("nan", "inf", "diagonal")
 
 
@@ -89,9 +89,14 @@ def per_class(
   """`measure(surfaces, *args)` of every class, [class] float32.
 
   Raises:
-    InputError: shapes that differ, spacing without one positive length an axis.
+    InputError: shapes that differ, labels that are no class (NaN under jit), spacing without one
+      positive length an axis.
   """
-  check.same_shape("prediction", prediction.shape, "target", target.shape)
+  truth = labels.of_classes("target", target, num_classes)
+  found = labels.of_classes(
+    "prediction", prediction, num_classes, shape=target.shape, other="the target", lowest=0
+  )
+  prediction, target = found.ids, truth.ids
   check_spacing(spacing, prediction.ndim)
   first = 0 if include_background else 1
   if any(isinstance(x, jax.core.Tracer) for x in (prediction, target, *jax.tree.leaves(spacing))):
@@ -100,7 +105,8 @@ def per_class(
       masks = (prediction == k) & (target != IGNORE), target == k
       return measure(_whole(masks, spacing, kind), *args)
 
-    return jax.lax.map(of_class, jnp.arange(first, num_classes))
+    values = jax.lax.map(of_class, jnp.arange(first, num_classes))
+    return found.checked(truth.checked(values))
   compiled = _jitted(measure)
   masks = class_masks(prediction, target, range(first, num_classes))
   values = [compiled(crop(pair, spacing, kind).surfaces, *args) for pair in masks]
@@ -128,7 +134,8 @@ def class_masks(
   prediction: Any, target: Any, classes: Sequence[int]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Masks of each class on the host; voxels to be ignored are in neither."""
-  prediction, target = np.asarray(prediction), np.asarray(target)
+  # In int32 an unsigned 255 is no IGNORE, and IGNORE can be written into an unsigned prediction.
+  prediction, target = np.asarray(prediction, np.int32), np.asarray(target, np.int32)
   unknown = target == IGNORE
   if unknown.any():
     prediction = np.where(unknown, IGNORE, prediction)

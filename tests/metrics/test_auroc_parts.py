@@ -43,7 +43,8 @@ def test_parts_are_what_leaving_a_person_out_changes(unknown):
 
 def test_several_classes_are_ranked_one_against_the_rest():
   labels = random.integers(0, 3, 100)
-  scores = random.normal(size=(100, 3)) + np.eye(3)[labels]
+  scores = np.exp(random.normal(size=(100, 3)) + np.eye(3)[labels])
+  scores /= scores.sum(1, keepdims=True)
   each = [area(scores[:, k], (labels == k).astype(int)) for k in range(3)]
   np.testing.assert_allclose(auroc_parts(scores, labels).mean(), np.mean(each))
 

@@ -61,7 +61,8 @@ def test_only_the_order_matters_and_its_reverse_is_the_complement():
 
 def test_several_classes_are_the_mean_of_one_against_the_rest():
   random = np.random.default_rng(0)
-  logits = random.integers(0, 5, (50, 3)).astype(np.float32)
+  logits = random.integers(1, 5, (50, 3)).astype(np.float32)
+  logits /= logits.sum(1, keepdims=True)
   labels, weight = random.integers(0, 3, 50), random.integers(1, 3, 50).astype(np.float32)
   want = np.mean([by_pairs(logits[:, k], (labels == k).astype(int), weight) for k in range(3)])
   np.testing.assert_allclose(area(logits, labels, weight=weight), want, rtol=1e-6)
@@ -95,3 +96,13 @@ def test_scores_of_one_class_in_two_axes_are_refused():
     auroc(jnp.zeros((4, 1)), jnp.zeros(4, int))
   with pytest.raises(InputError, match="weight and labels of one shape"):
     auroc(jnp.zeros(4), jnp.zeros(4, int), weight=jnp.zeros(3))
+
+
+def test_logits_of_several_classes_do_not_rank():
+  # Always right; example i has the offset 10 i in all its logits, which softmax takes away.
+  labels = np.array([0, 1, 2, 0, 1, 2])
+  logits = np.eye(3, dtype=np.float32)[labels] + 10 * np.arange(6, dtype=np.float32)[:, None]
+  assert float(auroc(jax.nn.softmax(jnp.asarray(logits)), labels)) == 1.0
+  with pytest.raises(InputError, match=r"probabilities as scores .*rows that sum to 1..151; pass"):
+    auroc(logits, labels)
+  assert np.isnan(area(logits, labels))

@@ -156,7 +156,7 @@ def test_boxes_are_rounded_up_to_few_sizes():
     ({"spacing": (1.0, 0.0)}, "positive spacing"),
     ({"spacing": (1.0, np.nan)}, "positive spacing"),
     ({"empty": "zero"}, "empty to be one of"),
-    ({"target": np.zeros((4, 5), np.int32)}, "one shape"),
+    ({"target": np.zeros((4, 5), np.int32)}, "of the shape of the target"),
   ],
 )
 def test_bad_input_is_refused(change, message):
