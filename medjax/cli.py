@@ -13,11 +13,13 @@ An experiment ends with
     cli.run(PRESETS, build, __doc__)
 """
 
+import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import jax
@@ -51,7 +53,7 @@ class RunOptions:
     data: files or directories with the reader's own data; () for what the experiment ships.
     preset: name of the preset the configuration started from.
     experiment: name of the experiment.
-    log_to: see `train.RunDirectory.open`.
+    log_to, more_steps: see `train.RunDirectory.open`.
   """
 
   workdir: pathlib.Path
@@ -60,6 +62,7 @@ class RunOptions:
   preset: str
   experiment: str
   log_to: tuple[str, ...] = ()
+  more_steps: bool = False
 
   def directory(
     self, config: Any, data_manifest: Mapping[str, Any] | None = None, *, private: bool = False
@@ -74,6 +77,7 @@ class RunOptions:
       data_manifest=data_manifest,
       log_to=self.log_to,
       private=private,
+      more_steps=self.more_steps,
     )
 
 
@@ -87,6 +91,8 @@ class _Options:
   """Files or directories with your data; several after one flag, or the flag several times."""
   log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
   """Where rows go beside metrics.jsonl; each needs the extra of its name."""
+  more_steps: bool = False
+  """Go on with a larger --num_steps where a training with fewer is finished; also --continue."""
 
 
 def run(
@@ -107,22 +113,20 @@ def run(
     experiment: its name; default: that of the module Python was started with.
     args: arguments; default: the command line.
   Raises:
-    SystemExit: 2 for wrong arguments and InputError, 3 for NonFiniteError, each after one line
-      `error: ...` on stderr; what `build` raises as SystemExit. Other exceptions keep their
-      traceback. A finished run says where its results are and returns.
+    SystemExit: 2 for wrong arguments and InputError, 3 for NonFiniteError, 4 for a file or a disk
+      that cannot be read or written, each after one line `error: ...` on stderr; 130 for Ctrl-C;
+      what `build` raises as SystemExit. Other exceptions keep their traceback. A finished run says
+      where its results are and returns.
   """
   _keep_compiled_programs()
   experiment = experiment or _name_of_main(build)
   words = list(sys.argv[1:] if args is None else args)
-  try:
+  with _one_line():
     preset, config, options = _parse(presets, doc, words, f"python -m experiments.{experiment}")
     default = pathlib.Path("runs") / f"{experiment}-{preset}-{options.seed}"
     workdir = default if options.workdir is None else options.workdir
     given = (workdir, options.seed, options.data, preset, experiment, options.log_to)
-    build(config, RunOptions(*given))
-  except (InputError, NonFiniteError) as error:
-    _say_error(error)
-    raise SystemExit(2 if isinstance(error, InputError) else 3) from error
+    build(config, RunOptions(*given, options.more_steps))
   if (workdir / _RESULTS).exists():
     print(f"finished: {workdir / _RESULTS}", flush=True)
 
@@ -145,20 +149,18 @@ def command(
     args: arguments; default: the command line.
     prog: how the command is called, for --help.
   Raises:
-    SystemExit: 2 for wrong arguments and InputError, after one line `error: ...` on stderr.
+    SystemExit: 2 for wrong arguments and InputError, 4 for a file or a disk that cannot be read or
+      written, after one line `error: ...` on stderr; 130 for Ctrl-C.
   """
   import tyro
 
   _keep_compiled_programs()
   words = list(sys.argv[1:] if args is None else args)
-  try:
+  with _one_line():
     call: Any = tyro.cli(
       config, prog=prog, description=doc, args=_gather(words), use_underscores=True
     )
     run(call)
-  except InputError as error:
-    _say_error(error)
-    raise SystemExit(2) from error
 
 
 def _keep_compiled_programs() -> None:
@@ -168,8 +170,45 @@ def _keep_compiled_programs() -> None:
     jax.config.update("jax_compilation_cache_dir", str(home / "medjax" / "xla"))
 
 
-def _say_error(error: Exception) -> None:
-  print("error:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+  """Ends the program with one line and a status where the person, not the code, can help."""
+  try:
+    yield
+  except KeyboardInterrupt as error:
+    _say("stopped by Ctrl-C; what was finished is on the disk, the same command goes on from there")
+    raise SystemExit(130) from error
+  except InputError as error:
+    _say(f"error: {error}")
+    raise SystemExit(2) from error
+  except NonFiniteError as error:
+    _say(f"error: {error}")
+    raise SystemExit(3) from error
+  except Exception as error:
+    if (text := _about_files(error)) is None:
+      raise
+    _say(
+      f"error: expected files and folders that can be read and written, got {text};"
+      " free or mend the place, then repeat the same command: what was finished is kept"
+    )
+    raise SystemExit(4) from error
+
+
+def _about_files(error: BaseException | None) -> str | None:
+  """What an error says of a file or a disk, None if nothing; libraries wrap it in their own."""
+  kinds = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+  while error is not None:
+    if isinstance(error, OSError):
+      return f"{error}" or type(error).__name__
+    for line in str(error).splitlines():
+      if any(os.strerror(kind) in line for kind in kinds):
+        return line if len(line) <= 200 else line[:197] + "..."
+    error = error.__cause__ or error.__context__
+  return None
+
+
+def _say(text: str) -> None:
+  print(" ".join(text.split()), file=sys.stderr, flush=True)
 
 
 def _parse(
@@ -200,6 +239,7 @@ def _gather(args: list[str]) -> list[str]:
   groups: dict[str, list[str]] = {}
   flag = ""
   for arg in args:
+    arg = "--more_steps" if arg == "--continue" else arg
     if arg.startswith("--"):
       flag, equals, value = arg.partition("=")
       flag = "--" + flag[2:].replace("-", "_")

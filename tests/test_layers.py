@@ -10,7 +10,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Each room may import the rooms named with it, and itself.
-BASE = {"types", "check", "rng", "tree", "files", "axes", "devices", "labels"}
+BASE = {"types", "check", "rng", "tree", "files", "axes", "devices", "labels", "programs"}
 MAY_IMPORT = {
   "types": set(),
   "check": {"types"},
@@ -20,6 +20,7 @@ MAY_IMPORT = {
   "files": set(),
   "axes": {"check"},
   "labels": {"types", "check"},
+  "programs": {"types"},
   "devices": {"types"},
   "sweeps": {"types", "rng"},
   "ops": BASE | {"kernels"},

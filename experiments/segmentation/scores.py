@@ -11,6 +11,7 @@ import numpy as np
 from experiments.segmentation.training import Config, Fold, Setting, Trained, dice
 from medjax import data, inference, metrics, predict
 from medjax.metrics import calibration, case_table
+from medjax.train import progress
 from medjax.types import IGNORE
 
 _VOXELS_A_CASE = 20_000  # that the temperature is fitted on
@@ -53,12 +54,16 @@ def score(
   ensemble = inference.Ensemble(
     [trained.member], overlap=config.overlap, symmetries=symmetries(config, preprocess, arm)
   )
+  print(
+    f"{trained.name}: predicting held-out cases, first those that set the temperature", flush=True
+  )
   temperature = _temperature(setting, fold, ensemble)
   truth = data.NnUNetFolder(source.root, normalise="none", reorient=False)
   names = source.class_names[1:]
   rows, sums, pictures, seconds = [], [], [], 0.0
-  for index in fold.test:
-    name = source.names[index]
+  places = {source.names[index]: index for index in fold.test}
+  for name in progress.counted(list(places), f"{trained.name}: held-out cases"):
+    index = places[name]
     label = truth[index].label
     assert label is not None
     volume = data.read_case(source.case(index))

@@ -16,7 +16,8 @@ import numpy as np
 import optax
 
 from medjax import check, data, inference, loading, losses, methods, nets, rng, train
-from medjax.types import Batch, Example, Key, Step, TrainState
+from medjax.study import jobs
+from medjax.types import Batch, Example, Key, TrainState
 
 Arm = Literal["augmented", "plain"]
 
@@ -260,6 +261,7 @@ def fit(
     eval_every=config.eval_every,
     checkpoint_every=config.checkpoint_every,
     keep_best="validation/dice" if config.keep == "best" else None,
+    allow_change=directory.is_longer,  # the schedule knows the number of steps
   )
   state, kept_step = fitted.state, config.num_steps
   if fitted.best is not None:
@@ -269,7 +271,7 @@ def fit(
   loading.save_member(path, kept, preprocess, network=setting.network)
   member = inference.Member(model, kept, preprocess, name)
   is_first = fold.number == setting.folds[0].number
-  flops = _flops(step, params, stream(0)) if is_first else float("nan")
+  flops = jobs.flops(step, params, stream(0)) if is_first else float("nan")
   return Trained(name, member, fitted, kept_step, flops)
 
 
@@ -338,10 +340,3 @@ def _axis(config: Config, plan: Any, source: data.NnUNetFolder) -> int | None:
     return plan.axis
   is_volume = source.spec.file_ending != ".png"
   return config.slice_axis if is_volume and len(config.patch) == 2 else None
-
-
-def _flops(step: Step, params: Any, batch: Batch) -> float:
-  """Compiled operations of one update."""
-  state = jax.eval_shape(step.init, params, jax.random.key(0))
-  cost = jax.jit(step.update).lower(state, batch, jax.random.key(0)).compile().cost_analysis()
-  return float((cost or {}).get("flops", float("nan")))

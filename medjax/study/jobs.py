@@ -7,9 +7,7 @@ finished is found under its name and is not trained again.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
-from medjax import train
+from medjax import programs, train
 from medjax.train.runs import Mode
 from medjax.types import Evaluator, Key, Params, PyTree, Step, Stream, TrainState
 
@@ -166,7 +164,4 @@ def flops(step: Step, params: Params, batch: PyTree, *, updates_a_step: int = 1)
     batch: one batch, likewise.
     updates_a_step: updates of the network in one call of `step.update`.
   """
-  key = jax.random.key(0)
-  state = jax.eval_shape(step.init, params, key)
-  cost = jax.jit(step.update).lower(state, batch, key).cost_analysis()
-  return float((cost or {}).get("flops", float("nan"))) / updates_a_step
+  return programs.flops(programs.lowered(step, params, batch)) / updates_a_step

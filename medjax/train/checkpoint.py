@@ -59,16 +59,22 @@ class Checkpoints:
     if self._checkpointer.save_async(step, state, force=True, custom_metadata=record) is None:
       raise RuntimeError(f"expected orbax to save step {step} in {self._path}, got a skipped save")
 
-  def restore(self, template: PyTree, manifest: Mapping[str, Any]) -> tuple[int, PyTree]:
+  def restore(
+    self, template: PyTree, manifest: Mapping[str, Any], *, allow_change: bool = False
+  ) -> tuple[int, PyTree]:
     """The newest checkpoint.
 
     Args:
       template: a pytree of jax.ShapeDtypeStruct, with the shardings to restore to.
-      manifest: the manifest of this run, compared with the saved one.
+      manifest: the manifest of this run, compared with the saved one. Its "update", a digest of
+        the update's program, is compared where both were made with one version of JAX on one kind
+        of device.
+      allow_change: do not compare "update".
     Returns:
       Its step and its state, arrays placed as the template says.
     Raises:
-      InputError: the manifests differ, or the tree has other leaves, shapes or dtypes.
+      InputError: the manifests differ, the update is another, or the tree has other leaves, shapes
+        or dtypes.
       FileNotFoundError: there is no checkpoint.
     """
     step = self.latest()
@@ -76,8 +82,18 @@ class Checkpoints:
       raise FileNotFoundError(f"expected a checkpoint in {self._path}, got none; train first")
     record: Any = self._checkpointer.metadata(step).custom_metadata or {}
     remedy = f"restore the old setting, or start in a new directory (checkpoint: {self._path})"
-    _compare("the manifest", record.get("manifest", {}), files.plain(manifest), remedy)
+    saved, current = dict(record.get("manifest", {})), dict(files.plain(manifest))
+    before, now = (dict(side.pop("update", None) or {}) for side in (saved, current))
+    _compare("the manifest", saved, current, remedy)
     _compare("the state", record.get("tree", {}), types_and_shapes(template), remedy)
+    is_comparable = before.get("made_with") == now.get("made_with") is not None
+    if is_comparable and before["digest"] != now["digest"] and not allow_change:
+      raise InputError(
+        f"the update that the checkpoint in {self._path} was trained with",
+        "one that computes something else: another learning rate, schedule, loss, optimiser,"
+        " network or batch",
+        "restore the old setting, start in a new directory, or pass fit(..., allow_change=True)",
+      )
     return step, self._checkpointer.load(step, template)
 
   def wait(self) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from medjax import sweeps
+from medjax import programs, sweeps
 from medjax.check import InputError
 from medjax.devices import device_of
 from medjax.train import mesh as meshes
@@ -93,6 +93,7 @@ class Engine:
     keep_best: `keep_best(carry, value) -> Carry` whose best is the present state if `value` exceeds
       that of the best so far; NaN never does.
     template: shapes, dtypes and shardings of a Carry.
+    digest: `digest() -> str` of the update's program, see `programs.digest`.
   """
 
   init: Callable[[Params, Key], Carry]
@@ -100,6 +101,7 @@ class Engine:
   advance_block: Callable[[Carry, PyTree, Key], Carry]
   keep_best: Callable[[Carry, Any], Carry]
   template: Carry
+  digest: Callable[[], str]
 
 
 def build(
@@ -134,6 +136,12 @@ def build(
   placement = _placement(whole, of_state, keeps_best)
   out_shardings, acc_sharding = (None, None) if mesh is None else (placement, whole)
 
+  def digest() -> str:
+    # Without shardings, so that another number of devices is no other update.
+    arguments = (state, example, jax.eval_shape(lambda: key))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments)
+    return programs.digest(update.lower(*shapes))
+
   def abstract(tree: PyTree, sharding: Sharding = whole) -> PyTree:
     shapes = jax.eval_shape(
       lambda x: x, tree
@@ -141,6 +149,7 @@ def build(
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
   state = jax.eval_shape(start, params, key)
+  example = jax.eval_shape(lambda x: x, batch)
   new_state, metrics = jax.eval_shape(
     update, abstract(state, of_state), abstract(batch), abstract(key)
   )
@@ -175,7 +184,8 @@ def build(
     return carry._replace(best=best)
 
   return Engine(
-    init=jax.jit(init, out_shardings=out_shardings),
+    # Placed on purpose, as a restored carry is: to XLA the two would else be two programs.
+    init=jax.jit(init, out_shardings=placement),
     advance=_over_chunks(step.chunked, key_at, note, out_shardings, acc_sharding)
     if step.chunked
     else jax.jit(advance, donate_argnums=0, out_shardings=out_shardings),
@@ -186,6 +196,7 @@ def build(
       placement,
       jax.eval_shape(init, params, key),
     ),
+    digest=digest,
   )
 
 

@@ -62,6 +62,7 @@ def fit(
   keep_best: str | None = None,
   writers: Sequence[Writer] = (),
   progress: bool = True,
+  allow_change: bool = False,
 ) -> Fit:
   """Trains for `num_steps` steps, or goes on where the same call was interrupted.
 
@@ -70,7 +71,8 @@ def fit(
   the row before.
 
   Args:
-    step: the training method; its manifest is saved with the checkpoints and must not change.
+    step: the training method; its manifest and a digest of its update are saved with the
+      checkpoints and must not change.
     stream: `stream(t) -> batch`, a pytree of host or device arrays of one shape for all t.
     params: initial parameters; copied, the caller's arrays stay valid.
     key: a typed key, the only source of randomness.
@@ -90,6 +92,8 @@ def fit(
       earliest on a tie. Choose on validation data of the source, never on test data.
     writers: see each row beside metrics.jsonl, see `train.Writer`. They are not cut back on resume.
     progress: False prints nothing while training.
+    allow_change: go on with an update that is not the one of the checkpoint, such as a lower
+      learning rate. The result is then no function of the settings alone.
   Returns:
     Fit(state, history, timing, best).
   Raises:
@@ -133,10 +137,11 @@ def fit(
       state_spec=state_spec,
       keeps_best=keeps_best,
     )
+    record.note_update(engine.digest)
     if record.step is None:
       carry = engine.init(params, init_key)
     else:
-      carry = record.restore(engine.template)
+      carry = record.restore(engine.template, allow_change=allow_change)
     with Progress(name, done, num_steps, enabled=progress) as bar:
       while True:
         window = jax.device_get(carry.window)  # the one wait for the device

@@ -2,9 +2,10 @@
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from medjax import programs
 from medjax.check import InputError
 from medjax.train import logging
 from medjax.train.checkpoint import Checkpoints
@@ -30,7 +31,7 @@ class RunRecord:
   ):
     if not name or name.startswith(".") or set(name) & set("/\\"):
       raise InputError("a run name that can name a folder", repr(name), "use letters, digits and -")
-    self._manifest = manifest
+    self._manifest = dict(manifest)
     self._writers = tuple(writers)
     self.rows: list[logging.Row] = []
     self.step: int | None = None
@@ -50,10 +51,16 @@ class RunRecord:
       self._checkpoints.close()
       raise
 
-  def restore(self, template: Carry) -> Carry:
+  def note_update(self, digest: Callable[[], str]) -> None:
+    """Adds the update's digest to what checkpoints hold and are compared with."""
+    if self._checkpoints is not None:
+      self._manifest |= {"update": {"digest": digest(), "made_with": programs.made_with()}}
+
+  def restore(self, template: Carry, *, allow_change: bool = False) -> Carry:
     """The newest checkpoint; `step` is not None. Raises InputError if it belongs to another run."""
     assert self._checkpoints is not None
-    return self._checkpoints.restore(template, self._manifest)[1]
+    manifest = self._manifest
+    return self._checkpoints.restore(template, manifest, allow_change=allow_change)[1]
 
   def has_row(self, step: int) -> bool:
     return bool(self.rows) and self.rows[-1]["step"] >= step

@@ -23,10 +23,14 @@ from medjax.train import confidential, writers
 from medjax.train.logging import Writer
 
 CONFIG, RESULTS, TIMING = "config.json", "results.json", "timing.json"
+_BEFORE = "results-before.json"  # of a run that was given more steps
 _LOCK = ".lock"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "medjax")
 _COMPARED = ("experiment", "preset", "seed", "config", "private", "data")
 _MAY_DIFFER = ("versions", "commit", "devices")
+# Settings that say how often a training reports and saves, not what it computes.
+_REPORTING = ("log_every", "eval_every", "checkpoint_every")
+_LENGTHS = ("num_steps", "num_epochs")
 
 
 def _tensorboard(path: pathlib.Path, config: dict[str, Any]) -> Writer:
@@ -51,6 +55,8 @@ class RunDirectory:
     path: the directory.
     config: what config.json holds.
     writers: to hand to `fit`; closed with the directory.
+    is_longer: whether this start asks for more steps than the one before: `fit(allow_change=...)`,
+      because a schedule of the learning rate knows the number of steps.
     private: folder of a private run for what must not be shared, None of other runs.
   """
 
@@ -63,6 +69,7 @@ class RunDirectory:
   ):
     self.path, self.config, self._lock = path, config, lock
     self.writers = tuple(writers)
+    self.is_longer = False
     self.private = path / confidential.FOLDER if config.get("private") else None
 
   @classmethod
@@ -77,6 +84,7 @@ class RunDirectory:
     data_manifest: Mapping[str, Any] | None = None,
     log_to: Sequence[str] = (),
     private: bool = False,
+    more_steps: bool = False,
   ) -> "RunDirectory":
     """Starts a run directory, or opens that of the same run again.
 
@@ -90,6 +98,8 @@ class RunDirectory:
       log_to: where rows go beside metrics.jsonl, names of `LOGGERS`; a run may change it.
       private: keep the manifest in private/ (mode 0700, files 0600), of which config.json and
         refusals show counts and class names only.
+      more_steps: a larger `num_steps` or `num_epochs` than before goes on from what is there;
+        results.json of the shorter run is kept as results-before.json.
     Returns:
       The directory, locked until `close` or the end of the process. Versions, commit or devices
       that differ from those of the first start give one warning line on stderr each.
@@ -97,7 +107,9 @@ class RunDirectory:
       InputError: the directory is another run's (fields, seed, preset or data differ), holds other
         files and no config.json, another process is writing it, or a private run has lost its
         manifest.
-    Guarantees: a refusal changes nothing in the directory.
+    Guarantees: a refusal changes nothing in the directory. What may differ between two starts
+      without a word: how often the run logs, evaluates and saves; the name of the folder with the
+      data, where the digests of its files are equal.
     """
     for name in log_to:
       one_of("log_to", name, LOGGERS)
@@ -114,12 +126,18 @@ class RunDirectory:
     }
     _check_ours(path)
     path.mkdir(parents=True, exist_ok=True)
-    lock = _acquire(path)
+    lock, longer = _acquire(path), {}
     try:
       if (path / CONFIG).exists():
-        current = _check_same(path, files.read_json(path / CONFIG), current)
+        saved = files.read_json(path / CONFIG)
+        longer = _longer(saved, current) if more_steps else {}
+        current = _check_same(path, saved, current, longer)
         if private:
           confidential.check_same(path, manifest)
+        if longer:
+          files.write_json(path / CONFIG, current)
+          if (path / RESULTS).exists():
+            (path / RESULTS).replace(path / _BEFORE)
       else:
         if private:
           confidential.keep(path, manifest)
@@ -128,7 +146,9 @@ class RunDirectory:
     except BaseException:
       lock.close()
       raise
-    return cls(path, current, lock, logs)
+    directory = cls(path, current, lock, logs)
+    directory.is_longer = bool(longer)
+    return directory
 
   @property
   def finished(self) -> bool:
@@ -210,9 +230,23 @@ def _acquire(path: pathlib.Path) -> IO[str]:
   return lock
 
 
-def _check_same(path: pathlib.Path, saved: dict, current: dict) -> dict:
+def _longer(saved: dict, current: dict) -> dict[str, Any]:
+  """The lengths of the training, by dotted name, that are larger now."""
+  old, new = _flatten(saved.get("config"), "config"), _flatten(current["config"], "config")
+  return {
+    key: value
+    for key, value in new.items()
+    if key.rpartition(".")[2] in _LENGTHS
+    and isinstance(value, int)
+    and isinstance(old.get(key), int)
+    and value > old[key]
+  }
+
+
+def _check_same(path: pathlib.Path, saved: dict, current: dict, longer: Mapping[str, Any]) -> dict:
   old, new = (_flatten({k: x.get(k) for k in _COMPARED}) for x in (saved, current))
   keys = [k for k in {**old, **new} if old.get(k, "nothing") != new.get(k, "nothing")]
+  keys = [k for k in keys if k not in longer and not _may_differ(k, old)]
   if keys:
     keys = ["private"] if "private" in keys else keys  # the data of either side stay unsaid
 
@@ -223,7 +257,9 @@ def _check_same(path: pathlib.Path, saved: dict, current: dict) -> dict:
     raise InputError(
       f"the configuration that {path} was started with, {show(old)}",
       show(new) + more,
-      "restore it, or pass a new directory with --workdir",
+      "go on with --continue, or pass a new directory with --workdir"
+      if all(key.rpartition(".")[2] in _LENGTHS for key in keys)
+      else "restore it, or pass a new directory with --workdir",
     )
   for name in _MAY_DIFFER:
     if saved.get(name) != current[name]:
@@ -233,7 +269,17 @@ def _check_same(path: pathlib.Path, saved: dict, current: dict) -> dict:
         file=sys.stderr,
         flush=True,
       )
-  return saved
+  return {**saved, "config": current["config"]} if longer else saved
+
+
+def _may_differ(key: str, saved: Mapping[str, Any]) -> bool:
+  """Whether a run may go on with another value here."""
+  parent, _, name = key.rpartition(".")
+  if key.startswith("config"):
+    return name in _REPORTING
+  # A folder's name says nothing where the digests of its files are compared too.
+  has_digests = any(k.startswith(f"{parent}.files.") for k in saved)
+  return key.startswith("data") and name == "root" and has_digests
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

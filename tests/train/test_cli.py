@@ -1,6 +1,8 @@
 """Command line: preset, then flags; bad input is one line and a status of its own."""
 
 import dataclasses
+import errno
+import os
 import pathlib
 
 import pytest
@@ -93,6 +95,40 @@ def test_bad_input_is_one_line(capsys, error, status, line):
   assert caught.value.code == status
   assert captured.err.startswith("error: expected ") and line in captured.err
   assert captured.err.count("\n") == 1 and captured.out == ""
+
+
+@pytest.mark.parametrize(
+  ("error", "status", "line"),
+  [
+    (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "x.png"), 4, "'x.png'; free or mend"),
+    (None, 4, "expected files and folders that can be read and written, got"),
+    (RuntimeError("RESOURCE_EXHAUSTED\nwrite: No space left on device [s]"), 4, "No space left on"),
+    (KeyboardInterrupt(), 130, "stopped by Ctrl-C; what was finished is on the disk"),
+  ],
+)
+def test_a_disk_a_file_and_ctrl_c_are_one_line(capsys, error, status, line):
+  def command(config):
+    if error is None:
+      try:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), "/disk/run")
+      except OSError:
+        raise ValueError("a library's own words")  # noqa: B904  its context says more
+    raise error
+
+  for call in (
+    lambda: run("demo", build=lambda config, options: command(config)),
+    lambda: cli.command(Optimiser, command, "What it does.", args=[]),
+  ):
+    with pytest.raises(SystemExit) as caught:
+      call()
+    captured = capsys.readouterr()
+    assert caught.value.code == status and line in captured.err
+    assert captured.err.count("\n") == 1 and captured.out == ""
+
+
+def test_continue_is_another_name_of_more_steps():
+  assert run("demo", "--continue", "--num_steps", "9")[1].more_steps
+  assert not run("demo")[1].more_steps
 
 
 @pytest.mark.parametrize("args", [(), ("nothing",), ("demo", "--num_steps", "many"), ("demo", "x")])

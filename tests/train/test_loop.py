@@ -6,7 +6,9 @@ import pytest
 
 from medjax import rng, train
 from medjax.check import InputError
+from medjax.train import engine as engines
 from medjax.train import logging
+from medjax.train.checkpoint import Checkpoints
 from medjax.types import Step
 from tests.train import toy
 
@@ -153,6 +155,28 @@ def test_finished_run_is_returned_without_training(tmp_path):
     fit(workdir=tmp_path, num_steps=5)
 
 
+def test_resume_with_another_update_is_refused(tmp_path):
+  fit(workdir=tmp_path, num_steps=4)
+  with pytest.raises(InputError, match="another learning rate, schedule, loss.*; restore the old"):
+    fit(toy.linear(learning_rate=0.2), workdir=tmp_path)
+  with pytest.raises(InputError, match="network or batch"):
+    fit(stream=lambda t: toy.stream(t, size=8), workdir=tmp_path)
+  resumed = fit(workdir=tmp_path, num_steps=6)  # the same, built anew, and more steps
+  toy.assert_same_bits(resumed.state, fit(num_steps=6).state)
+  other = fit(toy.linear(learning_rate=0.2), workdir=tmp_path, allow_change=True)
+  assert other.history[:1] == resumed.history[:1] and other.history[-1]["step"] == 10
+
+
+def test_a_restored_state_and_a_fresh_one_are_one_program(tmp_path):
+  engine = engines.build(toy.linear(), toy.params(), KEY, toy.stream(0), log_every=4, mesh=None)
+  fresh = engine.init(toy.params(), KEY)
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(0, fresh, {})
+    restored = checkpoints.restore(engine.template, {})[1]
+  texts = [engine.advance.lower(carry, toy.stream(0), KEY).as_text() for carry in (fresh, restored)]
+  assert texts[0] == texts[1]
+
+
 def test_runs_share_a_directory(tmp_path):
   a = fit(workdir=tmp_path, name="a")
   fit(workdir=tmp_path, name="b", num_steps=3)
@@ -169,7 +193,7 @@ def test_non_finite_metric_stops_with_its_step_and_keeps_the_last_good_checkpoin
     fit(step, workdir=tmp_path, name="arm", checkpoint_every=3)
   assert (caught.value.run, caught.value.step, list(caught.value.values)) == ("arm", 5, ["loss"])
   assert [r["step"] for r in logging.read_rows(tmp_path / "metrics.jsonl")] == [4]
-  good = fit(workdir=tmp_path, name="arm", num_steps=3, log_every=3)
+  good = fit(workdir=tmp_path, name="arm", num_steps=3, log_every=3, allow_change=True)
   toy.assert_same_bits(good.state, fit(num_steps=3).state)
 
 

@@ -21,6 +21,17 @@ class Config:
   inner: Inner = Inner()
 
 
+@dataclasses.dataclass(frozen=True)
+class Reporting:
+  num_steps: int = 100
+  log_every: int = 50
+  checkpoint_every: int | None = None
+
+
+def manifest(root, digest="1"):
+  return {"root": root, "files": {"a.png": digest}, "subjects": ["a"]}
+
+
 def open_run(path, config=None, **changes):
   settings = dict(experiment="toy", preset="demo", seed=0, data_manifest={"subjects": ["a"]})
   return RunDirectory.open(path, config=config or Config(), **{**settings, **changes})
@@ -188,3 +199,29 @@ def test_a_private_run_killed_before_its_configuration_starts_again(tmp_path):
   (tmp_path / "private" / "diary.txt").write_text("")
   with pytest.raises(InputError, match="with 'private'"):
     open_private(tmp_path)
+
+
+def test_how_often_a_run_reports_and_the_name_of_its_folder_may_change(tmp_path):
+  open_run(tmp_path, Reporting(), data_manifest=manifest("mini")).close()
+  moved = manifest("mini_moved")
+  open_run(tmp_path, Reporting(log_every=5, checkpoint_every=7), data_manifest=moved).close()
+  with pytest.raises(InputError, match=r"data.files.a.png='1', got data.files.a.png='2'"):
+    open_run(tmp_path, Reporting(), data_manifest=manifest("mini", "2"))
+  without = {"root": "elsewhere", "subjects": ["a"]}
+  open_run(tmp_path / "named", Reporting(), data_manifest={**without, "root": "here"}).close()
+  with pytest.raises(InputError, match="data.root='here', got data.root='elsewhere'"):
+    open_run(tmp_path / "named", Reporting(), data_manifest=without)
+
+
+def test_a_finished_run_goes_on_to_more_steps_when_asked(tmp_path):
+  with open_run(tmp_path) as run:
+    run.write_json("results", {"dice": 0.5})
+  with pytest.raises(InputError, match="got config.num_steps=200; go on with --continue"):
+    open_run(tmp_path, Config(num_steps=200))
+  with open_run(tmp_path, Config(num_steps=200), more_steps=True) as run:
+    assert run.is_longer and not run.finished
+    assert json.loads((tmp_path / "results-before.json").read_text()) == {"dice": 0.5}
+  with open_run(tmp_path, Config(num_steps=200)) as run:
+    assert run.config["config"]["num_steps"] == 200 and not run.is_longer
+  with pytest.raises(InputError, match="got config.num_steps=150"):
+    open_run(tmp_path, Config(num_steps=150), more_steps=True)
