@@ -17,21 +17,22 @@ import numpy as np
 
 from medjax import check, rng, tree
 from medjax.devices import platform_of
-from medjax.grads import contract
-from medjax.grads.ghost import engine, program
+from medjax.grads import contract, isolation
+from medjax.grads.ghost import engine, lengths, program
 from medjax.grads.per_sample import alone
 from medjax.tree import entry
 from medjax.types import Key, Params, PyTree
 
 Clip = Literal["global", "per_leaf", "automatic"] | Callable[[str], str]
 _AUTOMATIC_FLOOR = 0.01  # gamma of automatic clipping
+_LOWEST_BOUND = float(np.finfo(np.float32).tiny)
 
 
 class ClippedSum(NamedTuple):
   """Result of `clipped_sum`; arrays have the examples first.
 
   Attributes:
-    grads: the weighted sum, a tree like the parameters.
+    grads: the weighted sum, a tree like the parameters, float32 or wider whatever their type.
     norms: [batch] L2 norms of the whole, unclipped gradients; inf or NaN where one is not finite.
     dots: [batch] <g_i, direction>; zeros without a direction.
     losses: [batch].
@@ -47,7 +48,7 @@ class ClippedSum(NamedTuple):
 
 def clipped_sum(
   loss_fn: Callable[..., Any],
-  max_norm: float | jax.Array | Mapping[str, float],
+  max_norm: float | jax.Array | np.ndarray | Mapping[str, float],
   *,
   method: Literal["auto", "ghost", "vmap"] = "auto",
   clip: Clip = "global",
@@ -65,8 +66,9 @@ def clipped_sum(
 
   Args:
     loss_fn: `loss_fn(params, example, key) -> scalar`, with `has_aux` `(scalar, aux)`.
-    max_norm: bound C > 0 on the L2 norm of what one example adds, jnp.inf for none; for groups a
-      bound for each group by name.
+    max_norm: bound C on the L2 norm of what one example adds, at least 1.2e-38 (the smallest
+      normal number of float32), jnp.inf for none; for groups a bound for each group by name. It is
+      copied: a later change of an array or a mapping changes nothing.
     method: "ghost" reads the loss operation by operation (see `grads.explain`), "vmap" forms all
       gradients; both are exact. "auto" is ghost, and vmap for one example at a time, where there
       is nothing to gain.
@@ -83,21 +85,23 @@ def clipped_sum(
     parameters. `weight_fn(norm, dot)` of one example gives a factor, cut to [0, 1], NaN to 0. Keys
     are those of `rng.example_keys`.
   Raises:
-    InputError: a max_norm that is not positive, a loss that mixes examples, an unknown option.
-  Guarantees: an example whose gradient is not finite, or has weight 0, adds exactly 0. Order, chunk
-    and number of devices change the sum by rounding only.
+    InputError: a max_norm that is not positive, a loss that mixes examples or could do so (see
+      `isolation`), an unknown option.
+  Guarantees: an example whose gradient is not finite, whose norm is beyond float32, or whose weight
+    is 0 or no finite number, adds exactly 0. The factor of an example depends on it alone. The
+    bound holds for parameters, examples and indices of any type and for gradients of any size, to
+    the rounding of float32 sums. Order, chunk and number of devices change the sum by rounding
+    only.
   """
   check.one_of("method", method, ("auto", "ghost", "vmap"))
   if not callable(clip):
     check.one_of("clip", clip, ("global", "per_leaf", "automatic"))
   if chunk is not None:
     check.positive("chunk", chunk)
+  max_norm = _copied(max_norm)
   if clip == "automatic":
-    is_finite = isinstance(max_norm, jax.core.Tracer) or np.isfinite(np.asarray(max_norm)).all()
+    is_finite = isinstance(max_norm, jax.core.Tracer) or np.isfinite(np.asarray(max_norm))
     check.require(is_finite, "a finite max_norm for clip='automatic'", f"{max_norm}", "pass one")
-  for bound in max_norm.values() if isinstance(max_norm, Mapping) else [max_norm]:
-    if not isinstance(bound, jax.core.Tracer):
-      check.positive("max_norm", float(bound), "use jnp.inf for no clipping")
 
   @functools.partial(jax.jit, static_argnames=("weight_fn",))
   def run(
@@ -105,13 +109,15 @@ def clipped_sum(
   ) -> ClippedSum:
     is_vmapped = method == "vmap" or method == "auto" and keys.shape[0] == 1
     gradients = _vmapped if is_vmapped else _ghost
+    isolation.require_alone(loss_fn, params, batch, keys, has_aux=has_aux)
     found = gradients(loss_fn, params, batch, keys, direction, has_aux)
-    norms = jnp.sqrt(found.squares.sum(1))
+    norms = lengths.joint(found.norms, axis=1)
     dots = jnp.zeros_like(norms) if found.dots is None else found.dots
+    weights = jnp.where(jnp.isfinite(weights), weights, 0.0)
     if weight_fn is not None:
       factor = jax.vmap(weight_fn)(norms, dots)
       weights = weights * jnp.where(jnp.isnan(factor), 0.0, jnp.clip(factor, 0.0, 1.0))
-    factors = _factors(found.squares, params, max_norm, clip)
+    factors = _factors(found.norms, *_groups(params, max_norm, clip), clip == "automatic")
     sums = found.weighted_sum(factors * weights[:, None])
     grads = jax.tree.unflatten(jax.tree.structure(params), sums)
     return ClippedSum(grads, norms, dots, found.losses, found.aux)
@@ -188,21 +194,38 @@ def _vmapped(
   return engine.of_gradients(losses, aux, grads, toward)
 
 
-def _factors(squares: jax.Array, params: Params, max_norm: Any, clip: Clip) -> jax.Array:
-  """[example, leaf] clipping factors."""
-  if callable(clip):
-    groups, bounds = _groups(params, max_norm, clip)
-    norms = jnp.asarray([bounds[group] for group in groups], jnp.float32)
-    same = jnp.asarray([[a == b for b in groups] for a in groups], jnp.float32)
-    return _shrink(jnp.sqrt(squares @ same), norms[None])
-  if clip == "per_leaf":
-    return _shrink(jnp.sqrt(squares), max_norm)
-  norm = jnp.sqrt(squares.sum(1, keepdims=True))
-  if clip == "automatic":
-    factor = max_norm / (norm + _AUTOMATIC_FLOOR)
+def _copied(max_norm: Any) -> Any:
+  """Bounds as Python numbers, so that nobody changes them later; those of a trace as they are."""
+  if isinstance(max_norm, Mapping):
+    return {name: _copied(bound) for name, bound in max_norm.items()}
+  if isinstance(max_norm, jax.core.Tracer):
+    return max_norm
+  check.same_shape("max_norm", np.shape(max_norm), "one number", ())
+  bound = float(np.asarray(max_norm, np.float64))
+  check.positive("max_norm", bound, "use jnp.inf for no clipping")
+  check.require(
+    bound >= _LOWEST_BOUND,
+    f"max_norm >= {_LOWEST_BOUND:.3g}, the smallest normal number of float32",
+    f"max_norm={bound!r}",
+    "smaller ones are 0 on most devices: scale the loss and max_norm up",
+  )
+  return bound
+
+
+def _factors(
+  norms: jax.Array, groups: list[int], bounds: list[Any], is_automatic: bool
+) -> jax.Array:
+  """[example, leaf] clipping factors from [example, leaf] norms."""
+  is_member = jnp.asarray(groups)[None] == jnp.arange(len(bounds))[:, None]  # [group, leaf]
+  length = lengths.joint(jnp.where(is_member[None], norms[:, None], 0.0))  # [example, group]
+  bound = jnp.stack([jnp.asarray(b, length.dtype) for b in bounds])[None]
+  if is_automatic:
+    factor = bound / (length + _AUTOMATIC_FLOOR)
   else:
-    factor = _shrink(norm, max_norm)
-  return jnp.broadcast_to(factor, squares.shape)
+    factor = _shrink(length, bound)
+  # Below the normal numbers a factor has few digits, and a bound of an adaptive rule may be 0.
+  is_sound = (factor >= _LOWEST_BOUND) & (bound >= _LOWEST_BOUND)
+  return jnp.where(is_sound, factor, 0.0)[:, jnp.asarray(groups)]
 
 
 def _groups(params: Params, max_norm: Any, clip: Clip) -> tuple[list[int], list[Any]]:
@@ -290,7 +313,8 @@ def _in_chunks(
 
 def after(total: PyTree, part: PyTree) -> PyTree:
   """`part`, but not before `total` is there: else XLA would hold all chunks in memory at once."""
-  probe = sum(x.ravel()[0].astype(jnp.float32) for x in jax.tree.leaves(total))
+  leaves = [x for x in jax.tree.leaves(total) if x.size]
+  probe = sum((x.ravel()[0].astype(jnp.float32) for x in leaves), start=jnp.float32(0))
 
   def wait(x: jax.Array) -> jax.Array:
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):

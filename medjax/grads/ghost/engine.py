@@ -1,11 +1,13 @@
 """Per-example norms and weighted sums of one chunk of examples, from one backward pass.
 
 taps at the sites  ->  losses, operands a, cotangents b; no weight gradient is formed on the way
-rules              ->  |g_i|^2 per leaf, <g_i, r>
+rules              ->  |g_i| per leaf, <g_i, r>
 weights w_i        ->  sum_i w_i g_i, from kept gradients or from the pairs (a_i, w_i b_i)
+
+Norms, products and sums are float32 or wider whatever the type of the parameters: a sum of many
+gradients that is rounded to bfloat16 moves by more than one of them.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -13,11 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.grads.ghost import rules
+from medjax.grads.ghost import lengths, rules
 from medjax.grads.ghost.program import Program, Site
+from medjax.tree import at_least_float32
 
 _ROUNDING = 8 * float(jnp.finfo(jnp.float32).eps)
 _CANCELLATION = 1e-3  # of the scale of its terms: above it a pair norm is exact to about 1e-5
+_LOWEST_SQUARE = 2.0**-40  # of scaled pairs: above it nothing is lost to squares that underflow
+_UNITS = (2.0**-100, 2.0**100)  # between them a scaled norm is multiplied back safely
 
 
 class Chunk(NamedTuple):
@@ -26,15 +31,15 @@ class Chunk(NamedTuple):
   Attributes:
     losses: [chunk].
     aux: what the loss returned beside.
-    squares: [chunk, leaf] squared norms, float32.
+    norms: [chunk, leaf].
     dots: [chunk] inner products with the direction, None without one.
-    weighted_sum: `weighted_sum(weights [chunk, leaf]) -> leaves`; an example whose squares are not
+    weighted_sum: `weighted_sum(weights [chunk, leaf]) -> leaves`; an example whose norms are not
       all finite adds exactly 0.
   """
 
   losses: Any
   aux: Any
-  squares: Any
+  norms: Any
   dots: Any
   weighted_sum: Callable[[jax.Array], list[jax.Array]]
 
@@ -54,9 +59,9 @@ class Plan(NamedTuple):
 
 
 class _Found(NamedTuple):
-  """What a site gave: per cut squares [chunk] and gradients (None from a pair), dots [chunk]."""
+  """What a site gave: per cut norms [chunk] and gradients (None from a pair), dots [chunk]."""
 
-  squares: tuple[Any, ...]
+  norms: tuple[Any, ...]
   gradients: tuple[Any, ...] | None
   dots: Any
   weighted_sum: Callable[[list[jax.Array], jax.Array], tuple[Any, ...]]
@@ -69,8 +74,8 @@ def plan(program: Program, leaves: Sequence[Any]) -> Plan:
   chosen = tuple(rules.choose(s, own, constants) for s, own in zip(sites, cuts, strict=True))
   added = frozenset(_overlapping(program))
   keeps = tuple(
-    rule.pair_norm is not None and site.cuts[0].leaf not in added and _is_float32(site)
-    for rule, site in zip(chosen, sites, strict=True)
+    rule.pair_norm is not None and site.cuts[0].leaf not in added and _is_float32(site, own)
+    for rule, site, own in zip(chosen, sites, cuts, strict=True)
   )
   return Plan(chosen, added, keeps)
 
@@ -91,11 +96,12 @@ def run(
     examples: leaves [chunk, ...] of batch and keys.
     direction: leaves like the parameters.
   """
-  constants = program.constants(leaves)
-  cuts, pull_cuts = jax.vjp(lambda *x: program.cuts(x), *leaves)
+  constants, cuts = program.constants(leaves), program.cuts(leaves)
+  # Cuts only move numbers, so that sums of gradients go back through them in a wider type.
+  _, pull_cuts = jax.vjp(lambda *x: program.cuts(x), *map(at_least_float32, leaves))
   toward = None
   if direction is not None:
-    toward = jax.jvp(lambda *x: program.cuts(x), tuple(leaves), tuple(direction))[1]
+    toward = program.cuts(list(map(at_least_float32, direction)))
 
   def backward(*example: Any) -> tuple[Any, Any]:
     loss, pull, seen = jax.vjp(
@@ -111,18 +117,19 @@ def run(
     aim = None if toward is None else toward[s]
     found.append(measure(site, rule, cuts[s], aim, seen.operands[s], cotangents[s], constants))
 
-  squares = [jnp.zeros(examples[0].shape[0], jnp.float32) for _ in leaves]
+  parts: list[list[jax.Array]] = [[] for _ in leaves]
   for site, part in zip(sites, found, strict=True):
-    for cut, square in zip(site.cuts, part.squares, strict=True):
+    for cut, norm in zip(site.cuts, part.norms, strict=True):
       if cut.leaf not in how.added:
-        squares[cut.leaf] += square
+        parts[cut.leaf].append(norm)
   for leaf, total in _added_gradients(sites, found, how.added, cuts, pull_cuts).items():
-    squares[leaf] += _inner(total, total)
-  table = jnp.stack(squares, axis=1)
+    parts[leaf].append(lengths.of_rows(total))
+  nothing = jnp.zeros(examples[0].shape[0], jnp.float32)
+  table = jnp.stack([lengths.joint([nothing, *own]) for own in parts], axis=1)
   is_finite = jnp.isfinite(table).all(axis=1)
 
   def weighted_sum(weights: jax.Array) -> list[jax.Array]:
-    weights = jnp.where(is_finite[:, None], weights, 0.0).astype(jnp.float32)
+    weights = jnp.where(is_finite[:, None], at_least_float32(weights), 0.0)
     sums = tuple(
       part.weighted_sum([weights[:, cut.leaf] for cut in site.cuts], is_finite)
       for site, part in zip(sites, found, strict=True)
@@ -139,17 +146,14 @@ def of_gradients(
   losses: jax.Array, aux: Any, gradients: Sequence[Any], direction: Sequence[Any] | None
 ) -> Chunk:
   """The same from gradients [chunk, *leaf] that are all there."""
-  squares = jnp.stack([_inner(g, g) for g in gradients], axis=1)
-  is_finite = jnp.isfinite(squares).all(axis=1)
+  norms = jnp.stack([lengths.of_rows(g) for g in gradients], axis=1)
+  is_finite = jnp.isfinite(norms).all(axis=1)
   dots = None if direction is None else sum(map(_dot, gradients, direction))
 
   def weighted_sum(weights: jax.Array) -> list[jax.Array]:
-    return [
-      _weighted(weights[:, n], is_finite, gradient, gradient.dtype)
-      for n, gradient in enumerate(gradients)
-    ]
+    return [_weighted(weights[:, n], is_finite, gradient) for n, gradient in enumerate(gradients)]
 
-  return Chunk(losses, aux, squares, dots, weighted_sum)
+  return Chunk(losses, aux, norms, dots, weighted_sum)
 
 
 def _form_gradients(
@@ -165,13 +169,10 @@ def _form_gradients(
   found = jax.vmap(lambda x, b: rule.gradient(cuts, x, b))(operands, cotangents)
 
   def weighted_sum(weights: list[jax.Array], is_finite: jax.Array) -> tuple[Any, ...]:
-    return tuple(
-      _weighted(w, is_finite, g, value.dtype)
-      for w, g, value in zip(weights, found, cuts, strict=True)
-    )
+    return tuple(_weighted(w, is_finite, g) for w, g in zip(weights, found, strict=True))
 
   dots = None if toward is None else sum(map(_dot, found, toward))
-  return _Found(tuple(_inner(g, g) for g in found), found, dots, weighted_sum)
+  return _Found(tuple(map(lengths.of_rows, found)), found, dots, weighted_sum)
 
 
 def _keep_pair(
@@ -200,17 +201,42 @@ def _keep_pair(
   if toward is not None:
     _, tangents = jax.jvp(lambda c: results(c, operands), (tuple(cuts),), (tuple(toward),))
     dots = sum(map(_inner, cotangents, tangents))
-  square, scale = jax.vmap(rule.pair_norm)(operands, cotangents)
+  return _Found((_pair_norm(rule, cuts, operands, cotangents),), None, dots, weighted_sum)
+
+
+def _pair_norm(rule: rules.Rule, cuts: Sequence[Any], operands: Any, cotangents: Any) -> jax.Array:
+  """[chunk] norms from pairs, except where they would be rounding: there from the gradients.
+
+  Which of the two an example gets is decided by its own pair alone.
+  """
+  assert rule.pair_norm is not None
+  # Operands and cotangents at their own size: a tiny one times a huge one is an ordinary gradient.
+  unit, is_zero, scaled = jnp.float32(1), jnp.bool_(False), []
+  for values in (operands, cotangents):
+    scaled.append(tuple(map(_at_size_one, values)))
+    for x in values:
+      if jnp.issubdtype(x.dtype, jnp.inexact):
+        unit = unit * lengths.magnitude(lengths.flat(x))
+        is_zero |= jnp.all(lengths.flat(x) == 0, axis=1)
+  square, scale = jax.vmap(rule.pair_norm)(*scaled)
+  norm = unit * jnp.sqrt(jnp.maximum(square, 0.0))
+  is_lost = (square < _LOWEST_SQUARE) | (unit < _UNITS[0]) | (unit > _UNITS[1])
+  is_rounding = (square < _CANCELLATION * scale) | (is_lost & ~is_zero)
 
   def formed() -> jax.Array:
     (found,) = jax.vmap(lambda x, b: rule.gradient(cuts, x, b))(operands, cotangents)
-    norm = jnp.sqrt(_inner(found, found))
-    return (norm + _ROUNDING * jnp.sqrt(scale)) ** 2  # the sum from pairs is rounded too
+    # The sum from pairs is rounded too, by as much as the terms are large.
+    exact = lengths.of_rows(found) + _ROUNDING * unit * jnp.sqrt(scale)
+    return jnp.where(is_rounding, exact, norm)
 
-  # Where terms cancel, what is left is rounding: then the gradients are formed after all.
-  is_rounding = jnp.any(square < _CANCELLATION * scale)
-  square = jax.lax.cond(is_rounding, formed, lambda: square)
-  return _Found((square,), None, dots, weighted_sum)
+  return jax.lax.cond(jnp.any(is_rounding), formed, lambda: norm)
+
+
+def _at_size_one(x: jax.Array) -> jax.Array:
+  """Every example divided by its magnitude; indices as they are."""
+  if not jnp.issubdtype(x.dtype, jnp.inexact):
+    return x
+  return x / _column(lengths.magnitude(lengths.flat(x)), x)
 
 
 def _added_gradients(
@@ -227,7 +253,9 @@ def _added_gradients(
   def of_leaves(gradients: Any) -> list[Any]:
     full = tuple(
       tuple(
-        jnp.zeros_like(value) if cut.leaf not in added or own is None else own[c]
+        jnp.zeros_like(at_least_float32(value))
+        if cut.leaf not in added or own is None
+        else at_least_float32(own[c])
         for c, (cut, value) in enumerate(zip(site.cuts, values, strict=True))
       )
       for site, own, values in zip(sites, gradients, cuts, strict=True)
@@ -239,9 +267,10 @@ def _added_gradients(
   return dict(zip(sorted(added), totals, strict=True))
 
 
-def _is_float32(site: Site) -> bool:
+def _is_float32(site: Site, cuts: Sequence[Any]) -> bool:
   """A weighted pair in a narrower type would round above the bound."""
-  return all(site.operation.avals[i].dtype == jnp.float32 for i in site.outputs)
+  avals = [*cuts, *site.operation.input_avals, *site.operation.avals]
+  return all(a.dtype == jnp.float32 for a in avals if jnp.issubdtype(a.dtype, jnp.inexact))
 
 
 def _overlapping(program: Program) -> set[int]:
@@ -260,24 +289,20 @@ def _overlapping(program: Program) -> set[int]:
   return shared
 
 
-def _weighted(weight: jax.Array, is_finite: jax.Array, gradient: jax.Array, dtype: Any) -> Any:
-  weight = jnp.where(is_finite, weight, 0.0).astype(jnp.float32)
-  wide = _cleared(gradient, is_finite).astype(jnp.float32)
-  return jnp.tensordot(weight, wide, 1, precision=rules.HIGHEST).astype(dtype)
+def _weighted(weight: jax.Array, is_finite: jax.Array, gradient: jax.Array) -> jax.Array:
+  cleared = at_least_float32(_cleared(gradient, is_finite))
+  weight = jnp.where(is_finite, weight, 0.0).astype(cleared.dtype)
+  return jnp.tensordot(weight, cleared, 1, precision=rules.HIGHEST)
 
 
 def _inner(x: jax.Array, y: jax.Array) -> jax.Array:
-  """[example] inner products over all other axes, in float32."""
-  return jnp.einsum("ei,ei->e", _flat(x), _flat(y), precision=rules.HIGHEST)
+  """[example] inner products over all other axes."""
+  return jnp.einsum("ei,ei->e", lengths.flat(x), lengths.flat(y), precision=rules.HIGHEST)
 
 
 def _dot(gradients: jax.Array, direction: jax.Array) -> jax.Array:
-  flat = direction.astype(jnp.float32).ravel()
-  return jnp.tensordot(_flat(gradients), flat, 1, precision=rules.HIGHEST)
-
-
-def _flat(x: jax.Array) -> jax.Array:
-  return x.reshape(x.shape[0], math.prod(x.shape[1:])).astype(jnp.float32)
+  toward = at_least_float32(direction).ravel()
+  return jnp.tensordot(lengths.flat(gradients), toward, 1, precision=rules.HIGHEST)
 
 
 def _column(weight: jax.Array, like: jax.Array) -> jax.Array:

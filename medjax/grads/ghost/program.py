@@ -17,11 +17,12 @@ import numpy as np
 from jax.extend import core
 
 from medjax import tree
+from medjax.grads.ghost import derivatives
 from medjax.types import PyTree
 
-_CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "remat")
+_CALLS = ("jit", "closed_call", "remat2")
 # Selections move numbers and change none: the gradient keeps its norm through them.
-_SELECTIONS = ("reshape", "transpose", "squeeze", "slice", "rev", "expand_dims", "copy", "copy_p")
+_SELECTIONS = ("reshape", "transpose", "squeeze", "slice", "rev", "copy")
 
 
 class Literal(NamedTuple):
@@ -113,17 +114,20 @@ class Program:
     names: paths of the parameters' leaves, in order.
     operations: those that the example touches, in order; the rest runs once for all examples.
     shared: operations on parameters and constants alone.
+    selections: those of them that lead from the leaves to the cuts; they run in any dtype.
     sites: by position in `operations`.
     leaf_ids, example_ids: ids of the arguments.
     results: the loss, then the leaves of aux: ids or Literals.
     is_example_dependent: False for a loss that no example enters; its sites do not say it all.
-    has_own_gradients: whether parameters pass through a custom derivative before they meet an
-      example: one that is not linear has to see the sum over the sites.
+    has_own_gradients: whether parameters pass, before they meet an example, through an operation
+      whose derivative may be anything, see `derivatives`: one that is not linear has to see the
+      sum over the sites.
   """
 
   names: tuple[str, ...]
   operations: tuple[Operation, ...]
   shared: tuple[Operation, ...]
+  selections: tuple[Operation, ...]
   sites: dict[int, Site]
   leaf_ids: tuple[int, ...]
   example_ids: tuple[int, ...]
@@ -139,8 +143,9 @@ class Program:
     return values
 
   def cuts(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
-    """Values of each site's cuts; linear in the leaves."""
-    values = self.constants(leaves)
+    """Values of each site's cuts; linear in the leaves, in the leaves' own types."""
+    values = dict(zip(self.leaf_ids, leaves, strict=True))
+    _run_all(self.selections, values)
     return tuple(tuple(values[c.value] for c in site.cuts) for site in self.sites.values())
 
   def forward(
@@ -192,6 +197,7 @@ def trace(
     names=tuple(named),
     operations=tuple(builder.operations),
     shared=tuple(builder.shared),
+    selections=tuple(builder.selections),
     sites=builder.sites,
     leaf_ids=tuple(leaf_ids),
     example_ids=tuple(example_ids),
@@ -208,6 +214,7 @@ class _Builder:
   def __init__(self) -> None:
     self.operations: list[Operation] = []
     self.shared: list[Operation] = []
+    self.selections: list[Operation] = []
     self.sites: dict[int, Site] = {}
     self.touched: set[int] = set()
     self.of_params: set[int] = set()
@@ -255,7 +262,7 @@ class _Builder:
       self.shared.append(operation)
       if from_params:
         self.of_params.update(operation.outputs)
-        self.has_own_gradients |= operation.primitive.name.startswith("custom_vjp")
+        self.has_own_gradients |= derivatives.may_be_anything(operation.primitive, operation.params)
         self._select(operation)
       return
     self.touched.update(operation.outputs)
@@ -298,6 +305,7 @@ class _Builder:
     is_whole = source.places is None and places.size == self._positions[value].size
     self.cuts[result] = Cut(result, source.leaf, None if is_whole else places)
     self._positions[result] = moved
+    self.selections.append(operation)
 
 
 def _ids(inputs: Sequence[Any]) -> list[int]:

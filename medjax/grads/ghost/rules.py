@@ -102,18 +102,25 @@ def _is_lookup(site: Site, table: tuple[int, ...]) -> bool:
 def _lookup(site: Site, table: tuple[int, ...], constants: Mapping[int, Any]) -> Rule:
   """Rows of a table by index: those of equal index are added, so their products count crosswise."""
   operation = site.operation
-  num_rows, is_clipped = table[0], operation.params["mode"] == jax.lax.GatherScatterMode.CLIP
   offsets = operation.params["dimension_numbers"].offset_dims
 
+  def rows_read(index: jax.Array) -> jax.Array:
+    """Number of the row that each index reads, -1 for none.
+
+    The operation itself is asked, with a table of row numbers: indices of any type, beyond the
+    table and in any mode then mean here what they mean there.
+    """
+    numbers = jnp.arange(table[0], dtype=jnp.int32).reshape(-1, *(1,) * (len(table) - 1))
+    narrow = {**operation.params, "slice_sizes": (1,) * len(table), "fill_value": -1}
+    return operation._replace(params=narrow).run([numbers, index])[0]
+
   def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
-    index, b = operands[0].reshape(-1), cotangents[0]
+    b = cotangents[0]
     leading = [axis for axis in range(b.ndim) if axis not in offsets]
-    b = b.transpose(*leading, *offsets).reshape(index.size, -1).astype(jnp.float32)
-    if is_clipped:
-      index = jnp.clip(index, 0, num_rows - 1)
-    else:  # what lies outside reads a constant and has no gradient
-      b = jnp.where(((index >= 0) & (index < num_rows))[:, None], b, 0.0)
-    is_same = index[:, None] == index[None, :]
+    row = rows_read(operands[0]).reshape(-1)
+    b = b.transpose(*leading, *offsets).reshape(row.size, -1).astype(jnp.float32)
+    b = jnp.where((row >= 0)[:, None], b, 0.0)  # a constant was read, which has no gradient
+    is_same = row[:, None] == row[None, :]
     products = jnp.matmul(b, b.T, precision=HIGHEST)
     scale = jnp.sum(jnp.sqrt(jnp.diagonal(products))) ** 2
     return jnp.sum(jnp.where(is_same, products, 0.0)), scale

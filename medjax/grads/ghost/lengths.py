@@ -1,0 +1,70 @@
+"""Euclidean lengths of rows that neither underflow nor overflow, in float32 or wider.
+
+The square of a number below 1e-19 is 0 in float32, and that of one above 1e19 is infinite, so that
+a root of a sum of squares is wrong for gradients that float32 itself holds without effort. Rows
+whose sum of squares comes near those ends are divided by their largest magnitude first.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from medjax.tree import at_least_float32
+
+_LOWEST_SQUARE = 2.0**-96
+"""A mean square above it loses less than 1e-9 of itself to squares that underflow."""
+
+
+def flat(x: jax.Array) -> jax.Array:
+  """[rows, everything else], float32 or wider."""
+  return at_least_float32(x.reshape(x.shape[0], math.prod(x.shape[1:])))
+
+
+def of_rows(x: jax.Array) -> jax.Array:
+  """[rows] lengths of x[row]; inf or NaN for a row that holds one.
+
+  The usual case costs one pass over `x`. Only if some row needs it is the scaled length computed;
+  even then each row takes its own choice, so that no row changes the result of another.
+  """
+  rows = flat(x)
+  if rows.size == 0:
+    return jnp.zeros(rows.shape[0], rows.dtype)
+  squares = jnp.einsum("ri,ri->r", rows, rows, precision=jax.lax.Precision.HIGHEST)
+  is_plain = (squares > _LOWEST_SQUARE * rows.shape[1]) & (squares < jnp.inf)
+  plain = jnp.sqrt(squares)
+
+  def with_scaled() -> jax.Array:
+    return jnp.where(is_plain, plain, scaled(rows))
+
+  return jax.lax.cond(jnp.all(is_plain), lambda: plain, with_scaled)
+
+
+def scaled(rows: jax.Array) -> jax.Array:
+  """The same for [rows, numbers], every row divided by its own size before it is squared."""
+  size = magnitude(rows)
+  shrunk = rows / size[:, None]
+  return size * jnp.sqrt(jnp.square(shrunk).sum(1))
+
+
+def magnitude(rows: jax.Array) -> jax.Array:
+  """[rows] powers of two beside the largest magnitude of each; 1 for zeros and what is not finite.
+
+  Division by a power of two rounds nothing.
+  """
+  largest = jnp.max(jnp.abs(rows), axis=1, initial=0.0)
+  is_usable = (largest > 0) & jnp.isfinite(largest)
+  _, exponent = jnp.frexp(jnp.where(is_usable, largest, 1.0))
+  # both 2^k and its inverse have to be normal numbers of float32
+  return jnp.ldexp(jnp.ones_like(largest), jnp.clip(exponent, -125, 125))
+
+
+def joint(parts: Sequence[jax.Array] | jax.Array, axis: int = -1) -> jax.Array:
+  """Length of a vector whose parts have the given lengths, [..., parts] or a sequence of [...]."""
+  lengths = parts if isinstance(parts, jax.Array) else jnp.stack(list(parts), axis=-1)
+  largest = jnp.max(lengths, axis=axis, keepdims=True, initial=0.0)
+  is_usable = (largest > 0) & jnp.isfinite(largest)
+  unit = jnp.where(is_usable, largest, 1.0)
+  total = jnp.sqrt(jnp.square(lengths / unit).sum(axis=axis, keepdims=True))
+  return jnp.squeeze(unit * total, axis=axis)
