@@ -25,6 +25,7 @@ class View(NamedTuple):
       the attack says that it sees "all updates".
     on: [clients] bool, whose row is given and present.
     is_wrong: [clients] bool, present clients in the attacker's hand.
+    client: [clients] ids.
     num_present: how many clients are present, wrong ones included.
     params: the global parameters.
     unravel: row [parameters] -> tree like `params`, zeros where nothing is sent.
@@ -35,6 +36,7 @@ class View(NamedTuple):
   rows: jax.Array
   on: jax.Array
   is_wrong: jax.Array
+  client: jax.Array
   num_present: jax.Array
   params: Params
   unravel: Callable[[jax.Array], PyTree]
@@ -95,8 +97,8 @@ class Attack:
     is_wrong = on & (client < self.f)
     seen = on if "all updates" in self.sees else is_wrong
     view = View(
-      matrix.masked(rows, seen), seen, is_wrong, on.sum(), params, unravel, ravel, key
-    )  # fmt: skip
+      matrix.masked(rows, seen), seen, is_wrong, client, on.sum(), params, unravel, ravel, key
+    )
     sent = jnp.asarray(self.make(view))
     sent = jnp.broadcast_to(sent[None], rows.shape) if sent.ndim == 1 else sent
     return jnp.where(is_wrong[:, None], sent, rows)
