@@ -65,6 +65,41 @@ def map_named(function: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
   return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
+def split(tree: PyTree, rule: Callable[[str], bool]) -> tuple[PyTree, PyTree]:
+  """The leaves whose path is chosen, and the others: two trees with None in each other's places.
+
+  None holds no leaf, so that gradients, norms, clipping and messages of the first tree know nothing
+  of the second; their names stay what they were.
+
+  >>> chosen, rest = split({"body": 1.0, "head": 2.0}, lambda name: name.startswith("head"))
+  >>> chosen, rest, merge(chosen, rest)
+  ({'body': None, 'head': 2.0}, {'body': 1.0, 'head': None}, {'body': 1.0, 'head': 2.0})
+
+  Args:
+    tree: any tree.
+    rule: path of a leaf, such as "params/head/kernel" -> whether it belongs to the first tree.
+  Raises:
+    InputError: no leaf is chosen.
+  """
+  is_chosen = {name: rule(name) for name in named_leaves(tree)}
+  if not any(is_chosen.values()):
+    raise InputError(
+      "a rule that chooses a leaf", f"none of {', '.join(is_chosen)}", "correct the rule"
+    )
+  first = map_named(lambda name, leaf: leaf if is_chosen[name] else None, tree)
+  second = map_named(lambda name, leaf: None if is_chosen[name] else leaf, tree)
+  return first, second
+
+
+def merge(first: PyTree, second: PyTree) -> PyTree:
+  """The tree that `split` took apart."""
+  return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=_is_none)
+
+
+def _is_none(x: Any) -> bool:
+  return x is None
+
+
 def types_and_shapes(tree: PyTree) -> dict[str, str]:
   """Text such as "float32[2, 3]" by the path of each leaf: equal where two trees fit."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)

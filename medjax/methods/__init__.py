@@ -6,7 +6,7 @@ from medjax.methods.agem import agem
 from medjax.methods.averaged import Averaged, averaged
 from medjax.methods.distillation import held_to_teacher, with_teacher
 from medjax.methods.ewc import Anchor, ewc, fisher_anchor, merged_anchors
-from medjax.methods.fine_tuning import l2sp, only, pull_to_start
+from medjax.methods.fine_tuning import l2sp, only, pull_to_start, with_frozen
 from medjax.methods.learn2synth import learn2synth
 from medjax.methods.lscl import lscl
 from medjax.methods.octl import continued_adam, octl, remembering
@@ -43,5 +43,6 @@ __all__ = [
   "spottune",
   "style_autoencoder",
   "supervised",
+  "with_frozen",
   "with_teacher",
 ]

@@ -13,7 +13,7 @@ import optax
 
 from medjax import check, tree
 from medjax.methods.supervised import supervised
-from medjax.types import LossFn, Params, PyTree, Step
+from medjax.types import Key, LossFn, Params, PyTree, Step
 
 
 def l2sp(loss_fn: LossFn, tx: optax.GradientTransformation, *, alpha: float | int = 0.1) -> Step:
@@ -51,6 +51,10 @@ def only(
 
   Statistics of BatchNorm are no parameters: a network that has them still adapts those.
 
+  The gradients are still those of all parameters, and so are their norms. Where these count - in
+  private training, whose clipping would spend most of its bound on what stays, or where clients
+  send gradients - take the parameters apart instead, see `with_frozen`.
+
   Raises:
     InputError: on init, no parameter is chosen.
   """
@@ -66,3 +70,28 @@ def only(
     return found
 
   return optax.partition({"tuned": tx, "frozen": optax.set_to_zero()}, labels)
+
+
+def with_frozen(loss_fn: LossFn, frozen: PyTree) -> LossFn:
+  """The loss as a function of the trained parameters alone; the others are constants.
+
+  Per-example gradients, clipping norms, noise, optimiser and checkpoints then hold the trained
+  leaves only.
+
+  >>> params = {"body": jnp.float32(3.0), "head": jnp.float32(1.0)}
+  >>> trained, frozen = tree.split(params, lambda name: name == "head")
+  >>> loss = lambda p, x, key: p["body"] * p["head"] * x
+  >>> step = supervised(with_frozen(loss, frozen), optax.sgd(0.1))
+  >>> state, _ = step.update(step.init(trained, jax.random.key(0)), jnp.ones(2), jax.random.key(1))
+  >>> jax.tree.map(float, tree.merge(state.params, frozen))  # head: 1 - 0.1 * 3
+  {'body': 3.0, 'head': 0.699999988079071}
+
+  Args:
+    loss_fn: `loss_fn(params, example, key) -> scalar` of ONE example.
+    frozen: the second tree of `medjax.tree.split`.
+  """
+
+  def loss(trained: Params, example: PyTree, key: Key) -> Any:
+    return loss_fn(tree.merge(trained, frozen), example, key)
+
+  return loss
