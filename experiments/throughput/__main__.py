@@ -23,12 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.throughput import (
-  clipping_programs,
-  curriculum_programs,
-  distance_bench,
-  transfer_programs,
-)
+from experiments.bench import distance_bench
+from experiments.throughput import clipping_programs, curriculum_programs, transfer_programs
 from experiments.throughput.measuring import Program, measure
 from medjax import check, cli, data, grads, losses, nets, synth
 from medjax.ops import conv

@@ -36,7 +36,7 @@ def min_plus(
     values: [*batch, k, n] float32; infinities are welcome, n is best the longest axis.
     implementation: "xla" on any backend, "pallas_gpu" (Triton) or "interpret" (the same kernel,
       slowly, on any backend). The default is XLA everywhere: on a CPU there is no other, and on a
-      GPU the two have not been measured; `experiments.throughput.distance_bench` has the rows that
+      GPU the two have not been measured; `experiments.bench.distance_bench` has the rows that
       decide.
   Returns:
     [*batch, m, n] float32. Of a NaN nothing is promised.

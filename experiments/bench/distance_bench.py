@@ -1,6 +1,6 @@
 """Distance transforms by medjax, SciPy and edt in one process, and forms of the min-plus product.
 
-  python -m experiments.throughput.distance_bench [SIDE] [ROUNDS]   a minute at 128; edt is optional
+  python -m experiments.bench.distance_bench [SIDE] [ROUNDS]   a minute at 128; edt is optional
 
 Rows of each case: SciPy's `distance_transform_edt` (one thread), `edt` (as many threads as cores),
 `distance_transform`, and `distance_at` the surface of a second mask. Cases: one smooth blob of a

@@ -1,6 +1,6 @@
 """Cosines of per-example gradients, by which memories choose cases, four ways in one process.
 
-  python -m experiments.throughput.gradient_scores [BATCH] [SIDE] [ROUNDS]   3 minutes at 64, 32
+  python -m experiments.bench.gradient_scores [BATCH] [SIDE] [ROUNDS]   3 minutes at 64, 32
 
 Rows: an unjitted loop over batches of one, which is how common continual-learning libraries score;
 the same loop jitted; vmapped gradients in chunks, kept whole; sketches of them (`grads.sketch`). A
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.throughput.distance_bench import measure
+from experiments.bench.distance_bench import measure
 from medjax import grads, losses, nets, tree
 from medjax.grads.sketch import sketched
 

@@ -1,6 +1,6 @@
 """Trainings along the run axis in every mode, and what their input costs, in one process.
 
-  python -m experiments.throughput.run_axis [SIDE] [BATCH] [RUNS] [ROUNDS]   5 min at 64 16 4 3
+  python -m experiments.bench.run_axis [SIDE] [BATCH] [RUNS] [ROUNDS]   5 min at 64 16 4 3
 
 The released 2D U-Net of MMTL (GroupNorm), Adam, images of a pool on the device. A round trains all
 runs for 6 steps in every mode of `fit_many`, one mode after the other; a mode's time is what a

@@ -1,6 +1,6 @@
 """The same ResNet9 in PyTorch: plain gradients beside Opacus, as a ratio in one process.
 
-  python -m experiments.throughput.opacus_peer [BATCH] [ROUNDS]        needs the extra `bench`
+  python -m experiments.bench.opacus_peer [BATCH] [ROUNDS]        needs the extra `bench`
 
 Prints one JSON object: row -> {median_s, low_s, high_s, ratio}. Ratios compare within PyTorch only;
 seconds of two frameworks differ by their convolutions.

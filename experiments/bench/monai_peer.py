@@ -1,6 +1,6 @@
 """The same surface metrics by MONAI and by medjax, of one pair of masks, as ratios in one process.
 
-  python -m experiments.throughput.monai_peer [SIDE] [ROUNDS]   needs monai (and torch)
+  python -m experiments.bench.monai_peer [SIDE] [ROUNDS]   needs monai (and torch)
 
 Two overlapping smooth blobs fill a tenth of SIDE^3 each (128: about 120,000 voxels), at spacings
 (1, 1, 1) and (1.25, 1.25, 10) mm. Rows: each of Hausdorff distance, HD95 (max_directed), ASSD and

@@ -1,0 +1,10 @@
+"""Micro-benchmarks of single pieces, and peers of other libraries; each file is a command.
+
+distance_bench   distance transforms beside SciPy's and edt's
+monai_peer       MONAI's surface metrics
+opacus_peer      Opacus' clipped gradients
+run_axis         many small trainings in one program
+gradient_scores  choosing examples by their gradients
+
+What a whole step costs is in `experiments.throughput`, which these share their measuring with.
+"""
