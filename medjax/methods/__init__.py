@@ -1,6 +1,9 @@
 """Training methods, one `Step` factory a file."""
 
-from medjax.methods import adversaries, fusestyle, mixing, style_autoencoder
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from medjax.methods import adversaries, fusestyle, mixing
 from medjax.methods.adversarial import adversarial
 from medjax.methods.agem import agem
 from medjax.methods.averaged import Averaged, averaged
@@ -14,6 +17,17 @@ from medjax.methods.private import private
 from medjax.methods.private_curriculum import private_curriculum
 from medjax.methods.spottune import SpotTuned, routed, spottune
 from medjax.methods.supervised import supervised
+
+if TYPE_CHECKING:
+  from medjax.methods import style_autoencoder
+
+
+def __getattr__(name: str) -> Any:
+  """`style_autoencoder` loads when it is used: it alone needs a network, and so Flax."""
+  if name == "style_autoencoder":
+    return importlib.import_module("medjax.methods.style_autoencoder")
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
   "Anchor",

@@ -19,12 +19,12 @@ grid sqrt(d): the noise is made larger in that proportion.
 
 import functools
 import math
+import statistics
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry2x32_p
-from scipy import special
 
 from medjax.types import Key, PyTree
 
@@ -35,7 +35,7 @@ _DITHER = 20  # binary digits of U_1 and of U_2
 _WORD = 2.0**-32
 CUT = 2.0**-88
 """P(|Z| > LARGEST) of the ideal law: the smallest u that is drawn."""
-LARGEST = -float(special.ndtri(CUT / 2))
+LARGEST = -statistics.NormalDist().inv_cdf(CUT / 2)
 """The largest |z| that is drawn."""
 
 

@@ -19,7 +19,6 @@ a recursion down to c = 0. Where that ends above g / m, so much success is less 
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
 
 from medjax import check
 from medjax.privacy.audit.bounds import Claim, gdp_epsilon, largest
@@ -121,6 +120,8 @@ def one_run(
 
 def chance_dp(canaries: int, guesses: int, correct: int, epsilon: float, delta: float) -> float:
   """Bound on the probability of so many correct guesses under (epsilon, delta)-DP."""
+  from scipy import special  # a fifth of a second, for audits alone
+
   is_right = special.expit(epsilon)
   tail = special.bdtrc(np.arange(correct + 1.0) - 1, guesses, is_right)  # P[B >= 0..correct]
   tail[0] = 1.0
@@ -133,6 +134,8 @@ def chance_dp(canaries: int, guesses: int, correct: int, epsilon: float, delta: 
 
 def refutes_gdp(canaries: int, guesses: int, correct: int, mu: float, significance: float) -> bool:
   """Whether mu-GDP gives so many correct guesses a probability below `significance`."""
+  from scipy import special  # a fifth of a second, for audits alone
+
   right = significance * correct / canaries
   wrong = significance * (guesses - correct) / canaries
   for count in range(correct - 1, -1, -1):
