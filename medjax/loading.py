@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from medjax import nets
 from medjax.check import InputError, one_of, require
+from medjax.data.formats import FORMATS
 from medjax.data.preprocess import Preprocessing
 from medjax.inference import exported
 from medjax.inference.predictor import Member
@@ -79,7 +80,7 @@ def load_run(
     "pass name=, or use load_members for all of them",
   )
   member = _load(paths[0], model)
-  return member.model, member.params, member.preprocess
+  return _bound(member.model, member.model_state), member.params, member.preprocess
 
 
 def load_members(
@@ -129,8 +130,9 @@ def _load(path: pathlib.Path, model: Model | None) -> Member:
   template = {"params": params, "model_state": model_state}
   loaded = weights.load_into(template, found.arrays, strict=True, say=lambda text: None)
   name = path.name.removesuffix(SUFFIX)
-  bound = _bound(model, loaded.params["model_state"])
-  return Member(bound, loaded.params["params"], preprocess, name)
+  return Member(
+    model, loaded.params["params"], preprocess, name, dict(loaded.params["model_state"])
+  )
 
 
 @functools.lru_cache(maxsize=8)
@@ -141,7 +143,8 @@ def _model(described: str) -> Model:
 
 def _example(preprocess: Preprocessing) -> Any:
   """Shape of one input."""
-  num_axes = 2 if preprocess.file_ending == ".png" or preprocess.axis is not None else 3
+  is_flat = preprocess.axis is not None
+  num_axes = 2 if is_flat else FORMATS[preprocess.file_ending].num_axes
   space = preprocess.patch or (32,) * num_axes
   return jax.ShapeDtypeStruct((*space, len(preprocess.channel_names)), jnp.float32)
 

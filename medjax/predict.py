@@ -1,24 +1,35 @@
 """Files in, label maps out: `python -m medjax.predict --run RUN --input FILES --output FOLDER`.
 
 Every label map lies on the grid of its input: the same shape, affine, sform and qform, codes and
-units, with the label values of the training set. Probabilities are averaged over windows,
-symmetries and networks, brought back to that grid, and only then compared.
+units, with the label values of the training set. A folder with a DICOM series gives a NIfTI file.
+Probabilities are averaged over windows, symmetries and networks, brought back to that grid, and
+only then compared.
 """
 
 import dataclasses
 import json
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from medjax import cli, files
-from medjax.check import InputError, require
-from medjax.data import cases, manifest, nifti, png
+from medjax.check import InputError, one_of, require
+from medjax.data import cases, formats, manifest
 from medjax.data.volume import Volume
-from medjax.inference import IDENTITY, Ensemble, Member, Symmetry, both, mirrorings, rotations
+from medjax.inference import (
+  IDENTITY,
+  Ensemble,
+  Member,
+  Symmetry,
+  both,
+  mirrorings,
+  remove_small_components,
+  rotations,
+)
 from medjax.loading import load_members
 from medjax.train.progress import counted
 
@@ -37,8 +48,12 @@ def predict(
   probabilities: bool = False,
   overwrite: bool = False,
   progress: bool = True,
+  smallest_component: float = 0.0,
+  training_files: Collection[str] = (),
 ) -> list[pathlib.Path]:
   """Writes one label map a case, with the name of the case.
+
+  A case that cannot be read or predicted does not end the batch: the others are written first.
 
   Args:
     members: networks with one preprocessing, averaged.
@@ -51,10 +66,15 @@ def predict(
       Cases predicted before from the same files by the same weights are skipped. Files that this
       function did not write are never replaced.
     progress: print what is done.
+    smallest_component: connected components below this share of their class's voxels become
+      background, see `inference.remove_small_components`; 0 removes none, 1 keeps the largest.
+    training_files: digests of the files that the networks were trained with
+      (`manifest.file_digest`). Cases among them are named on stdout and in prediction.json.
   Returns:
     Paths of the label maps.
   Raises:
-    InputError: see `find_cases` and `Ensemble`; an output folder with other predictions.
+    InputError: see `find_cases` and `Ensemble`; an output folder with other predictions; at the
+      end, the cases that failed, each with its reason.
   """
   source, output = pathlib.Path(source), pathlib.Path(output)
   folder = source if source.is_dir() else source.parent
@@ -74,30 +94,46 @@ def predict(
       "overlap": overlap,
       "symmetries": symmetries,
       "labels": dict(zip(preprocess.class_names, preprocess.label_values, strict=True)),
+      **({"smallest_component": smallest_component} if smallest_component else {}),
     }
   )
   record = _Record.open(output, settings, overwrite)
-  paths = [output / f"{case.name}{case.ending}" for case in found]
-  for path in paths:
+  paths = {case: output / f"{case.name}{case.ending}" for case in found}
+  for path in paths.values():
     record.check_ours(path)
-  inputs = [[manifest.file_digest(file) for file in case.files] for case in found]
-  plan = dict(zip(found, zip(paths, inputs, strict=True), strict=True))
-  todo = [
-    case
-    for case, (path, digests) in plan.items()
-    if not record.is_done(path, digests)
-    or (probabilities and not _probability_path(output, case).exists())
-  ]
-  for case in counted(todo, "predicting", enabled=progress):
-    path, digests = plan[case]
-    volume = cases.read_case(case)
-    record.begin(path, _probability_path(output, case))
-    values = preprocess.restore(ensemble.of_volume(volume, case.name), volume)
+  failed: dict[str, str] = {}
+  for case in counted(found, "predicting", enabled=progress):
+    path, beside = paths[case], _probability_path(output, case)
+    try:
+      digests = _file_digests(case)
+      if set(digests) & set(training_files):
+        record.seen.add(case.name)
+      if record.is_done(path, digests) and (beside.exists() or not probabilities):
+        continue
+      volume = cases.read_case(case)
+      values = preprocess.restore(ensemble.of_volume(volume, case.name), volume)
+    except (InputError, OSError) as error:
+      failed[case.name] = str(error)
+      if path.name in record.done:
+        record.begin(path, beside)  # an older map of this name is that of another image
+      continue
+    record.begin(path, beside)
     if probabilities:
-      _write_probabilities(_probability_path(output, case), values, case, volume)
-    _write_label(path, np.asarray(preprocess.label_values)[values.argmax(-1)], case)
+      _write_probabilities(beside, values, volume)
+    classes = values.argmax(-1)
+    if smallest_component:
+      classes = remove_small_components(classes, fraction=smallest_component)
+    _write_label(path, np.asarray(preprocess.label_values)[classes], volume)
     record.add(path, digests)
-  return paths
+  record.close(progress)
+  if failed:
+    shown = "; ".join(f"{name} ({reason})" for name, reason in list(failed.items())[:3])
+    raise InputError(
+      f"{len(found)} cases that can be predicted",
+      f"{len(failed)} that cannot: {shown}" + ("; ..." if len(failed) > 3 else ""),
+      f"correct them and run again; the other {len(found) - len(failed)} are in {output}",
+    )
+  return list(paths.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +146,8 @@ class Config:
   """Folder for the label maps."""
   members: tuple[str, ...] = ()
   """Names of the networks to use, as in RUN/weights; all if none is given."""
+  arm: str = ""
+  """Use the networks of this arm of a comparison alone; needed where a run has several."""
   probabilities: bool = False
   """Also write class probabilities."""
   overlap: float = 0.5
@@ -120,21 +158,21 @@ class Config:
   """Average over quarter turns in planes with equal patch and voxel sizes."""
   batch_size: int = 0
   """Windows at a time; 0 chooses for the device."""
+  smallest_component: float = 0.0
+  """Remove connected components below this share of their class; 1 keeps the largest alone."""
   overwrite: bool = False
   """Replace other predictions in the output folder."""
 
 
 def run(config: Config) -> None:
-  members = [
-    member for path in config.run for member in load_members(path, names=config.members or None)
-  ]
+  members = _members(config)
   preprocess = members[0].preprocess
   moves: tuple[Symmetry, ...] = (IDENTITY,)
   if preprocess.patch is not None:
     if config.mirror:
       moves = mirrorings(len(preprocess.patch))
     if config.rotate:
-      is_picture = preprocess.file_ending == ".png"
+      is_picture = formats.FORMATS[preprocess.file_ending].num_axes == 2
       spacing = _plane_spacing(preprocess.spacing, preprocess.axis, is_picture)
       moves = both(moves, rotations(preprocess.patch, spacing))
   paths = predict(
@@ -146,8 +184,54 @@ def run(config: Config) -> None:
     batch_size=config.batch_size or None,
     probabilities=config.probabilities,
     overwrite=config.overwrite,
+    smallest_component=config.smallest_component,
+    training_files={digest for path in config.run for digest in training_files(path)},
   )
   print(f"{len(paths)} label maps in {config.output}")
+
+
+def training_files(path: pathlib.Path) -> set[str]:
+  """Digests of the files of a run's data set, from its config.json; none where there is none.
+
+  Args:
+    path: run directory, or one of its networks.
+  """
+  folder = path if path.is_dir() else path.parent.parent
+  if not (folder / "config.json").is_file():
+    return set()
+  found: set[str] = set()
+
+  def collect(content: Any) -> None:
+    if isinstance(content, dict):
+      for key, value in content.items():
+        if key == "files" and isinstance(value, dict):
+          found.update(d for d in value.values() if isinstance(d, str))
+        else:
+          collect(value)
+
+  collect(files.read_json(folder / "config.json").get("data"))
+  return found
+
+
+def _members(config: Config) -> list[Member]:
+  """Those of one arm: the mean of a method and of what it is compared with means nothing."""
+  found = [m for path in config.run for m in load_members(path, names=config.members or None)]
+  arms = list(dict.fromkeys(_arm(member.name) for member in found))
+  if config.arm:
+    one_of("arm", config.arm, arms)
+    return [member for member in found if _arm(member.name) == config.arm]
+  require(
+    len(arms) == 1 or config.members or not any(path.is_dir() for path in config.run),
+    f"networks of one arm in {', '.join(map(str, config.run))}",
+    ", ".join(arms),
+    f"pass --arm {arms[0]}, or name the networks to average with --members",
+  )
+  return found
+
+
+def _arm(name: str) -> str:
+  """ "plain" of "plain-fold0-3": what is left without fold and seed."""
+  return re.sub(r"(-fold\d+)?(-\d+)?$", "", name)
 
 
 def _plane_spacing(spacing: Any, axis: int | None, is_picture: bool) -> tuple[float, ...] | None:
@@ -174,6 +258,7 @@ class _Record:
   path: pathlib.Path
   settings: Any
   done: dict[str, list[str]]
+  seen: set[str]  # cases whose files are among those of the training
 
   @classmethod
   def open(cls, output: pathlib.Path, settings: Any, overwrite: bool) -> "_Record":
@@ -184,7 +269,7 @@ class _Record:
     """
     output.mkdir(parents=True, exist_ok=True)
     path = output / SETTINGS
-    record = cls(path, settings, {})
+    record = cls(path, settings, {}, set())
     if path.exists():
       saved = files.read_json(path)
       old = saved.get("settings", {})
@@ -226,14 +311,36 @@ class _Record:
     self.done[path.name] = digests
     self._write()
 
+  def close(self, progress: bool) -> None:
+    """Says which cases belong to the training set."""
+    if self.seen:
+      self._write()
+      names = sorted(self.seen)
+      shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+      if progress:
+        print(
+          f"note: {len(names)} of these cases belong to the data set of the training ({shown});"
+          " how well they are predicted says nothing of new people"
+        )
+
   def _write(self) -> None:
-    files.write_json(self.path, {"settings": self.settings, "cases": self.done})
+    seen = {"of_the_training": sorted(self.seen)} if self.seen else {}
+    files.write_json(self.path, {"settings": self.settings, "cases": self.done, **seen})
 
 
 def _digest(member: Member) -> str:
-  """Of the weights: two trainings may share a name."""
-  leaves = [np.asarray(x).ravel().view(np.uint8) for x in jax.tree.leaves(member.params)]
+  """Of weights and batch statistics: two trainings may share a name."""
+  held = jax.tree.leaves((member.params, dict(member.model_state)))
+  leaves = [np.asarray(x).ravel().view(np.uint8) for x in held]
   return manifest.array_digest(np.concatenate(leaves)) if leaves else member.name
+
+
+def _file_digests(case: cases.Case) -> list[str]:
+  """Of each file, or of the files in the folder of a DICOM series."""
+  held = [
+    p for f in case.files for p in (sorted(f.iterdir()) if f.is_dir() else [f]) if p.is_file()
+  ]
+  return [manifest.file_digest(path) for path in held]
 
 
 def _short(value: Any) -> str:
@@ -250,23 +357,18 @@ def _probability_name(label: str) -> str:
   return label.removesuffix(".png") + ".npz" if label.endswith(".png") else label
 
 
-def _write_probabilities(
-  path: pathlib.Path, values: np.ndarray, case: cases.Case, volume: Volume
-) -> None:
+def _write_probabilities(path: pathlib.Path, values: np.ndarray, volume: Volume) -> None:
   path.parent.mkdir(exist_ok=True)
   values = values.astype(np.float32)
   if volume.affine is None:
     with files.replacing(path, suffix=".npz") as temporary:
       np.savez_compressed(temporary, probabilities=values)
   else:
-    nifti.write_like(path, values, case.files[0])
+    formats.format_of(path).write(path, values, volume)
 
 
-def _write_label(path: pathlib.Path, label: np.ndarray, case: cases.Case) -> None:
-  if case.ending == ".png":
-    png.write_png(path, label)
-  else:
-    nifti.write_like(path, label, case.files[0])
+def _write_label(path: pathlib.Path, label: np.ndarray, volume: Volume) -> None:
+  formats.format_of(path).write(path, label, volume)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_a_library_has_one_owner(library):
 def test_the_core_imports_with_five_libraries():
   """The maths packages load jax, flax, optax, numpy, jaxtyping and what these need."""
   heavy = ["scipy.ndimage", "nibabel", "PIL", "tyro", "matplotlib", "nilearn", "grain"]
-  heavy += ["tensorflow_datasets", "dp_accounting"]
+  heavy += ["SimpleITK", "tensorflow_datasets", "dp_accounting"]
   code = (
     "import sys, medjax\n"
     "from medjax import methods, privacy\n"  # Flax and scipy.special cost half of JAX's own time

@@ -176,7 +176,10 @@ def test_cases_are_found_by_file_and_by_folder(tmp_path):
     (lambda folder: (folder / "a_0001.nii.gz").unlink(), r"2 channels \(T1, T2\) in a, got 1"),
     (lambda folder: write(folder / "a_0002.nii.gz", np.zeros((8, 6, 5)), np.eye(4)), "of case a"),
     (lambda folder: write(folder / "a_0001.nii.gz", np.zeros((8, 6, 4)), np.eye(4)), "one grid"),
-    (lambda folder: write(folder / "a_0001.nii.gz", np.zeros((8, 6, 5)), 2 * np.eye(4)), "affine"),
+    (
+      lambda folder: write(folder / "a_0001.nii.gz", np.zeros((8, 6, 5)), 2 * np.eye(4)),
+      "mm apart",
+    ),
     (lambda folder: (folder / "a_0000.nii.gz").write_bytes(b"x"), "readable NIfTI"),
     (
       lambda folder: (folder / "dataset.json").write_text(
@@ -343,3 +346,92 @@ def test_the_command_line(tmp_path, capsys):
   error = capsys.readouterr().err
   assert error.startswith("error: expected trained networks")
   assert error.count("\n") == 1
+
+
+def test_one_bad_file_does_not_end_a_batch(tmp_path):
+  for name in "abc":
+    truth = classes(8, 6, 5).astype(np.float32)
+    write(tmp_path / "in" / f"{name}.nii.gz", truth, np.eye(4))
+  bad = tmp_path / "in" / "b.nii.gz"
+  predict.predict([member()], tmp_path / "in", tmp_path / "out", progress=False)
+  whole = bad.read_bytes()
+  bad.write_bytes(whole[:-20])
+  out = tmp_path / "out"
+  (out / "c.nii.gz").unlink()
+  with pytest.raises(InputError, match=r"got 1 that cannot: b \(expected a readable NIfTI .*2 are"):
+    predict.predict([member()], tmp_path / "in", out, progress=False)
+  assert sorted(p.name for p in out.glob("*.nii.gz")) == ["a.nii.gz", "c.nii.gz"]  # no stale map
+  bad.write_bytes(whole)
+  assert len(predict.predict([member()], tmp_path / "in", out, progress=False)) == 3
+  assert (out / "b.nii.gz").exists()
+
+
+def test_small_components_are_removed_on_request(tmp_path):
+  truth = np.zeros((12, 6, 5), np.float32)
+  truth[:6] = 1
+  truth[9, 2, 2] = 1
+  path = write(tmp_path / "in" / "a.nii.gz", truth, np.eye(4))
+  for fraction, count in ((0.0, 181), (0.1, 180)):
+    out = tmp_path / f"out{fraction}"
+    (label,) = predict.predict([member()], path, out, smallest_component=fraction, progress=False)
+    assert np.count_nonzero(np.asarray(nibabel.load(label).dataobj) == 3) == count
+  with pytest.raises(InputError, match="smallest_component"):
+    predict.predict([member()], path, tmp_path / "out0.1", progress=False)
+
+
+def test_other_batch_statistics_are_another_network(tmp_path):
+  path = write(tmp_path / "in" / "a.nii.gz", classes(8, 6, 5).astype(np.float32), np.eye(4))
+  first = member()._replace(model_state={"mean": jnp.zeros(3)})
+  predict.predict([first], path, tmp_path / "out", progress=False)
+  second = first._replace(model_state={"mean": jnp.ones(3)})
+  with pytest.raises(InputError, match="networks"):
+    predict.predict([second], path, tmp_path / "out", progress=False)
+
+
+def two_arms(run, data=None):
+  import jax
+
+  from medjax import nets
+
+  network = nets.UNet(num_outputs=3, widths=(2, 2))
+  params, _ = nets.from_linen(network).init(jax.random.key(0), jnp.zeros((8, 6, 5, 1)))
+  for name in ("augmented-fold0-0", "augmented-fold1-0", "plain-fold0-0"):
+    path = run / "weights" / f"{name}.safetensors"
+    loading.save_member(path, params, PREPROCESS, network=network)
+  (run / "config.json").write_text(json.dumps({"data": data or {}}))
+  return run
+
+
+def names_used(out):
+  return [
+    name for name, _ in json.loads((out / "prediction.json").read_text())["settings"]["networks"]
+  ]
+
+
+def test_arms_of_a_comparison_are_never_averaged(tmp_path):
+  run = two_arms(tmp_path / "run")
+  path = write(tmp_path / "in" / "a.nii.gz", np.zeros((9, 6, 5)), np.eye(4))
+
+  def call(**options):
+    predict.run(predict.Config((run,), path, tmp_path / "out", **options))
+
+  with pytest.raises(InputError, match="one arm in .*run, got augmented, plain; pass --arm"):
+    call()
+  call(arm="augmented")
+  assert names_used(tmp_path / "out") == ["augmented-fold0-0", "augmented-fold1-0"]
+  call(members=("augmented-fold0-0", "plain-fold0-0"), overwrite=True)  # asked for by name
+  with pytest.raises(InputError, match="arm to be one of"):
+    call(arm="other")
+
+
+def test_cases_of_the_training_are_named(tmp_path, capsys):
+  from medjax.data import manifest
+
+  for name, seed in (("a", 0), ("new", 1)):
+    array = classes(9, 6, 5, seed=seed).astype(np.float32)
+    write(tmp_path / "in" / f"{name}.nii.gz", array, np.eye(4))
+  digest = manifest.file_digest(tmp_path / "in" / "a.nii.gz")
+  run = two_arms(tmp_path / "run", {"sites": {"x": {"files": {"imagesTr/p_0000.nii.gz": digest}}}})
+  predict.run(predict.Config((run,), tmp_path / "in", tmp_path / "out", arm="plain"))
+  assert "1 of these cases belong to the data set of the training (a)" in capsys.readouterr().out
+  assert json.loads((tmp_path / "out" / "prediction.json").read_text())["of_the_training"] == ["a"]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from medjax.check import InputError, require
-from medjax.data import nifti, png
+from medjax.data import formats, itk
 from medjax.data.preprocess import Preprocessing
 from medjax.data.volume import Volume, check_same_grid
 
@@ -17,15 +17,15 @@ _MOST_CHANNELS = 100  # NAME_2020 is a name: no image has channel 2020
 
 
 class Case(NamedTuple):
-  """A name and its files, one a channel or one with all of them."""
+  """A name and its files: one a channel, one with all channels, or a folder of a DICOM series."""
 
   name: str
   files: tuple[pathlib.Path, ...]
 
   @property
   def ending(self) -> str:
-    """ ".nii.gz", ".nii" or ".png"."""
-    return next(e for e in (*nifti.SUFFIXES, ".png") if self.files[0].name.lower().endswith(e))
+    """Of a label map of the case: that of its files, ".nii.gz" for DICOM."""
+    return formats.ending_of(self.files[0]) or ".nii.gz"
 
   def __str__(self) -> str:
     return self.name
@@ -36,8 +36,10 @@ def find_cases(path: str | os.PathLike, preprocess: Preprocessing) -> tuple[Case
 
   Args:
     path: a folder with NAME_0000.nii.gz, NAME_0001.nii.gz, ... (for one channel NAME.nii.gz will
-      do), one such file, or a 4D file with all channels. A dataset.json beside the files must name
-      the channels that the network was trained on.
+      do), one such file, or a 4D file with all channels; any format of `formats.FORMATS` of the
+      network's kind, volumes or pictures. For one channel also a folder with a DICOM series, or
+      folders of such. A dataset.json beside the files must name the channels that the network was
+      trained on.
     preprocess: of the network.
   Raises:
     InputError: nothing there, missing or superfluous channels, other channel names.
@@ -45,9 +47,13 @@ def find_cases(path: str | os.PathLike, preprocess: Preprocessing) -> tuple[Case
   path = pathlib.Path(path)
   require(path.exists(), f"a file or folder {path}", "nothing there", "check the path")
   folder = path if path.is_dir() else path.parent
-  endings = (".png",) if preprocess.file_ending == ".png" else nifti.SUFFIXES
-  files = [p for p in sorted(folder.iterdir()) if p.name.lower().endswith(endings)]
+  num_axes = formats.FORMATS[preprocess.file_ending].num_axes
+  endings = [ending for ending, kind in formats.FORMATS.items() if kind.num_axes == num_axes]
+  files = [p for p in sorted(folder.iterdir()) if p.is_file() and formats.ending_of(p) in endings]
   files = [p for p in files if not p.name.startswith(".")]
+  if path.is_dir() and not files and num_axes == 3:
+    if series := _dicom_series(path):
+      return series
   if not path.is_dir():
     require(
       path in files, f"a file ending in {' or '.join(endings)}", f"{path}", "convert the file"
@@ -86,14 +92,18 @@ def read_case(case: Case) -> Volume:
   Raises:
     InputError: a damaged file, channels on different grids.
   """
-  volumes = [
-    png.read_image(f) if case.ending == ".png" else nifti.read_nifti(f) for f in case.files
-  ]
+  volumes = [formats.format_of(file).read_image(file) for file in case.files]
   first = volumes[0]
   for file, volume in zip(case.files[1:], volumes[1:], strict=True):
     check_same_grid(str(case.files[0]), first, str(file), volume)
   arrays = [v.array if v.array.ndim > len(v.spacing) else v.array[..., None] for v in volumes]
   return first._replace(array=np.concatenate(arrays, axis=-1))
+
+
+def _dicom_series(path: pathlib.Path) -> tuple[Case, ...]:
+  """The series in a folder, or in the folders in it, by the name of their folder."""
+  folders = [path, *(p for p in sorted(path.iterdir()) if p.is_dir())]
+  return tuple(Case(p.resolve().name, (p,)) for p in folders if itk.is_dicom_series(p))
 
 
 def channel_of(stem: str) -> tuple[str, int | None]:
@@ -109,7 +119,7 @@ def channel_of(stem: str) -> tuple[str, int | None]:
 
 
 def _split(path: pathlib.Path) -> tuple[str, int | None]:
-  return channel_of(re.sub(r"(\.nii(\.gz)?|\.png)$", "", path.name, flags=re.IGNORECASE))
+  return channel_of(path.name[: -len(formats.ending_of(path) or "")])
 
 
 def _check_channel_names(folder: pathlib.Path, preprocess: Preprocessing) -> None:

@@ -6,8 +6,9 @@ import pathlib
 from typing import Any, NamedTuple
 
 from medjax.check import InputError, require
+from medjax.data.formats import FORMATS
 
-FILE_ENDINGS = (".nii.gz", ".nii", ".png")
+FILE_ENDINGS = tuple(FORMATS)
 
 
 class DatasetJson(NamedTuple):
@@ -18,7 +19,7 @@ class DatasetJson(NamedTuple):
     class_names: names of class ids 0..K-1, background first.
     label_values: value in the files of each class id, increasing from 0.
     ignore_value: value in the files that becomes `types.IGNORE`, or None.
-    file_ending: ".nii.gz", ".nii" or ".png".
+    file_ending: one of `formats.FORMATS`.
   """
 
   channel_names: tuple[str, ...]

@@ -21,19 +21,28 @@ import os
 import pathlib
 import warnings
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from medjax import files
 from medjax.check import InputError, require
-from medjax.data.volume import GRID_TOLERANCE, Volume, corner_distance
+from medjax.data.volume import GRID_TOLERANCE, Volume, check_values, corner_distance
 
 SUFFIXES = (".nii.gz", ".nii")
 """Endings of NIfTI files; every room takes them in any case, as some exports write .NII.GZ."""
 _LONGEST_HEADER = 540  # bytes, of NIfTI-2
 _SPACING_TOLERANCE = 0.01  # relative difference of header and affine that rounding explains
 _SHEAR_TOLERANCE = 0.01  # cosine between two axes that rounding explains: half a degree
+
+
+class _File(NamedTuple):
+  """What `write_like` keeps of a file."""
+
+  image_class: Any
+  header: Any
+  affine: np.ndarray  # nibabel's, in 64 bits
+  space: tuple[int, ...]
 
 
 class GeometryWarning(UserWarning):
@@ -69,23 +78,10 @@ def read_nifti(path: str | os.PathLike) -> Volume:
     array = np.asanyarray(image.dataobj)
   except (OSError, EOFError, ValueError) as error:
     raise _corrupt(path, error) from error
-  require(
-    array.dtype.kind in "biuf",
-    f"real voxel values in {path}",
-    f"type {array.dtype}",
-    "convert colour or complex data to scalar channels",
-  )
-  if array.dtype.kind == "f":
-    num_bad = int(array.size - np.count_nonzero(np.isfinite(array)))
-    require(
-      num_bad == 0,
-      f"finite voxels in {path}",
-      f"{num_bad} NaN or infinite of {array.size}",
-      "replace them, for example by 0",
-    )
+  check_values(array, str(path))
   if array.ndim == 2:
     array = array[..., None]
-  return Volume(array, affine, spacing)
+  return Volume(array, affine, spacing, _File(type(image), image.header, image.affine, shape[:3]))
 
 
 def read_shape(path: str | os.PathLike) -> tuple[int, ...]:
@@ -143,24 +139,31 @@ def from_ras(array: np.ndarray, affine: np.ndarray | None) -> np.ndarray:
   return np.ascontiguousarray(array.transpose(*order, *range(3, array.ndim)))
 
 
-def write_like(path: str | os.PathLike, array: np.ndarray, like: str | os.PathLike) -> None:
+def write_like(
+  path: str | os.PathLike, array: np.ndarray, like: Volume | str | os.PathLike
+) -> None:
   """Writes [x, y, z] or [x, y, z, channel] with the geometry of another file, bit for bit.
 
   Affine, sform and qform with their codes, the units and the kind of NIfTI (1 or 2) are those of
   `like`; types as in `write_nifti`. Its texts, intent and extensions stay behind: they describe
   other values, or the person. An array of one slice is stored as a 2D image if `like` is one.
 
+  Args:
+    path: file to write.
+    array: on the grid of `like`.
+    like: what `read_nifti` returned, or a NIfTI file.
   Raises:
-    InputError: the array is not on the grid of `like`.
+    InputError: the array is not on the grid of `like`; a volume of another format.
   """
-  like = pathlib.Path(like)
-  source = _parse(like, _read_bytes(like))
-  space = tuple(int(n) for n in source.shape[:3])
+  source = like.file if isinstance(like, Volume) else _file(pathlib.Path(like))
+  if not isinstance(source, _File):
+    raise InputError("a volume read from a NIfTI file", "another", "pass it to write_nifti")
+  space = source.space
   if len(space) == 2 and array.shape[2:3] == (1,):
     array = array.squeeze(2)
   require(
     array.shape[: len(space)] == space,
-    f"an array on the grid of {like}, {space}",
+    f"an array on the grid of the file that {path} is like, {space}",
     f"shape {array.shape}",
     "restore it to the grid of the file first",
   )
@@ -173,10 +176,17 @@ def write_like(path: str | os.PathLike, array: np.ndarray, like: str | os.PathLi
   header.extensions.clear()
   for name in {"descrip", "aux_file", "db_name"} & set(header.keys()):
     header[name] = b""
-  image = type(source)(stored, source.affine, header)  # NIfTI-2 has affines in float64
-  image.set_sform(*source.get_sform(coded=True))
-  image.set_qform(*source.get_qform(coded=True))
+  image = source.image_class(stored, source.affine, header)  # NIfTI-2 has affines in float64
+  image.set_sform(*source.header.get_sform(coded=True))
+  image.set_qform(*source.header.get_qform(coded=True))
   _save(image, pathlib.Path(path))
+
+
+def _file(path: pathlib.Path) -> _File:
+  data = _read_bytes(path, _LONGEST_HEADER)
+  header = _header(path, data)
+  space = tuple(int(n) for n in header.get_data_shape()[:3])
+  return _File(_image_class(data), header, header.get_best_affine(), space)
 
 
 def write_nifti(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from medjax.check import InputError, one_of, require
-from medjax.data import labels, manifest, nifti, png
-from medjax.data.cases import Case, channel_of
+from medjax.data import formats, labels, manifest
+from medjax.data.cases import Case, channel_of, read_case
 from medjax.data.dataset_json import read_dataset_json
-from medjax.data.normalise import NORMALISERS, Normaliser, normalise, to_spec
-from medjax.data.preprocess import Preprocessing, Spacing, place
+from medjax.data.normalise import NORMALISERS, Normaliser, to_spec
+from medjax.data.preprocess import Preprocessing, Spacing, place, to_input
 from medjax.data.subjects import subjects_of
 from medjax.data.volume import Volume, check_same_grid
 from medjax.types import Example
@@ -68,9 +68,9 @@ class NnUNetFolder:
       one_of("normalise", normalise, NORMALISERS)
     self.root = pathlib.Path(root)
     self.spec = read_dataset_json(self.root)
-    self._is_png = self.spec.file_ending == ".png"
+    self._format = formats.FORMATS[self.spec.file_ending]
     require(
-      spacing is None or not self._is_png,
+      spacing is None or self._format.num_axes == 3,
       "spacing=None for PNG files",
       f"spacing={spacing}",
       "PNG has no voxel size",
@@ -170,8 +170,8 @@ class NnUNetFolder:
     require(found, f"images NAME_0000{ending} in {folder}", "none", "check file_ending")
     num_channels = len(self.spec.channel_names)
     for name, files in found.items():
-      if set(files) == {0} and (num_channels > 1 or self._is_png):
-        held = self._held_channels(files[0])
+      if set(files) == {0} and (num_channels > 1 or self._format.num_axes == 2):
+        held = self._format.num_channels(files[0])
         if held == num_channels:
           continue
         require(
@@ -196,13 +196,6 @@ class NnUNetFolder:
       )
     return {name: [files[c] for c in sorted(files)] for name, files in sorted(found.items())}
 
-  def _held_channels(self, path: pathlib.Path) -> int:
-    """Channels that one file holds, from its header."""
-    if self._is_png:
-      return png.read_num_channels(path)
-    shape = nifti.read_shape(path)
-    return shape[3] if len(shape) == 4 else 1
-
   def _list_labels(self) -> dict[str, pathlib.Path]:
     folder = self.root / "labelsTr"
     ending = self.spec.file_ending
@@ -220,58 +213,33 @@ class NnUNetFolder:
     return found
 
   def _read(self, index: int) -> Example:
-    name = self.names[index]
-    files = self._images[name]
-    volumes = [self._load(path) for path in files]
-    for path, volume in zip(files[1:], volumes[1:], strict=True):
-      check_same_grid(str(files[0]), volumes[0], str(path), volume)
-    first = volumes[0]
-    image = np.concatenate([_with_channels(v) for v in volumes], axis=-1)
-    require(
-      image.shape[-1] == len(self.channel_names),
-      f"{len(self.channel_names)} channels in {files[0]}",
-      f"{image.shape[-1]}",
-      "correct channel_names in dataset.json",
+    case = self.case(index)
+    volume = read_case(case)
+    label = self._read_label(self._labels[case.name], case, volume) if self._labels else None
+    image = to_input(
+      volume,
+      channel_names=self.channel_names,
+      how=self._normalise,
+      spacing=self._spacing,
+      reorient=self._reorient,
+      name=str(case.files[0]),
     )
-    label = None
-    if self._labels:
-      label = self._read_label(self._labels[name], files[0], first)
-    image = first._replace(array=normalise(image, self._normalise))
-    image = self._place(image, order=1)
-    example = Example(
-      name=name,
+    return Example(
+      name=case.name,
       subject=self.subjects[index],
       index=index,
-      image=image.array.astype(np.float32, copy=False),
-      label=None if label is None else self._place(label, order=0).array,
+      image=image.array,
+      label=label,
       spacing=image.spacing,
       affine=image.affine,
       domain=self.domains[index],
     )
-    return example
 
-  def _load(self, path: pathlib.Path) -> Volume:
-    return png.read_image(path) if self._is_png else nifti.read_nifti(path)
-
-  def _read_label(self, path: pathlib.Path, image_path: pathlib.Path, image: Volume) -> Volume:
-    volume = png.read_labels(path) if self._is_png else nifti.read_nifti(path)
-    if volume.array.ndim == len(volume.spacing) + 1 and volume.array.shape[-1] == 1:
-      volume = volume._replace(array=volume.array[..., 0])
-    require(
-      volume.array.ndim == len(volume.spacing),
-      f"one label per voxel in {path}",
-      f"shape {volume.array.shape}",
-      "store class values, no colours or channels",
-    )
-    check_same_grid(str(image_path), image, str(path), volume)
+  def _read_label(self, path: pathlib.Path, case: Case, image: Volume) -> np.ndarray:
+    """Class ids on the grid of the network's input."""
+    volume = formats.without_channel_axis(self._format.read_labels(path), str(path))
+    check_same_grid(str(case.files[0]), image, str(path), volume)
     raw = labels.whole_numbers(volume.array, str(path))
     ids = labels.class_ids(raw, self.spec.label_values, str(path), ignore=self.spec.ignore_value)
-    return volume._replace(array=ids)
-
-  def _place(self, volume: Volume, *, order: int) -> Volume:
-    return place(volume, spacing=self._spacing, reorient=self._reorient, order=order)
-
-
-def _with_channels(volume: Volume) -> np.ndarray:
-  is_scalar = volume.array.ndim == len(volume.spacing)
-  return volume.array[..., None] if is_scalar else volume.array
+    placed = volume._replace(array=ids, file=None)
+    return place(placed, spacing=self._spacing, reorient=self._reorient, order=0).array

@@ -16,7 +16,7 @@ import numpy as np
 from medjax.check import InputError, require, same_shape
 from medjax.data import nifti
 from medjax.data.dataset_json import FILE_ENDINGS
-from medjax.data.normalise import from_spec, normalise
+from medjax.data.normalise import Normaliser, from_spec, normalise
 from medjax.data.resample import resample, resample_back
 from medjax.data.volume import Volume
 
@@ -35,7 +35,7 @@ class Preprocessing:
       the file's; None as a whole keeps the grid.
     normalisation: `normalise.to_spec` of each channel.
     reorient: bring NIfTI axes to right, anterior, superior.
-    file_ending: ".nii.gz", ".nii" or ".png".
+    file_ending: one of `formats.FORMATS`; ".png" says that images are pictures of two axes.
     patch: spatial shape of the images that the network was trained on; prediction slides a window
       of this shape.
     axis: axis of the volume across which a 2D network works slice by slice; None for 3D and PNG.
@@ -73,18 +73,14 @@ class Preprocessing:
     Raises:
       InputError: another number of channels than `channel_names`.
     """
-    array = volume.array
-    array = array[..., None] if array.ndim == len(volume.spacing) else array
-    require(
-      array.shape[-1] == len(self.channel_names),
-      f"{len(self.channel_names)} channels ({', '.join(self.channel_names)}) in {name}",
-      f"{array.shape[-1]}",
-      "give one file a channel, in the order of training",
+    return to_input(
+      volume,
+      channel_names=self.channel_names,
+      how=[from_spec(spec) for spec in self.normalisation],
+      spacing=self.spacing,
+      reorient=self.reorient,
+      name=name,
     )
-    how = [from_spec(spec) for spec in self.normalisation]
-    image = volume._replace(array=normalise(array, how))
-    placed = place(image, spacing=self.spacing, reorient=self.reorient, order=1)
-    return placed._replace(array=placed.array.astype(np.float32, copy=False))
 
   def restore(self, values: np.ndarray, volume: Volume) -> np.ndarray:
     """Values [*network space, k] on the grid of the file that `volume` was read from, linearly.
@@ -94,7 +90,8 @@ class Preprocessing:
     Raises:
       InputError: values of another grid than `apply(volume)` gives.
     """
-    geometry = volume._replace(array=np.empty(volume.space, np.uint8))
+    # Only shape and place of the volume are asked for: a view of one zero is no copy of it.
+    geometry = volume._replace(array=np.broadcast_to(np.uint8(0), volume.space))
     upright = nifti.to_ras(geometry) if self.reorient else geometry
     spacing = _filled(self.spacing, upright)
     back = resample_back(values, upright, spacing)
@@ -126,6 +123,43 @@ class Preprocessing:
       return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
 
     return cls(**{name: tuples(value) for name, value in content.items()})
+
+
+def to_input(
+  volume: Volume,
+  *,
+  channel_names: Sequence[str],
+  how: str | Normaliser | Sequence[str | Normaliser],
+  spacing: Spacing | None,
+  reorient: bool,
+  name: str,
+) -> Volume:
+  """The one way from raw values to the input of a network, of training and of prediction.
+
+  Intensities are normalised on the grid of the file, before the axes are turned and resampled.
+
+  Args:
+    volume: raw values on the grid of a file.
+    channel_names: that the image must have.
+    how: see `normalise.normalise`.
+    spacing, reorient: see `Preprocessing`.
+    name: of the image, for errors.
+  Returns:
+    Volume [*space, channel] float32.
+  Raises:
+    InputError: another number of channels.
+  """
+  array = volume.array
+  array = array[..., None] if array.ndim == len(volume.spacing) else array
+  require(
+    array.shape[-1] == len(channel_names),
+    f"{len(channel_names)} channels ({', '.join(channel_names)}) in {name}",
+    f"{array.shape[-1]}",
+    "give one file a channel, in the order of training",
+  )
+  image = volume._replace(array=normalise(array, how), file=None)
+  placed = place(image, spacing=spacing, reorient=reorient, order=1)
+  return placed._replace(array=placed.array.astype(np.float32, copy=False))
 
 
 def _check_kinds(content: Mapping[str, Any]) -> None:

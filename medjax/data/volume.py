@@ -1,7 +1,7 @@
 """An array with its place in space: what the file readers return and the resampler works on."""
 
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,16 +21,37 @@ class Volume(NamedTuple):
     array: [*space] or [*space, channel]; the number of spatial axes is `len(spacing)`.
     affine: [4, 4] voxel -> RAS millimetres, or None for formats without geometry (PNG).
     spacing: voxel size in mm, one per spatial axis; 1.0 where the format has none.
+    file: what the header of the file says beyond that, for the writer of the same format alone;
+      None where the array has left the grid of its file.
   """
 
   array: np.ndarray
   affine: np.ndarray | None
   spacing: tuple[float, ...]
+  file: Any = None
 
   @property
   def space(self) -> tuple[int, ...]:
     """Shape of the spatial axes."""
     return self.array.shape[: len(self.spacing)]
+
+
+def check_values(array: np.ndarray, where: str) -> None:
+  """Refuses values that are no real numbers, NaN and infinity; every reader of volumes calls it."""
+  require(
+    array.dtype.kind in "biuf",
+    f"real voxel values in {where}",
+    f"type {array.dtype}",
+    "convert colour or complex data to scalar channels",
+  )
+  if array.dtype.kind == "f":
+    num_bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+    require(
+      num_bad == 0,
+      f"finite voxels in {where}",
+      f"{num_bad} NaN or infinite of {array.size}",
+      "replace them, for example by 0",
+    )
 
 
 def check_same_grid(name: str, volume: Volume, other_name: str, other: Volume) -> None:

@@ -43,7 +43,10 @@ def export_member(member: Member, *, platforms: Sequence[str] | None = None) -> 
     )
   sizes = ", ".join(map(str, ("batch", *patch, len(member.preprocess.channel_names))))
   shape = jax.ShapeDtypeStruct(export.symbolic_shape(sizes), jnp.float32)
-  network = jax.jit(jax.vmap(lambda image: member.model.apply(member.params, image)[0]))
+  state = dict(member.model_state)
+  network = jax.jit(
+    jax.vmap(lambda image: member.model.apply(member.params, image, model_state=state)[0])
+  )
   program = export.export(network, platforms=platforms)(shape)
   content = io.BytesIO()
   with zipfile.ZipFile(content, "w") as file:

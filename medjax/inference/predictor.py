@@ -1,6 +1,7 @@
 """Class probabilities of whole images: softmax averaged over windows, symmetries, members."""
 
 import functools
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,20 +14,31 @@ from medjax.data.volume import Volume
 from medjax.devices import platform_of
 from medjax.inference.test_time import IDENTITY, Symmetry
 from medjax.inference.window import slide
-from medjax.types import Model, Params
+from medjax.types import Model, Params, PyTree
 
 
 class Member(NamedTuple):
-  """A trained network; batch statistics, if any, are bound into `model.apply`."""
+  """A trained network.
+
+  Members of one architecture share one `model`, so that a Predictor compiles once for all of them.
+
+  Attributes:
+    model: init and apply.
+    params: parameters.
+    preprocess: how files become its input.
+    name: as in RUN/weights.
+    model_state: what the model keeps beside its parameters (batch statistics), {} if nothing.
+  """
 
   model: Model
   params: Params
   preprocess: Preprocessing
   name: str
+  model_state: PyTree = types.MappingProxyType({})
 
 
 class Predictor:
-  """`predictor(params, image) -> probabilities` of one model; compiles once for all of them.
+  """`predictor(params, image, model_state) -> probabilities`, compiled once for one model.
 
   Probabilities are the mean softmax over windows (Gaussian weights) and symmetries. nnU-Net
   averages logits; means of probabilities stay probabilities, which calibration measures.
@@ -58,15 +70,21 @@ class Predictor:
     self._symmetries, self._axis = tuple(symmetries), axis
     self._network = _network(model)
 
-  def __call__(self, params: Params, image: np.ndarray) -> np.ndarray:
-    """Probabilities [*space, class] float32 of a preprocessed image [*space, channel]."""
-    if self._axis is None:
-      return self._of_grid(params, image)
-    planes = np.moveaxis(image, self._axis, 0)
-    return np.stack([self._of_grid(params, plane) for plane in planes], axis=self._axis)
+  def __call__(
+    self, params: Params, image: np.ndarray, model_state: PyTree | None = None
+  ) -> np.ndarray:
+    """Probabilities [*space, class] float32 of a preprocessed image [*space, channel].
 
-  def _of_grid(self, params: Params, image: np.ndarray) -> np.ndarray:
-    network = functools.partial(self._network, params)
+    `model_state` is that of the training, None for a model without.
+    """
+    variables = (params, dict(model_state or {}))
+    if self._axis is None:
+      return self._of_grid(variables, image)
+    planes = np.moveaxis(image, self._axis, 0)
+    return np.stack([self._of_grid(variables, plane) for plane in planes], axis=self._axis)
+
+  def _of_grid(self, variables: tuple[Params, PyTree], image: np.ndarray) -> np.ndarray:
+    network, params = functools.partial(self._network, variables), variables[0]
     batch_size = self._batch_size or (1 if platform_of(params) == "cpu" else 4)
 
     def seen_through(symmetry: Symmetry) -> np.ndarray:
@@ -114,28 +132,28 @@ class Ensemble:
           symmetries=symmetries,
           axis=first.axis,
         )
-    self._parts = [(predictors[m.model.apply], m.params, m.preprocess) for m in members]
+    self._parts = [(predictors[member.model.apply], member) for member in members]
 
   def __call__(self, image: np.ndarray) -> np.ndarray:
     """Probabilities [*space, class] float32 of an image [*space, channel] preprocessed for all."""
     require(
-      all(preprocess == self.preprocess for _, _, preprocess in self._parts),
+      all(member.preprocess == self.preprocess for _, member in self._parts),
       "members of one normalisation",
       "several",
       "call of_volume with the raw values",
     )
-    return self._mean(predictor(params, image) for predictor, params, _ in self._parts)
+    return self._mean(of(m.params, image, m.model_state) for of, m in self._parts)
 
   def of_volume(self, volume: Volume, name: str = "the image") -> np.ndarray:
     """Probabilities [*network space, class] of raw values on the grid of a file."""
     images: dict[str, np.ndarray] = {}
 
     def values() -> Iterator[np.ndarray]:
-      for predictor, params, preprocess in self._parts:
-        key = repr(preprocess)
+      for predictor, member in self._parts:
+        key = repr(member.preprocess)
         if key not in images:
-          images[key] = preprocess.apply(volume, name).array
-        yield predictor(params, images[key])
+          images[key] = member.preprocess.apply(volume, name).array
+        yield predictor(member.params, images[key], member.model_state)
 
     return self._mean(values())
 
@@ -144,9 +162,10 @@ class Ensemble:
     return functools.reduce(np.add, values) / np.float32(len(self._parts))
 
 
-def _network(model: Model) -> Callable[[Params, np.ndarray], jax.Array]:
-  def one(params: Params, image: jax.Array) -> jax.Array:
-    return jax.nn.softmax(model.apply(params, image)[0].astype("float32"))
+def _network(model: Model) -> Callable[[tuple[Params, PyTree], np.ndarray], jax.Array]:
+  def one(variables: tuple[Params, PyTree], image: jax.Array) -> jax.Array:
+    params, model_state = variables
+    return jax.nn.softmax(model.apply(params, image, model_state=model_state)[0].astype("float32"))
 
   return jax.jit(jax.vmap(one, (None, 0)))
 

@@ -2,10 +2,10 @@
 
   python -m medjax.metrics PREDICTIONS TRUTH [--output FOLDER] [--tolerance_mm 2]
 
-Files (.nii.gz, .nii or .png) belong together by name. Voxel sizes come from the NIfTI headers, 1
-for PNG; names of classes from the dataset.json beside TRUTH. Writes cases.csv (a row a case),
-summary.json (means, cases used, structures missed) and report.html (with the voxels that carry the
-worst distances), and prints the means.
+Files (.nii.gz, .nii, .png, .nrrd, .mha or .mhd) belong together by name. Voxel sizes come from
+their headers, 1 for PNG; names of classes from the dataset.json beside TRUTH. Writes cases.csv (a
+row a case), summary.json (means, cases used, structures missed) and report.html (with the voxels
+that carry the worst distances), and prints the means.
 """
 
 import dataclasses
@@ -18,14 +18,13 @@ import numpy as np
 
 from medjax import cli, files
 from medjax.check import non_negative, require
-from medjax.data import labels, nifti, png
+from medjax.data import formats, labels
 from medjax.data.dataset_json import read_dataset_json
 from medjax.data.volume import Volume, check_same_grid
 from medjax.metrics import case_table, panel, report
 from medjax.train import Report
 from medjax.train.progress import counted
 
-_ENDINGS = (*nifti.SUFFIXES, ".png")
 _SHOWN = ("dice", "hd95_pooled", "hausdorff", "assd", "surface_dice_voxel")
 
 
@@ -122,15 +121,15 @@ def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   require(folder.is_dir(), f"a folder {folder}", "nothing there", "check the path")
   found: dict[str, pathlib.Path] = {}
   for path in sorted(folder.iterdir()):
-    ending = next((e for e in _ENDINGS if path.name.lower().endswith(e)), "")
-    if not ending or path.name.startswith("."):
+    ending = formats.ending_of(path)
+    if ending is None or path.is_dir() or path.name.startswith("."):
       continue
     name = path.name[: -len(ending)]
     require(
       name not in found, f"one label map {name}", f"{found.get(name)} and {path}", "remove one"
     )
     found[name] = path
-  require(found, f"label maps ({', '.join(_ENDINGS)}) in {folder}", "none", "check the path")
+  require(found, f"label maps ({', '.join(formats.FORMATS)}) in {folder}", "none", "check the path")
   return found
 
 
@@ -166,18 +165,9 @@ def _labels(
 
 
 def _volume(path: pathlib.Path) -> Volume:
-  is_picture = path.name.lower().endswith(".png")
-  volume = png.read_labels(path) if is_picture else nifti.read_nifti(path)
-  array = volume.array
-  if array.ndim > len(volume.spacing) and array.shape[-1] == 1:
-    array = array[..., 0]
-  require(
-    array.ndim == len(volume.spacing),
-    f"one label per voxel in {path}",
-    f"shape {array.shape}",
-    "store a label map, not an image or probabilities",
-  )
-  return volume._replace(array=labels.whole_numbers(array, str(path)))
+  volume = formats.format_of(path).read_labels(path)
+  volume = formats.without_channel_axis(volume, str(path))
+  return volume._replace(array=labels.whole_numbers(volume.array, str(path)))
 
 
 def _read(predicted: pathlib.Path, true: pathlib.Path, table: _Labels) -> _Case:
@@ -226,7 +216,7 @@ def _pictures(
       spacing=case.spacing,
       voxel=place.voxel,
     )
-    yield picture if true[place.case].name.lower().endswith(".png") else np.rot90(picture)
+    yield picture if formats.format_of(true[place.case]).num_axes == 2 else np.rot90(picture)
 
 
 def _caption(place: report.Worst) -> str:

@@ -164,7 +164,7 @@ BAD = {
   "regions": (rewrite_json(labels={"background": 0, "whole": [1, 2]}), r"region 'whole': \[1, 2\]"),
   "no background": (rewrite_json(labels={"organ": 3}), "background label of value 0"),
   "equal values": (rewrite_json(labels={"background": 0, "b": 0}), "distinct label values"),
-  "file ending": (rewrite_json(file_ending=".mha"), "file_ending .nii.gz or .nii or .png .*'.mha'"),
+  "file ending": (rewrite_json(file_ending=".dcm"), "file_ending .nii.gz or .nii or .png .*'.dcm'"),
   "empty folder": (remove(A, B), "images NAME_0000.nii.gz in .*imagesTr, got none"),
   "missing channel": (
     rewrite_json(channel_names={"0": "T1", "1": "T2"}),

@@ -10,7 +10,10 @@ from medjax.check import InputError
 from medjax.data import Preprocessing
 from tests.data.folders import nnunet
 
-OBLIQUE = np.array([[0, -2.0, 0.1, 5], [-1.0, 0, 0.2, 6], [0.1, 0.1, 3.0, 7], [0, 0, 0, 1]])
+OBLIQUE = np.eye(4)  # a rotation near a permutation of the axes, times the voxel sizes
+OBLIQUE[:3, :3] = np.linalg.qr([[0, -1.0, 0.1], [-1.0, 0, 0.2], [0.1, 0.1, 1.0]])[0]
+OBLIQUE[:3] *= (1.0, 2.0, 3.0, 1.0)
+OBLIQUE[:3, 3] = (5, 6, 7)
 
 
 @pytest.mark.parametrize("affine", [np.eye(4), np.diag([-1.0, 2.0, -3.0, 1.0]), OBLIQUE])
@@ -76,7 +79,7 @@ def test_fields_of_another_version_are_refused():
     ("normalisation", []),
     ("normalisation", [{"name": "nothing"}]),
     ("reorient", "yes"),
-    ("file_ending", ".mha"),
+    ("file_ending", ".dcm"),
     ("patch", [4, 0, 4]),
     ("axis", 3),
   ],
