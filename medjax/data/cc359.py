@@ -13,17 +13,16 @@ was scanned once.
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from medjax.check import require, same_shape
-from medjax.data import downloads, manifest
+from medjax.check import require
+from medjax.data import downloads
 from medjax.data.downloads import Download
-from medjax.data.normalise import Normaliser, normalise
-from medjax.data.preprocess import place
+from medjax.data.normalise import Normaliser
+from medjax.data.scans import Scan, ScanSet, add_file, digests_of, with_mask_of_its_shape
 from medjax.data.volume import Volume
-from medjax.types import Example
 
 SITES = ("siemens-1.5T", "siemens-3T", "ge-1.5T", "ge-3T", "philips-1.5T", "philips-3T")
 """In the order in which MMTL's code numbers them from 0."""
@@ -44,16 +43,13 @@ class Person(NamedTuple):
   sex: str
 
 
-class CC359:
+class CC359(ScanSet):
   """A Source of heads [x, y, z, 1] and brain masks, on axes upright (RAS).
 
   Attributes:
     people: one a case, by subject.
     names: of the cases.
   """
-
-  class_names: tuple[str, ...] = ("background", "brain")
-  channel_names: tuple[str, ...] = ("T1",)
 
   def __init__(
     self,
@@ -81,28 +77,22 @@ class CC359:
     require(
       not strangers and sites, f"sites among {', '.join(SITES)}", f"{list(sites)}", "correct them"
     )
-    self.root = pathlib.Path(root)
-    self._spacing, self._normalise = spacing, normalise
-    self._options = {"sites": sites, "mask": mask, "spacing": spacing, "normalise": normalise}
+    root = pathlib.Path(root)
     images: dict[str, Download] = {}
     masks: dict[str, Download] = {}
     people: dict[str, Person] = {}
-    for download, match in downloads.find(self.root, NAME):
+    for download, match in downloads.find(root, NAME):
       subject = match[1].upper()
       end = (match[6] or "").lower()
       if end not in ("", mask.lower()):
         continue
-      files = masks if end else images
-      if subject in files:
-        _check_twin(subject, files[subject], download)
-        continue
-      files[subject] = download
+      add_file(masks if end else images, subject, download)
       field = "1.5T" if match[3] == "15" else "3T"
       site = f"{match[2].lower()}-{field}"
       people[subject] = Person(subject, site, int(match[4]), match[5].upper())
     require(
       images,
-      f"files like CC0030_philips_15_42_F.nii.gz, or Original.zip, in {self.root}",
+      f"files like CC0030_philips_15_42_F.nii.gz, or Original.zip, in {root}",
       "none",
       "download Original.zip and Silver-standard-machine-learning.zip into one folder",
     )
@@ -110,55 +100,27 @@ class CC359:
     missing = [subject for subject in kept if subject not in masks]
     require(
       kept and not missing,
-      f"a mask *{mask}.nii.gz for each scan of {', '.join(sites)} in {self.root}",
+      f"a mask *{mask}.nii.gz for each scan of {', '.join(sites)} in {root}",
       f"none for {', '.join(missing[:3])}" if kept else "no scan of these sites",
       "download Silver-standard-machine-learning.zip too" if kept else "pass other sites",
     )
-    self._files = [(images[subject], masks[subject]) for subject in kept]
     self.people = {subject: people[subject] for subject in kept}
-    self.names = self.subjects = tuple(kept)
-    self.domains = tuple(person.site for person in self.people.values())
+    files = [(images[subject], masks[subject]) for subject in kept]
 
-  def __len__(self) -> int:
-    return len(self.names)
+    def brain(label: Volume) -> np.ndarray:
+      return (label.array > 0.5).astype(np.int32)
 
-  def __getitem__(self, index: int) -> Example:
-    index = range(len(self))[index]
-    scan, mask = self._files[index]
-    image, label = scan.read_nifti(), mask.read_nifti()
-    same_shape(str(scan), image.array.shape, str(mask), label.array.shape)
     # The masks' headers are not those of the scans in every file; their grids are.
-    label = Volume((label.array > 0.5).astype(np.int32), image.affine, image.spacing)
-    scaled = image._replace(array=normalise(image.array[..., None], self._normalise))
-    scaled = place(scaled, spacing=self._spacing, reorient=True, order=1)
-    return Example(
-      name=self.names[index],
-      subject=self.subjects[index],
-      index=index,
-      image=scaled.array.astype(np.float32, copy=False),
-      label=place(label, spacing=self._spacing, reorient=True, order=0).array,
-      spacing=scaled.spacing,
-      affine=scaled.affine,
-      domain=self.domains[index],
-    )
-
-  def manifest(self) -> dict[str, Any]:
-    return manifest.describe(
+    super().__init__(
       "cc359",
-      root=self.root,
-      files=downloads.digests(file for pair in self._files for file in pair),
-      class_names=self.class_names,
-      channel_names=self.channel_names,
-      subjects=self.subjects,
-      options=self._options,
+      root,
+      [Scan(subject, subject, people[subject].site) for subject in kept],
+      lambda index: with_mask_of_its_shape(*files[index], brain),
+      class_names=("background", "brain"),
+      channel_names=("T1",),
+      files=digests_of(files),
+      normalise=normalise,
+      spacing=spacing,
+      reorient=True,
+      options={"sites": sites, "mask": mask, "spacing": spacing, "normalise": normalise},
     )
-
-
-def _check_twin(subject: str, first: Download, second: Download) -> None:
-  """One scan unpacked and in its archive is one scan."""
-  require(
-    first.name.lower() == second.name.lower() and bool(first.member) != bool(second.member),
-    f"one file of {subject}",
-    f"{first} and {second}",
-    "remove one",
-  )

@@ -13,16 +13,16 @@ Only the frames ED and ES (end of diastole and of systole, counted from 0) have 
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from medjax import tables
 from medjax.check import one_of, require, same_shape
 from medjax.data import labels, manifest, nifti
-from medjax.data.normalise import NORMALISERS, Normaliser, normalise
+from medjax.data.normalise import NORMALISERS, Normaliser
+from medjax.data.scans import Scan, ScanSet
 from medjax.data.volume import Volume, check_same_grid
-from medjax.types import Example
 
 CLASS_NAMES = ("background", "LV", "MYO", "RV")
 COLUMNS = ("External code", "VendorName", "Vendor", "Centre", "ED", "ES")
@@ -71,7 +71,7 @@ def read_info(path: str | os.PathLike) -> dict[str, Patient]:
   return patients
 
 
-class MnMs:
+class MnMs(ScanSet):
   """A Source of the annotated frames, or of all frames without labels, one volume a case.
 
   Images are [x, y, slice, 1] float32 on the grid and with the axes of the file, so that axis 2 goes
@@ -83,9 +83,6 @@ class MnMs:
     frames: one a case.
     names: of the cases.
   """
-
-  class_names: tuple[str, ...]
-  channel_names: tuple[str, ...] = ("cine MR",)
 
   def __init__(
     self,
@@ -115,63 +112,50 @@ class MnMs:
     one_of("frames", frames, ("annotated", "all"))
     if isinstance(normalise, str):
       one_of("normalise", normalise, NORMALISERS)
-    self.root = pathlib.Path(root)
-    self.info = _the_csv(self.root) if info is None else pathlib.Path(info)
+    root = pathlib.Path(root)
+    self.info = _the_csv(root) if info is None else pathlib.Path(info)
     self.patients = read_info(self.info)
-    self.class_names = CLASS_NAMES if frames == "annotated" else ()
-    self._normalise = normalise
-    self._options = {"part": part, "vendors": vendors, "frames": frames, "normalise": normalise}
-    self._images = self._find(self.root / part, vendors)
+    self._images = self._find(root / part, vendors)
     self._last: tuple[pathlib.Path, Volume] | None = None
     if frames == "annotated":
       self._check_labels()
     self.frames = tuple(
       frame for code, path in self._images.items() for frame in self._frames(code, path, frames)
     )
-    self.names = tuple(f"{f.code}_{f.phase or f't{f.time:02d}'}" for f in self.frames)
-    self.subjects = tuple(frame.code for frame in self.frames)
-    self.domains = tuple(self.patients[frame.code].vendor for frame in self.frames)
+    super().__init__(
+      "mnms",
+      root,
+      [
+        Scan(f"{f.code}_{f.phase or f't{f.time:02d}'}", f.code, self.patients[f.code].vendor)
+        for f in self.frames
+      ],
+      self._frame,
+      class_names=CLASS_NAMES if frames == "annotated" else (),
+      channel_names=("cine MR",),
+      files=self._digests,
+      normalise=normalise,
+      options={"part": part, "vendors": vendors, "frames": frames, "normalise": normalise},
+    )
 
-  def __len__(self) -> int:
-    return len(self.frames)
-
-  def __getitem__(self, index: int) -> Example:
-    index = range(len(self))[index]
+  def _frame(self, index: int) -> tuple[Volume, np.ndarray | None]:
     frame = self.frames[index]
     path = self._images[frame.code]
-    whole = self._read(path)
+    whole = self._cine(path)
     require(
       frame.time < whole.array.shape[3],
       f"a frame {frame.time} in {path}",
       f"{whole.array.shape[3]} frames",
       f"correct {frame.phase} of {frame.code} in {self.info.name}; frames count from 0",
     )
-    image = normalise(whole.array[..., frame.time, None], self._normalise)
-    return Example(
-      name=self.names[index],
-      subject=frame.code,
-      index=index,
-      image=image,
-      label=self._label(frame, path, whole) if self.class_names else None,
-      spacing=whole.spacing,
-      affine=whole.affine,
-      domain=self.domains[index],
-    )
+    label = self._label(frame, path, whole) if self.class_names else None
+    return whole._replace(array=whole.array[..., frame.time, None]), label
 
-  def manifest(self) -> dict[str, Any]:
+  def _digests(self) -> dict[str, str]:
     paths = list(self._images.values())
     if self.class_names:
       paths += [_label_path(path) for path in paths]
-    return manifest.describe(
-      "mnms",
-      root=self.root,
-      files=manifest.file_digests(self.root, paths)
-      | {self.info.name: manifest.file_digest(self.info)},
-      class_names=self.class_names,
-      channel_names=self.channel_names,
-      subjects=self.subjects,
-      options=self._options,
-    )
+    info = {self.info.name: manifest.file_digest(self.info)}
+    return manifest.file_digests(self.root, paths) | info
 
   def _find(self, folder: pathlib.Path, vendors: Sequence[str] | None) -> dict[str, pathlib.Path]:
     require(folder.is_dir(), f"a folder {folder}", "nothing there", "check the path and `part`")
@@ -216,7 +200,7 @@ class MnMs:
     count = shape[3] if len(shape) == 4 else 1
     return [Frame(code, phase_of.get(time, ""), time) for time in range(count)]
 
-  def _read(self, path: pathlib.Path) -> Volume:
+  def _cine(self, path: pathlib.Path) -> Volume:
     """The whole cine; the last one is kept, so that reading in order decodes each file once."""
     if self._last is None or self._last[0] != path:
       volume = nifti.read_nifti(path)

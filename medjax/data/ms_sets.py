@@ -25,12 +25,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from medjax.check import one_of, require
-from medjax.data import downloads, manifest, nifti
+from medjax.data import downloads, nifti
 from medjax.data.downloads import Download
-from medjax.data.normalise import Normaliser, normalise
-from medjax.data.preprocess import place
-from medjax.data.volume import check_same_grid
-from medjax.types import Example
+from medjax.data.normalise import Normaliser
+from medjax.data.scans import Scan, ScanSet, add_file, digests_of
+from medjax.data.volume import Volume, check_same_grid
 
 CLASS_NAMES = ("background", "lesion")
 MSLESSEG_MODALITIES = ("FLAIR", "T1", "T2")
@@ -61,7 +60,7 @@ class _Name(NamedTuple):
   what: str
 
 
-class LesionSet:
+class LesionSet(ScanSet):
   """A Source of volumes with lesions, upright (RAS), use `mslesseg` or `ljubljana`.
 
   Voxels are read when asked for.
@@ -70,8 +69,6 @@ class LesionSet:
     names: of the cases, in order.
     parts: "train" or "test" of each as distributed, "" where there is no such part.
   """
-
-  class_names: tuple[str, ...] = CLASS_NAMES
 
   def __init__(
     self,
@@ -85,81 +82,51 @@ class LesionSet:
     about: dict[str, _Name] = {}
     for name, download in listed:
       what = "MASK" if name.what in _MASKS else name.what
-      first = files.setdefault(name.case, {}).setdefault(what, download)
-      require(
-        first is download or bool(first.member) != bool(download.member),
-        f"one {what} of {name.case}",
-        f"{first} and {download}",
-        "remove one",
-      )
+      own = files.setdefault(name.case, {})
+      of_case = f"{what} of {name.case}"
+      add_file(own, of_case, download)
       about.setdefault(name.case, name)
     require(files, f"cases of {kind} in {root}", "none", "pass the folder with the download")
     order = sorted(files, key=lambda case: [int(n) for n in re.findall(r"\d+", case)])
     wanted = (*modalities, "MASK")
     for case in order:
-      missing = [what for what in wanted if what not in files[case]]
+      missing = [what for what in wanted if f"{what} of {case}" not in files[case]]
       require(
         not missing,
         f"{', '.join(wanted)} of {case} in {root}",
         f"no {', '.join(missing)}",
         "download it again, or pass other modalities",
       )
-    self.root, self._kind, self._options = root, kind, options
-    self._files = [tuple(files[case][what] for what in wanted) for case in order]
-    self.channel_names = tuple(modalities)
-    self.names = tuple(order)
-    self.subjects = tuple(about[case].subject for case in order)
-    self.parts = tuple(about[case].part for case in order)
-    self.domains = (kind,) * len(order)
-
-  def __len__(self) -> int:
-    return len(self._files)
-
-  def __getitem__(self, index: int) -> Example:
-    index = range(len(self))[index]
-    files = self._files[index]
-    # Each file by its own header, which may name other axes in masks than in scans.
-    *volumes, mask = (nifti.to_ras(file.read_nifti()) for file in files)
-    first = volumes[0]
-    for file, volume in zip(files, (*volumes, mask), strict=True):
-      check_same_grid(str(files[0]), first, str(file), volume)
-    values = np.unique(mask.array)
-    require(
-      set(values.tolist()) <= {0, 1},
-      f"0 and 1 in {files[-1]}",
-      f"{values[:5].tolist()}",
-      "a lesion mask has two values",
-    )
-    stacked = np.stack([v.array.reshape(first.space) for v in volumes], -1).astype(np.float32)
-    image = first._replace(array=normalise(stacked, self._options["normalise"]))
-    label = first._replace(array=mask.array.reshape(first.space).astype(np.int32))
-    spacing = self._options["spacing"]
-    image = place(image, spacing=spacing, reorient=False, order=1)
-    return Example(
-      name=self.names[index],
-      subject=self.subjects[index],
-      index=index,
-      image=image.array.astype(np.float32, copy=False),
-      label=place(label, spacing=spacing, reorient=False, order=0).array,
-      spacing=image.spacing,
-      affine=image.affine,
-      domain=self._kind,
+    chosen = [tuple(files[case][f"{what} of {case}"] for what in wanted) for case in order]
+    super().__init__(
+      kind,
+      root,
+      [Scan(case, about[case].subject, kind, about[case].part) for case in order],
+      lambda index: _upright(chosen[index]),
+      class_names=CLASS_NAMES,
+      channel_names=modalities,
+      files=digests_of(chosen),
+      normalise=options["normalise"],
+      spacing=options["spacing"],
+      options=options,
     )
 
-  def indices(self, part: str) -> tuple[int, ...]:
-    """Cases that the authors put into a part."""
-    return tuple(i for i, own in enumerate(self.parts) if own == part)
 
-  def manifest(self) -> dict[str, Any]:
-    return manifest.describe(
-      self._kind,
-      root=self.root,
-      files=downloads.digests(file for files in self._files for file in files),
-      class_names=self.class_names,
-      channel_names=self.channel_names,
-      subjects=self.subjects,
-      options=self._options,
-    )
+def _upright(files: Sequence[Download]) -> tuple[Volume, np.ndarray]:
+  """Modalities and mask, each by its own header, which may name other axes in masks."""
+  *volumes, mask = (nifti.to_ras(file.read_nifti()) for file in files)
+  first = volumes[0]
+  for file, volume in zip(files, (*volumes, mask), strict=True):
+    check_same_grid(str(files[0]), first, str(file), volume)
+  values = np.unique(mask.array)
+  require(
+    set(values.tolist()) <= {0, 1},
+    f"0 and 1 in {files[-1]}",
+    f"{values[:5].tolist()}",
+    "a lesion mask has two values",
+  )
+  stacked = np.stack([v.array.reshape(first.space) for v in volumes], -1).astype(np.float32)
+  return first._replace(array=stacked), mask.array.reshape(first.space).astype(np.int32)
 
 
 def mslesseg(

@@ -12,17 +12,15 @@ Labels are 0 and 1, in the first two sites also 2 (a second zone): both are pros
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from medjax.check import require, same_shape
-from medjax.data import downloads, labels, manifest
+from medjax.check import require
+from medjax.data import downloads, labels
 from medjax.data.downloads import Download
-from medjax.data.normalise import Normaliser, normalise
-from medjax.data.preprocess import place
+from medjax.data.normalise import Normaliser
+from medjax.data.scans import Scan, ScanSet, add_file, digests_of, with_mask_of_its_shape
 from medjax.data.volume import Volume
-from medjax.types import Example
 
 SITES = ("RUNMC", "BMC", "I2CVB", "UCL", "BIDMC", "HK")
 """Sites A to F; in this order MMTL's code numbers them from 0."""
@@ -41,15 +39,12 @@ NAME = r"Case(\d+)(_segmentation)?\.nii(\.gz)?"
 """Name of a scan or mask, in any case."""
 
 
-class ProstateSites:
+class ProstateSites(ScanSet):
   """A Source of scans [x, y, z, 1] and prostate masks with the axes of the file, z through slices.
 
   Attributes:
     names: SITE/CaseNN, which are the subjects too; the numbers begin anew at every site.
   """
-
-  class_names: tuple[str, ...] = ("background", "prostate")
-  channel_names: tuple[str, ...] = ("T2",)
 
   def __init__(
     self,
@@ -75,27 +70,16 @@ class ProstateSites:
     require(
       not strangers and sites, f"sites among {', '.join(SITES)}", f"{list(sites)}", "correct them"
     )
-    self.root = pathlib.Path(root)
-    self._spacing, self._normalise = spacing, normalise
-    self._options = {"sites": sites, "spacing": spacing, "normalise": normalise}
+    root = pathlib.Path(root)
     images: dict[str, Download] = {}
     masks: dict[str, Download] = {}
-    for download, match in downloads.find(self.root, NAME):
+    for download, match in downloads.find(root, NAME):
       site = _site(download.place)
-      if site not in sites:
-        continue
-      files = masks if match[2] else images
-      name = f"{site}/Case{int(match[1]):02d}"
-      first = files.setdefault(name, download)
-      require(
-        first is download or bool(first.member) != bool(download.member),
-        f"one file of {name}",
-        f"{first} and {download}",
-        "remove one",
-      )
+      if site in sites:
+        add_file(masks if match[2] else images, f"{site}/Case{int(match[1]):02d}", download)
     require(
       images,
-      f"files like RUNMC/Case00.nii.gz of {', '.join(sites)} in {self.root}",
+      f"files like RUNMC/Case00.nii.gz of {', '.join(sites)} in {root}",
       "none",
       f"name the folders {', '.join(SITES)}",
     )
@@ -107,44 +91,30 @@ class ProstateSites:
       "download the site's folder again",
     )
     order = sorted(images, key=lambda name: (SITES.index(name.partition("/")[0]), name))
-    self._files = [(images[name], masks[name]) for name in order]
-    self.names = self.subjects = tuple(order)
-    self.domains = tuple(name.partition("/")[0] for name in order)
+    files = [(images[name], masks[name]) for name in order]
 
-  def __len__(self) -> int:
-    return len(self.names)
+    def read(index: int) -> tuple[Volume, np.ndarray]:
+      # Scans and masks come from different tools: only their grids are known to agree.
+      return with_mask_of_its_shape(*files[index], lambda label: _prostate(label, files[index][1]))
 
-  def __getitem__(self, index: int) -> Example:
-    index = range(len(self))[index]
-    scan, mask = self._files[index]
-    image, label = scan.read_nifti(), mask.read_nifti()
-    same_shape(str(scan), image.array.shape, str(mask), label.array.shape)
-    zones = labels.class_ids(labels.whole_numbers(label.array, str(mask)), (0, 1, 2), str(mask))
-    # Scans and masks come from different tools: only their grids are known to agree.
-    label = Volume((zones > 0).astype(np.int32), image.affine, image.spacing)
-    scaled = image._replace(array=normalise(image.array[..., None], self._normalise))
-    scaled = place(scaled, spacing=self._spacing, reorient=False, order=1)
-    return Example(
-      name=self.names[index],
-      subject=self.subjects[index],
-      index=index,
-      image=scaled.array.astype(np.float32, copy=False),
-      label=place(label, spacing=self._spacing, reorient=False, order=0).array,
-      spacing=scaled.spacing,
-      affine=scaled.affine,
-      domain=self.domains[index],
-    )
-
-  def manifest(self) -> dict[str, Any]:
-    return manifest.describe(
+    super().__init__(
       "prostate",
-      root=self.root,
-      files=downloads.digests(file for pair in self._files for file in pair),
-      class_names=self.class_names,
-      channel_names=self.channel_names,
-      subjects=self.subjects,
-      options=self._options,
+      root,
+      [Scan(name, name, name.partition("/")[0]) for name in order],
+      read,
+      class_names=("background", "prostate"),
+      channel_names=("T2",),
+      files=digests_of(files),
+      normalise=normalise,
+      spacing=spacing,
+      options={"sites": sites, "spacing": spacing, "normalise": normalise},
     )
+
+
+def _prostate(label: Volume, where: Download) -> np.ndarray:
+  """Both zones are prostate."""
+  raw = labels.whole_numbers(label.array, str(where))
+  return (labels.class_ids(raw, (0, 1, 2), str(where)) > 0).astype(np.int32)
 
 
 def _site(place: str) -> str:
