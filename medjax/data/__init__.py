@@ -28,6 +28,7 @@ from medjax.data.normalise import (
   to_spec,
 )
 from medjax.data.patches import patches
+from medjax.data.pictures import picture_table
 from medjax.data.plans import read_plans
 from medjax.data.prepared import Prepared, prepare, split_by_site
 from medjax.data.preprocess import Preprocessing
@@ -90,6 +91,7 @@ __all__ = [
   "normalise",
   "open_source",
   "patches",
+  "picture_table",
   "pooled",
   "prepare",
   "read_case",

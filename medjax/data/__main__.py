@@ -46,6 +46,14 @@ class Config:
   """Height and width of pictures in pixels; the reader's own if not given."""
   colour: Literal["auto", "yes", "no"] = "auto"
   """Read pictures in three channels or in grey; auto: in three where any of them is in colour."""
+  findings: tuple[str, ...] = ()
+  """Columns of a table of pictures with 1, 0 and -1, one a finding."""
+  label: str = ""
+  """Column of a table of pictures with the name of the class."""
+  subject: str = ""
+  """Column of a table of pictures with the person."""
+  part: str = ""
+  """Column of a table of pictures with the part as published."""
   subject_pattern: str = ""
   """Regular expression whose one group finds the person in a case's name."""
   cases: int | None = None
@@ -80,6 +88,7 @@ def run(config: Config) -> None:
 
 _CLASSES_SAID = 15
 _OPTIONS = ("spacing", "normalise", "size", "subject_pattern")
+_OPTIONS += ("findings", "label", "subject", "part")
 
 
 def _listing() -> list[str]:

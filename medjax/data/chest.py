@@ -15,18 +15,17 @@ ChestX-ray14 (Wang et al., CVPR 2017; NIH), its archives unpacked anywhere below
 Labels are [class] int32: 1, 0 or IGNORE. People are the patients of the tables.
 """
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from medjax import tables
 from medjax.check import InputError, one_of, require
-from medjax.data import class_folders, manifest
-from medjax.types import IGNORE, Example
+from medjax.data.pictures import Picture, Pictures
+from medjax.types import IGNORE
 
 POLICIES = {"ones": 1, "zeros": 0, "ignore": IGNORE}
 """What an uncertain label becomes; "ignore": no loss and no metric may count it."""
@@ -98,15 +97,13 @@ class Radiograph(NamedTuple):
   where: str = ""
 
 
-class ChestRadiographs:
+class ChestRadiographs(Pictures):
   """A Source of grey pictures [height, width, 1] in [0, 1], read when asked for.
 
   Attributes:
     rows: of the tables, those that were kept.
     parts: part of each case.
   """
-
-  channel_names: tuple[str, ...] = ("grey",)
 
   def __init__(
     self,
@@ -120,13 +117,11 @@ class ChestRadiographs:
     blank: str = "zeros",
     views: Sequence[str] = ("frontal",),
     size: tuple[int, int] = (224, 224),
-    missing: str = "refuse",
+    missing: Literal["refuse", "skip"] = "refuse",
   ):
     """Use `chexpert` or `chest_xray14`; `rows` may come from any table like theirs."""
     tables.check_once(((row.name, row.where) for row in rows), "picture")
     one_of("blank", blank, ("zeros", "ignore"))
-    one_of("missing", missing, ("refuse", "skip"))
-    require(min(size) > 0, "size as (height, width) above 0", f"{size=}", "pass (224, 224)")
     known = {name for row in rows[:1] for name in row.findings}
     strangers = [name for name in class_names if name not in known]
     require(
@@ -135,12 +130,12 @@ class ChestRadiographs:
       f"{strangers or 'none'}",
       "correct class_names",
     )
-    self._policy = {
+    policy = {
       name: uncertain if isinstance(uncertain, str) else uncertain.get(name, "ignore")
       for name in class_names
     }
-    for policy in self._policy.values():
-      one_of("uncertain", policy, POLICIES)
+    for name in policy.values():
+      one_of("uncertain", name, POLICIES)
     seen = [row for row in rows if set(views) & set(row.views)]
     require(
       seen,
@@ -148,69 +143,26 @@ class ChestRadiographs:
       f"those of {', '.join(sorted({view for row in rows for view in row.views}))}",
       "pass other views",
     )
-    kept = [row for row in seen if row.path.is_file()]
-    absent = len(seen) - len(kept)
-    require(
-      kept and (missing == "skip" or not absent),
-      f"the {len(seen)} pictures of {files[0]} below {root}",
-      f"{absent} missing, the first {next((r.name for r in seen if not r.path.is_file()), '')}",
-      'unpack all archives, or pass missing="skip"',
+
+    def value(row: Radiograph, name: str) -> int:
+      found = row.findings[name]
+      if found is None:
+        return 0 if blank == "zeros" else IGNORE
+      return POLICIES[policy[name]] if found < 0 else found
+
+    super().__init__(
+      kind,
+      root,
+      files,
+      [Picture(row.path, row.name, row.subject, row.part, kind, row.where) for row in seen],
+      lambda index: np.array([value(seen[index], name) for name in class_names], np.int32),
+      class_names=class_names,
+      size=size,
+      colour=False,
+      missing=missing,
+      options={"uncertain": uncertain, "blank": blank, "views": views, "size": size},
     )
-    self.root, self.rows = root, tuple(kept)
-    self._kind, self._tables, self._blank, self._size = kind, tuple(files), blank, size
-    self.class_names = tuple(class_names)
-    self.names = tuple(row.name for row in kept)
-    self.subjects = tuple(row.subject for row in kept)
-    self.parts = tuple(row.part for row in kept)
-    self.domains = (kind,) * len(kept)
-    self._options = {"uncertain": uncertain, "blank": blank, "views": views, "size": size}
-
-  def __len__(self) -> int:
-    return len(self.rows)
-
-  def __getitem__(self, index: int) -> Example:
-    index = range(len(self))[index]
-    picture = class_folders.read_picture(self.rows[index].path, self._size, False)
-    return Example(
-      name=self.names[index],
-      subject=self.subjects[index],
-      index=index,
-      image=picture.astype(np.float32) / np.float32(255),
-      label=self.label(index),
-      spacing=(1.0, 1.0),
-      domain=self.domains[index],
-    )
-
-  def label(self, index: int) -> np.ndarray:
-    """[class] int32 of 1, 0 and IGNORE; reads no picture."""
-    return np.array([self._value(name, index) for name in self.class_names], np.int32)
-
-  def indices(self, part: str) -> tuple[int, ...]:
-    """Cases of a part of the set as published."""
-    one_of("part", part, sorted(set(self.parts)))
-    return tuple(i for i, own in enumerate(self.parts) if own == part)
-
-  def manifest(self) -> dict[str, Any]:
-    """Digests of the tables, and of the names and sizes of the pictures (they may be 45 GB)."""
-    listed = "".join(f"{row.name} {row.path.stat().st_size}\n" for row in self.rows)
-    pictures = {"number": len(self), "sha256": hashlib.sha256(listed.encode()).hexdigest()[:16]}
-    return manifest.describe(
-      self._kind,
-      root=self.root,
-      files=manifest.file_digests(self.root, self._tables),
-      class_names=self.class_names,
-      channel_names=self.channel_names,
-      subjects=self.subjects,
-      options={**self._options, "pictures": pictures},
-    )
-
-  def _value(self, name: str, index: int) -> int:
-    value = self.rows[index].findings[name]
-    if value is None:
-      return 0 if self._blank == "zeros" else IGNORE
-    if value < 0:
-      return POLICIES[self._policy[name]]
-    return value
+    self.rows = tuple(seen[i] for i in self._kept)
 
 
 def chexpert(

@@ -14,6 +14,7 @@ from medjax.data.labelmaps import LabelMapFolder
 from medjax.data.medmnist import MedMNIST
 from medjax.data.nifti import SUFFIXES
 from medjax.data.nnunet import NnUNetFolder
+from medjax.data.pictures import picture_table
 from medjax.types import Source
 
 
@@ -147,6 +148,12 @@ READERS: dict[str, Reader] = {
     ("NAME.npz with train_images, train_labels, val_*, test_*",),
     lambda path: path.suffix == ".npz",
     _all_of_medmnist,
+  ),
+  "picture_table": Reader(
+    "pictures that a table lists, with findings of 0 and 1 or a class",
+    ("NAME.csv with the columns image, ...; pass findings= or label=",),
+    lambda path: path.suffix.lower() == ".csv",
+    picture_table,
   ),
   "kermany": Reader(
     "chest radiographs of Kermany et al.",

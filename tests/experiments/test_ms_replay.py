@@ -350,7 +350,7 @@ BAD = {
   ),
   "orientation": (
     lambda to: [folder(to / "x", 0), tilted(folder(to / "tilted", 4))],
-    "of one affine",
+    "on one grid",
   ),
   "one person at two": (
     lambda to: [folder(to / "x", 0), shutil.copytree(to / "x", to / "copy")],
