@@ -11,6 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Each room may import the rooms named with it, and itself.
 BASE = {"types", "check", "rng", "tree", "files", "axes", "devices", "labels", "programs"}
+BASE |= {"transforms"}
 MAY_IMPORT = {
   "types": set(),
   "check": {"types"},
@@ -22,6 +23,7 @@ MAY_IMPORT = {
   "labels": {"types", "check"},
   "programs": {"types"},
   "devices": {"types"},
+  "transforms": {"types", "check", "rng"},
   "sweeps": {"types", "rng"},
   "ops": BASE | {"kernels"},
   "losses": BASE | {"ops"},

@@ -72,7 +72,7 @@ def centre(
       maps = maps * (1 - share[..., None]) + share[..., None] * ill.reshape(
         (1,) * share.ndim + (-1,)
       )
-      parameters = site.draw(key, shape)
+      parameters = site.draw(key, (*shape, 1))
       return site.apply(parameters, site.contrast_image(parameters, maps), spacing=spacing)
 
     own = np.arange(turn, num, len(contrasts))

@@ -2,7 +2,7 @@
 
 from medjax.synth import sites, tissues
 from medjax.synth.acquisition import Site, acquire, rescan
-from medjax.synth.augment import Augmentation, ParametricAugmentation
+from medjax.synth.augment import LearnableAugmentation, ParametricAugmentation
 from medjax.synth.background import split_background, strip_background, with_clusters
 from medjax.synth.deformation import Deformation, Flip
 from medjax.synth.generator import Generator, generate
@@ -15,7 +15,6 @@ from medjax.synth.resolution import Blur, Resolution
 from medjax.synth.style_bank import StyleBank, StyleTransfer, style_bank, wavelet_style
 
 __all__ = [
-  "Augmentation",
   "BiasField",
   "Blur",
   "Deformation",
@@ -23,6 +22,7 @@ __all__ = [
   "Gamma",
   "Generator",
   "Grouping",
+  "LearnableAugmentation",
   "Mixture",
   "Noise",
   "ParametricAugmentation",

@@ -11,7 +11,6 @@ Intensities are relative to the white level, the 99th percentile of the image be
 """
 
 import dataclasses
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,27 +25,10 @@ from medjax.synth.coils import Coil
 from medjax.synth.noise import Noise
 from medjax.synth.resolution import acquisition_matrix
 from medjax.synth.sequences import Sequence
-from medjax.types import Key
+from medjax.transforms import Fixed, Pipeline, pipeline
+from medjax.types import Key, PyTree
 
 _MAX_SAMPLES = 2**14  # voxels that the white level is taken over
-
-
-class SiteParameters(NamedTuple):
-  """Everything random about one scan; None where the effect is off.
-
-  Attributes:
-    log_factors: [4, tissue] logarithms of this person's T1, T2, T2* and PD over the table's.
-    gain: [] white level of the result.
-  """
-
-  log_factors: Any
-  coil: Any
-  motion: Any
-  ghosting: Any
-  ringing: Any
-  noise: Any
-  curve: Any
-  gain: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,35 +80,34 @@ class Site:
     names = ("motion", "ghosting", "ringing", "curve")
     return tuple(name for name in names if getattr(self, name) is not None)
 
-  def draw(self, key: Key, shape: tuple[int, ...]) -> SiteParameters:
-    """Parameters of one scan of a grid of `shape` = [*space], 2D or 3D.
+  def draw(self, key: Key, shape: tuple[int, ...]) -> dict[str, PyTree]:
+    """Everything random about one scan, for an image of `shape` = [*space, 1], 2D or 3D.
 
-    Switching an effect on or off leaves the numbers of the others as they are.
+    Returns:
+      Parameters by name; effects that are off are missing, and switching one on or off leaves the
+      numbers of the others as they are. "log_factors" [4, tissue] are the logarithms of this
+      person's T1, T2, T2* and PD over the table's, "gain" [] is the white level of the result.
     """
-    k = dict(zip(SiteParameters._fields, rng.streams(key, *SiteParameters._fields), strict=True))
     low, high = np.log(self.gain).tolist()
-    normal = jax.random.normal(k["log_factors"], (4, len(tissues.TISSUES)))
-    return SiteParameters(
-      log_factors=self.variation * normal,
-      coil=self.coil.draw(k["coil"], len(shape)),
-      motion=self.motion and self.motion.draw(k["motion"], len(shape)),
-      ghosting=self.ghosting and self.ghosting.draw(k["ghosting"]),
-      ringing=self.ringing and self.ringing.draw(k["ringing"]),
-      noise=self._noise().draw(k["noise"], (*shape, 1)),
-      curve=self.curve and self.curve.draw(k["curve"]),
-      gain=jnp.exp(jax.random.uniform(k["gain"], minval=low, maxval=high)),
-    )
+    normal = jax.random.normal(rng.stream(key, "log_factors"), (4, len(tissues.TISSUES)))
+    return {
+      "log_factors": self.variation * normal,
+      "coil": self.coil.draw(rng.stream(key, "coil"), shape),
+      "gain": jnp.exp(jax.random.uniform(rng.stream(key, "gain"), minval=low, maxval=high)),
+      **self._effects((1.0,) * (len(shape) - 1), None).draw(key, shape),
+      **pipeline(curve=self.curve).draw(key, shape),
+    }
 
   def contrast_image(
-    self, parameters: SiteParameters, fractions: Float[Array, "*space tissue"]
+    self, parameters: dict[str, PyTree], fractions: Float[Array, "*space tissue"]
   ) -> Float[Array, "*space 1"]:
     """Magnitude of the signed signals of the tissues in every voxel, in units of proton density.
 
     Args:
-      parameters: what `draw` gave; only `log_factors` matters.
+      parameters: what `draw` gave; only "log_factors" matters.
       fractions: [*space, tissue] as `tissues.tissue_fractions` makes them.
     """
-    table = tissues.vary(tissues.properties(self.field), parameters.log_factors)
+    table = tissues.vary(tissues.properties(self.field), parameters["log_factors"])
     signals = self.sequence.signal(table)
     check.same_shape("tissues of fractions", fractions.shape[-1:], "signals", signals.shape)
     highest = jax.lax.Precision.HIGHEST
@@ -134,7 +115,7 @@ class Site:
 
   def apply(
     self,
-    parameters: SiteParameters,
+    parameters: dict[str, PyTree],
     image: Float[Array, "*space 1"],
     *,
     spacing: tuple[float | int, ...],
@@ -158,26 +139,26 @@ class Site:
       slice_axis = None
     else:
       slice_axis = range(3)[-1 if slice_axis is None else slice_axis]
-    in_plane = tuple(axis for axis in range(len(space)) if axis != slice_axis)
-    phase_axis = in_plane[0]
     x = image / white_level(image)
-    profile = self.coil.profile(parameters.coil, space, slice_axis=slice_axis)
-    x = x * profile
-    if self.motion is not None:
-      x = self.motion.apply(parameters.motion, x, spacing=spacing, axis=phase_axis)
-    if self.ghosting is not None:
-      x = self.ghosting.apply(parameters.ghosting, x, axis=phase_axis)
-    if self.ringing is not None:
-      x = self.ringing.apply(parameters.ringing, x, axes=in_plane)
-    x = blur.apply_separable(x, self._resolution(space, spacing, slice_axis))
-    x = self._noise().apply(parameters.noise, x)
-    x = x * profile ** (self.coil.shading - 1)
-    if self.curve is not None:
-      x = self.curve.apply(parameters.curve, x)
-    return parameters.gain * x
+    profile = self.coil.profile(parameters["coil"], space, slice_axis=slice_axis)
+    x = self._effects(spacing, slice_axis).apply(parameters, x * profile)
+    x = x * profile ** (self.coil.shading - 1)  # what the scanner divides out, see `Coil`
+    x = pipeline(curve=self.curve).apply(parameters, x)
+    return parameters["gain"] * x
 
-  def _noise(self) -> Noise:
-    return Noise(self.noise, rician_probability=1.0)
+  def _effects(self, spacing: tuple[float | int, ...], slice_axis: int | None) -> Pipeline:
+    """From the shaded image to the measured one; phase is encoded along the first in-plane axis."""
+    in_plane = tuple(axis for axis in range(len(spacing)) if axis != slice_axis)
+    motion, ghosting, ringing = self.motion, self.ghosting, self.ringing
+    return pipeline(
+      motion=motion and dataclasses.replace(motion, spacing=spacing, axis=in_plane[0]),
+      ghosting=ghosting and dataclasses.replace(ghosting, axis=in_plane[0]),
+      ringing=ringing and dataclasses.replace(ringing, axes=in_plane),
+      resolution=Fixed(
+        lambda x: blur.apply_separable(x, self._resolution(x.shape[:-1], spacing, slice_axis))
+      ),
+      noise=Noise(self.noise, rician_probability=1.0),
+    )
 
   def _resolution(
     self, space: tuple[int, ...], spacing: tuple[float | int, ...], slice_axis: int | None
@@ -211,7 +192,7 @@ def acquire(
   >>> acquire(site, jax.random.key(0), maps, spacing=(1.0, 1.0)).shape
   (12, 12, 1)
   """
-  parameters = site.draw(key, fractions.shape[:-1])
+  parameters = site.draw(key, (*fractions.shape[:-1], 1))
   image = site.contrast_image(parameters, fractions)
   return site.apply(parameters, image, spacing=spacing, slice_axis=slice_axis)
 
@@ -231,7 +212,7 @@ def rescan(
   >>> rescan(sites.find("motion-t1"), jax.random.key(0), image, spacing=(1.0, 1.0)).shape
   (12, 12, 1)
   """
-  parameters = site.draw(key, image.shape[:-1])
+  parameters = site.draw(key, image.shape)
   return site.apply(parameters, image, spacing=spacing, slice_axis=slice_axis)
 
 

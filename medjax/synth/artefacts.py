@@ -37,19 +37,24 @@ class Motion:
     num_events: how often the head moves.
     translation_mm: components of each pose ~ U(-t, t), in mm.
     rotation_degrees: angles of each pose ~ U(-r, r), in degrees.
+    spacing: voxel size in mm, one per axis; None is 1 mm along all axes.
+    axis: phase-encoding axis.
   """
 
   num_events: int = 3
   translation_mm: float | int = 4.0
   rotation_degrees: float | int = 4.0
+  spacing: tuple[float | int, ...] | None = None
+  axis: int = 0
 
   def __post_init__(self):
     check.positive("num_events", self.num_events)
     check.non_negative("translation_mm", self.translation_mm)
     check.non_negative("rotation_degrees", self.rotation_degrees)
 
-  def draw(self, key: Key, num_axes: int) -> MotionParameters:
-    """Times and poses for an image with `num_axes` spatial axes, 2 or 3."""
+  def draw(self, key: Key, shape: tuple[int, ...]) -> MotionParameters:
+    """Times and poses for an image of `shape` = [*space, channel], 2D or 3D."""
+    num_axes = len(shape) - 1
     times_key, shift_key, angle_key = rng.streams(key, "times", "translation", "rotation")
     times = jnp.sort(jax.random.uniform(times_key, (self.num_events,)))
     is_moved = jnp.arange(self.num_events + 1) != jnp.sum(times < 0.5)  # k = 0 is at time 1/2
@@ -63,23 +68,13 @@ class Motion:
     )
 
   def apply(
-    self,
-    parameters: MotionParameters,
-    image: Float[Array, "*space 1"],
-    *,
-    spacing: tuple[float | int, ...],
-    axis: int = 0,
-  ) -> Float[Array, "*space 1"]:
-    """Image with motion; poses 0 give it back, one pose in all lines moves it.
-
-    Args:
-      parameters: what `draw` gave, or any change of it.
-      image: [*space, 1], 0 or more.
-      spacing: voxel size in mm, one per axis.
-      axis: phase-encoding axis.
-    """
+    self, parameters: MotionParameters, image: Float[Array, "*space channel"]
+  ) -> Float[Array, "*space channel"]:
+    """Image with motion, 0 or more; poses 0 give it back, one pose in all lines moves it."""
     space = image.shape[:-1]
-    size = space[axis]
+    spacing = (1.0,) * len(space) if self.spacing is None else self.spacing
+    check.same_shape("axes of spacing", (len(spacing),), "axes of image", (len(space),))
+    size = space[self.axis]
     time = 0.5 + kspace.frequencies(size) / size  # of every line, in [0, 1)
     segment = jnp.sum(parameters.times[:, None] < time[None, :], axis=0)
     result = jnp.zeros(image.shape, jnp.complex64)
@@ -90,7 +85,7 @@ class Motion:
       shift = parameters.translation_mm[index] / jnp.asarray(spacing, jnp.float32)
       for other, length in enumerate(space):
         weights = kspace.ramp(length, shift[other])
-        if other == axis:
+        if other == self.axis:
           weights = weights * (segment == index)
         moved = kspace.weight_lines(moved, weights, other)
       result = result + moved
@@ -117,10 +112,12 @@ class Ghosting:
   Attributes:
     period: n ~ uniform over the whole numbers low..high.
     amplitude: a ~ U(low, high): of each ghost, relative to the image.
+    axis: phase-encoding axis.
   """
 
   period: tuple[int, int] = (2, 5)
   amplitude: tuple[float, float] = (0.05, 0.2)
+  axis: int = 0
 
   def __post_init__(self):
     check.ordered("period", self.period)
@@ -128,7 +125,9 @@ class Ghosting:
     check.ordered("amplitude", self.amplitude)
     check.non_negative("amplitude[0]", self.amplitude[0])
 
-  def draw(self, key: Key) -> GhostingParameters:
+  def draw(self, key: Key, shape: tuple[int, ...]) -> GhostingParameters:
+    """Ghosts of an image of any shape."""
+    del shape
     period_key, amplitude_key, phase_key = rng.streams(key, "period", "amplitude", "phase")
     low, high = self.amplitude
     return GhostingParameters(
@@ -138,13 +137,14 @@ class Ghosting:
     )
 
   def apply(
-    self, parameters: GhostingParameters, image: Float[Array, "*space 1"], *, axis: int = 0
-  ) -> Float[Array, "*space 1"]:
-    """Image with ghosts along the phase-encoding axis; amplitude 0 gives it back."""
+    self, parameters: GhostingParameters, image: Float[Array, "*space channel"]
+  ) -> Float[Array, "*space channel"]:
+    """Image with ghosts along the phase-encoding axis, 0 or more; amplitude 0 gives it back."""
     period, amplitude, phase = parameters
-    is_hit = jnp.mod(kspace.frequencies(image.shape[axis]), period) == 0
+    is_hit = jnp.mod(kspace.frequencies(image.shape[self.axis]), period) == 0
     factor = 1 + period * amplitude * jnp.exp(1j * phase)
-    return kspace.magnitude(kspace.weight_lines(image, jnp.where(is_hit, factor, 1.0), axis))
+    weights = jnp.where(is_hit, factor, 1.0)
+    return kspace.magnitude(kspace.weight_lines(image, weights, self.axis))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,26 +155,29 @@ class Ringing:
   (Wilbraham, Gibbs) and ring with a period of 2 / f voxels.
 
   Attributes:
-    kept: f ~ U(low, high), in (0, 1], the same on all axes given to `apply`.
+    kept: f ~ U(low, high), in (0, 1], the same on all `axes`.
+    axes: that ring; None is all.
   """
 
   kept: tuple[float, float] = (0.35, 0.55)
+  axes: tuple[int, ...] | None = None
 
   def __post_init__(self):
     check.ordered("kept", self.kept)
     check.positive("kept[0]", self.kept[0])
     check.in_interval("kept[1]", self.kept[1], 0.0, 1.0)
 
-  def draw(self, key: Key) -> Float[Array, ""]:
-    """The fraction f."""
+  def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, ""]:
+    """The fraction f, for an image of any shape."""
+    del shape
     return jax.random.uniform(key, minval=self.kept[0], maxval=self.kept[1])
 
   def apply(
-    self, parameters: Float[Array, ""], image: Float[Array, "*space 1"], *, axes: tuple[int, ...]
-  ) -> Float[Array, "*space 1"]:
-    """Image that rings along `axes`; f = 1 gives it back."""
+    self, parameters: Float[Array, ""], image: Float[Array, "*space channel"]
+  ) -> Float[Array, "*space channel"]:
+    """Image that rings along `axes`, 0 or more; f = 1 gives it back."""
     result = image
-    for axis in axes:
+    for axis in range(image.ndim - 1) if self.axes is None else self.axes:
       size = image.shape[axis]
       is_kept = jnp.abs(kspace.frequencies(size)) <= parameters * size / 2
       result = kspace.weight_lines(result, is_kept.astype(jnp.float32), axis)
@@ -202,8 +205,9 @@ class IntensityCurve:
     check.in_interval("strength", self.strength, 0.0, 1.0)
     check.require(self.degree >= 2, "degree >= 2", f"{self.degree}", "pass 2 or more")
 
-  def draw(self, key: Key) -> Float[Array, " degree"]:
-    """Increments c_{i+1} - c_i, sum 1."""
+  def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, " degree"]:
+    """Increments c_{i+1} - c_i, sum 1, for an image of any shape."""
+    del shape
     random = jax.random.dirichlet(key, jnp.ones(self.degree))
     return (1 - self.strength) / self.degree + self.strength * random
 
@@ -225,10 +229,10 @@ class IntensityCurve:
 
 
 def _rotate(
-  image: Float[Array, "*space 1"],
+  image: Float[Array, "*space channel"],
   rotation_degrees: Float[Array, " num_angles"],
   spacing: tuple[float | int, ...],
-) -> Float[Array, "*space 1"]:
+) -> Float[Array, "*space channel"]:
   """Rotated about the centre in millimetres, 0 from outside."""
   ndim = len(spacing)
   size = jnp.asarray(spacing, jnp.float32)

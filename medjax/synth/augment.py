@@ -21,7 +21,7 @@ from medjax.types import Key, PyTree
 
 
 @runtime_checkable
-class Augmentation(Protocol):
+class LearnableAugmentation(Protocol):
   """What a training method needs: `augmentation(theta, key, image)` on ONE example.
 
   `draw` makes all randomness, `apply` is deterministic and differentiable in theta and image.

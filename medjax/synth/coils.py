@@ -54,12 +54,12 @@ class Coil:
     check.in_interval("shading", self.shading, 0.0, 1.0)
     check.non_negative("jitter", self.jitter)
 
-  def draw(self, key: Key, num_axes: int) -> CoilParameters:
-    """Where one person lies."""
+  def draw(self, key: Key, shape: tuple[int, ...]) -> CoilParameters:
+    """Where one person lies, for an image of `shape` = [*space, channel]."""
     angle_key, position_key = rng.streams(key, "angle", "position")
     return CoilParameters(
       angle=math.radians(self.angle) + self.jitter * jax.random.normal(angle_key),
-      position=self.jitter * jax.random.normal(position_key, (num_axes,)),
+      position=self.jitter * jax.random.normal(position_key, (len(shape) - 1,)),
     )
 
   def profile(

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from medjax import check, rng
 from medjax.ops import fields, warp
@@ -77,7 +77,7 @@ class Deformation:
       check.positive("nodes", self.nodes)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> DeformationParameters:
-    """A deformation for label maps of `shape`."""
+    """A deformation for label maps of `shape` = [*space]."""
     ndim = len(shape)
     keys = rng.streams(key, "rotation", "scaling", "shear", "translation", "elastic", "nodes")
     rotation_key, scaling_key, shear_key, translation_key, elastic_key, nodes_key = keys
@@ -147,8 +147,9 @@ class Flip:
   def __post_init__(self):
     check.in_interval("probability", self.probability, 0.0, 1.0)
 
-  def draw(self, key: Key) -> Array:
-    """Scalar bool."""
+  def draw(self, key: Key, shape: tuple[int, ...]) -> Bool[Array, ""]:
+    """Whether to mirror, for label maps of any shape."""
+    del shape
     return jax.random.bernoulli(key, self.probability)
 
   def apply(

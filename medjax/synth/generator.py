@@ -1,4 +1,4 @@
-"""Label map to image: domain randomisation as draw(key) and apply(parameters, label).
+"""Label map to image: domain randomisation as draw(key, shape) and apply(parameters, label).
 
 SynthSeg (Billot et al., Medical Image Analysis 2023), order of operations:
 
@@ -8,7 +8,6 @@ Every component is a frozen record of ranges; None switches it off. One example 
 """
 
 import dataclasses
-from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -19,20 +18,8 @@ from medjax.synth.deformation import Deformation, Flip
 from medjax.synth.grouping import Grouping
 from medjax.synth.noise import Noise
 from medjax.synth.resolution import Blur, Resolution
-from medjax.types import Key
-
-
-class Parameters(NamedTuple):
-  """Everything random about one image, by component; None where the component is off."""
-
-  deformation: Any
-  flip: Any
-  mixture: Any
-  bias: Any
-  gamma: Any
-  blur: Any
-  resolution: Any
-  noise: Any
+from medjax.transforms import Fixed, Pipeline, pipeline
+from medjax.types import Key, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,26 +58,42 @@ class Generator:
       check.in_interval("quantiles[0]", self.quantiles[0], 0.0, 1.0)
       check.in_interval("quantiles[1]", self.quantiles[1], 0.0, 1.0)
 
-  def draw(self, key: Key, shape: tuple[int, ...]) -> Parameters:
-    """Parameters of one image for label maps of `shape` = [*space], 2D or 3D.
-
-    Switching a component on or off leaves the numbers of the others as they are.
-    """
-    k = dict(zip(Parameters._fields, rng.streams(key, *Parameters._fields), strict=True))
-    ndim = len(shape)
-    return Parameters(
-      deformation=self.deformation and self.deformation.draw(k["deformation"], shape),
-      flip=self.flip and self.flip.draw(k["flip"]),
-      mixture=self.mixture.draw(k["mixture"], shape, self.grouping.num_generation),
-      bias=self.bias and self.bias.draw(k["bias"], shape),
-      gamma=self.gamma and self.gamma.draw(k["gamma"]),
-      blur=self.blur and self.blur.draw(k["blur"], ndim),
-      resolution=self.resolution and self.resolution.draw(k["resolution"], ndim),
-      noise=self.noise and self.noise.draw(k["noise"], (*shape, 1)),
+  @property
+  def appearance(self) -> Pipeline:
+    """What happens to the image that the mixture made, in order."""
+    clip, quantiles = self.clip, self.quantiles
+    return pipeline(
+      bias=self.bias,
+      clip=None if clip is None else Fixed(lambda image: jnp.clip(image, *clip)),
+      to_unit=None if quantiles is None else Fixed(intensity.rescale),
+      gamma=self.gamma,
+      blur=self.blur,
+      resolution=self.resolution,
+      noise=self.noise,
+      rescale=None
+      if quantiles is None
+      else Fixed(lambda image: intensity.rescale(image, quantiles)),
     )
 
+  def draw(self, key: Key, shape: tuple[int, ...]) -> dict[str, PyTree]:
+    """Everything random about one image, for label maps of `shape` = [*space], 2D or 3D.
+
+    Returns:
+      Parameters by the name of the component; those that are off are missing. Switching a component
+      on or off leaves the numbers of the others as they are.
+    """
+    moves = {"deformation": self.deformation, "flip": self.flip}
+    drawn: dict[str, PyTree] = {
+      name: move.draw(rng.stream(key, name), shape)
+      for name, move in moves.items()
+      if move is not None
+    }
+    classes = (*shape, self.grouping.num_generation)
+    drawn["mixture"] = self.mixture.draw(rng.stream(key, "mixture"), classes)
+    return drawn | self.appearance.draw(key, (*shape, 1))
+
   def apply(
-    self, parameters: Parameters, label: Int[Array, "*space"]
+    self, parameters: dict[str, PyTree], label: Int[Array, "*space"]
   ) -> tuple[Float[Array, "*space 1"], Int[Array, "*space"]]:
     """Image in [0, 1] and the deformed raw labels that belong to it.
 
@@ -101,27 +104,11 @@ class Generator:
       (image [*space, 1] float32, label [*space]); `grouping.to_target(label)` gives class ids.
     """
     if self.deformation is not None:
-      label = self.deformation.apply(parameters.deformation, label)
+      label = self.deformation.apply(parameters["deformation"], label)
     if self.flip is not None:
-      label = self.flip.apply(parameters.flip, label, jnp.asarray(self.grouping.mirror))
-    image = self.mixture.apply(parameters.mixture, self.grouping.to_generation(label))
-    if self.bias is not None:
-      image = self.bias.apply(parameters.bias, image)
-    if self.clip is not None:
-      image = jnp.clip(image, *self.clip)
-    if self.quantiles is not None:
-      image = intensity.rescale(image)
-    if self.gamma is not None:
-      image = self.gamma.apply(parameters.gamma, image)
-    if self.blur is not None:
-      image = self.blur.apply(parameters.blur, image)
-    if self.resolution is not None:
-      image = self.resolution.apply(parameters.resolution, image)
-    if self.noise is not None:
-      image = self.noise.apply(parameters.noise, image)
-    if self.quantiles is not None:
-      image = intensity.rescale(image, self.quantiles)
-    return image, label
+      label = self.flip.apply(parameters["flip"], label, jnp.asarray(self.grouping.mirror))
+    image = self.mixture.apply(parameters["mixture"], self.grouping.to_generation(label))
+    return self.appearance.apply(parameters, image), label
 
 
 def generate(

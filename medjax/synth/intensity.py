@@ -60,8 +60,9 @@ class Mixture:
       "zero + dark background", self.zero_background + self.dark_background, 0.0, 1.0
     )
 
-  def draw(self, key: Key, shape: tuple[int, ...], num_classes: int) -> MixtureParameters:
-    """Class statistics, and noise for an image of `shape` = [*space]."""
+  def draw(self, key: Key, shape: tuple[int, ...]) -> MixtureParameters:
+    """Class statistics and noise, for maps of `shape` = [*space, class]."""
+    *space, num_classes = shape
     keys = rng.streams(key, "means", "stds", "background", "dark", "noise")
     means_key, stds_key, background_key, dark_key, noise_key = keys
     low, high = np.asarray(self.mean, np.float32).T
@@ -82,7 +83,7 @@ class Mixture:
     return MixtureParameters(
       means=background(means, _uniform(dark_mean_key, (), self.dark_mean)),
       stds=background(stds, _uniform(dark_std_key, (), self.dark_std)),
-      noise=jax.random.normal(noise_key, shape),
+      noise=jax.random.normal(noise_key, space),
     )
 
   def apply(
@@ -115,12 +116,12 @@ class BiasField:
       check.positive("nodes", float(nodes))
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> tuple[Array, ...]:
-    """Node values of each scale, [*nodes, 1], for an image of `shape` = [*space]."""
+    """Node values of each scale, [*nodes, 1], for an image of `shape` = [*space, channel]."""
     values = []
     for scale, nodes in enumerate(self.nodes):
       std_key, node_key = rng.streams(jax.random.fold_in(key, scale), "std", "nodes")
       grid = tuple(
-        nodes if isinstance(nodes, int) else max(2, math.ceil(nodes * size)) for size in shape
+        nodes if isinstance(nodes, int) else max(2, math.ceil(nodes * size)) for size in shape[:-1]
       )
       std = _uniform(std_key, (), self.strength)
       values.append(std * jax.random.normal(node_key, (*grid, 1)))
@@ -148,8 +149,9 @@ class Gamma:
   def __post_init__(self):
     check.non_negative("std", self.std)
 
-  def draw(self, key: Key) -> Array:
-    """Scalar g."""
+  def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, ""]:
+    """g, for an image of any shape."""
+    del shape
     return self.std * jax.random.normal(key)
 
   def apply(self, parameters: Array, image: Float[Array, "*any"]) -> Float[Array, "*any"]:

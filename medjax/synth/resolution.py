@@ -38,10 +38,10 @@ class Blur:
     check.ordered("fwhm", self.fwhm)
     check.non_negative("fwhm[0]", self.fwhm[0])
 
-  def draw(self, key: Key, num_axes: int) -> Float[Array, " ndim"]:
-    """Standard deviation per axis in voxels."""
+  def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, " ndim"]:
+    """Standard deviation per axis in voxels, for an image of `shape` = [*space, channel]."""
     fwhm = jax.random.uniform(key, (1,), minval=self.fwhm[0], maxval=self.fwhm[1])
-    return jnp.tile(fwhm / _FWHM, num_axes)
+    return jnp.tile(fwhm / _FWHM, len(shape) - 1)
 
   def apply(
     self, parameters: Float[Array, " ndim"], image: Float[Array, "*space channel"]
@@ -82,8 +82,9 @@ class Resolution:
     check.in_interval("unchanged_probability", self.unchanged_probability, 0.0, 1.0)
     check.positive("voxel_mm", self.voxel_mm)
 
-  def draw(self, key: Key, num_axes: int) -> ResolutionParameters:
-    """Spacing and thickness for `num_axes` spatial axes."""
+  def draw(self, key: Key, shape: tuple[int, ...]) -> ResolutionParameters:
+    """Spacing and thickness per axis, for an image of `shape` = [*space, channel]."""
+    num_axes = len(shape) - 1
     keys = rng.streams(key, "isotropic", "anisotropic", "axis", "kind", "unchanged", "thickness")
     isotropic_key, anisotropic_key, axis_key, kind_key, unchanged_key, thickness_key = keys
     isotropic = self._spacing(isotropic_key, self.isotropic)

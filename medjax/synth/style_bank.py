@@ -70,17 +70,26 @@ class StyleBank:
   def __len__(self) -> int:
     return len(self.weights)
 
-  def draw(self, key: Key, shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
-    """Statistics of randomly drawn styles, [*shape, ...]."""
-    return self.statistics[jax.random.categorical(key, jnp.log(self.weights), shape=shape)]
+  def styles(self, key: Key, count: int) -> Shaped[Array, "count ..."]:
+    """Statistics of `count` randomly drawn styles."""
+    return self.statistics[jax.random.categorical(key, jnp.log(self.weights), shape=(count,))]
+
+  def draw(self, key: Key, shape: tuple[int, ...]) -> Shaped[Array, "..."]:
+    """Statistics of one randomly drawn style, for an image of any shape."""
+    del shape
+    return self.statistics[jax.random.categorical(key, jnp.log(self.weights))]
+
+  def apply(self, parameters: Shaped[Array, "..."], image: jax.Array) -> jax.Array:
+    """The image in a style given by its statistics."""
+    return self.how.transfer(image, parameters)
 
   def __call__(self, key: Key, image: Float[Array, "*space channel"]) -> jax.Array:
     """The image in one drawn style."""
-    return self.how.transfer(image, self.draw(key))
+    return self.apply(self.draw(key, image.shape), image)
 
   def many(self, key: Key, image: Float[Array, "*space channel"], count: int) -> jax.Array:
     """[count, *space, channel]: the image in `count` drawn styles, one matrix product."""
-    return self.how.transfer_many(image, self.draw(key, (count,)))
+    return self.how.transfer_many(image, self.styles(key, count))
 
   def own_subject(self) -> "OwnSubjectStyles":
     """Styles of the example's own person alone, for training that is private per person.

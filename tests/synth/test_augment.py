@@ -166,7 +166,7 @@ def test_networks_with_state_or_another_shape_are_refused():
 
 def test_both_augmentations_keep_one_protocol():
   for model in (augment.ParametricAugmentation(), residual.UNetResidual(linear_model())):
-    assert isinstance(model, augment.Augmentation)
+    assert isinstance(model, augment.LearnableAugmentation)
     assert list(inspect.signature(model.apply).parameters) == ["theta", "draws", "image"]
     assert hash(model) == hash(model)
 

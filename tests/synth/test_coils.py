@@ -49,5 +49,6 @@ def test_a_person_lies_where_the_draw_says():
   here, there = (np.asarray(coil.profile(p, (size, size)))[..., 0] for p in (centred(2), moved))
   ratio = there[:-2] / here[2:]
   np.testing.assert_allclose(ratio, ratio[0, 0], rtol=1e-4)
-  drawn = jax.vmap(lambda k: coil.draw(k, 3).position)(jax.random.split(jax.random.key(0), 500))
+  keys = jax.random.split(jax.random.key(0), 500)
+  drawn = jax.vmap(lambda k: coil.draw(k, (9, 9, 9, 1)).position)(keys)
   np.testing.assert_allclose(drawn.std(), 0.2, rtol=4 / (2 * 1500) ** 0.5)

@@ -65,7 +65,7 @@ def test_thick_slices_equal_blur_then_sample_then_interpolate(spacing, thickness
 def test_resolution_changes_one_axis_all_or_none_as_often_as_stated():
   model = resolution.Resolution()
   keys = jax.random.split(jax.random.key(0), 4000)
-  drawn = jax.jit(jax.vmap(lambda key: model.draw(key, 3)))(keys)
+  drawn = jax.jit(jax.vmap(lambda key: model.draw(key, (9, 9, 9, 1))))(keys)
   changed = np.asarray(drawn.spacing > 1)
   assert np.all(np.isin(changed.sum(1), (0, 1, 3)))
   for count, probability in ((0, 0.05), (3, 0.95 * 0.1), (1, 0.95 * 0.9)):
@@ -74,13 +74,13 @@ def test_resolution_changes_one_axis_all_or_none_as_often_as_stated():
   np.testing.assert_allclose(changed[changed.sum(1) == 1].mean(0), 1 / 3, atol=0.04)
   assert np.all((drawn.thickness >= 1) & (drawn.thickness <= drawn.spacing))
   assert 7.9 < drawn.spacing.max() <= 8
-  coarse = resolution.Resolution(voxel_mm=10.0).draw(keys[0], 2)
+  coarse = resolution.Resolution(voxel_mm=10.0).draw(keys[0], (9, 9, 1))
   np.testing.assert_array_equal(coarse.spacing, 1.0)  # 8 mm slices of 10 mm voxels
 
 
 def test_bias_field_is_smooth_positive_and_off_at_zero_strength():
   model = intensity.BiasField((0.5, 0.5), nodes=(2, 4))
-  drawn = model.draw(jax.random.key(0), (16, 12))
+  drawn = model.draw(jax.random.key(0), (16, 12, 1))
   assert [nodes.shape for nodes in drawn] == [(2, 2, 1), (4, 4, 1)]
   field = model.apply(drawn, jnp.ones((16, 12, 1)))
   assert jnp.min(field) > 0 and jnp.std(field) > 0.05
@@ -115,7 +115,7 @@ def test_rescale_maps_quantiles_to_the_ends():
 def test_blur_draws_widths_in_its_range():
   model = resolution.Blur((1.0, 3.0))
   keys = jax.random.split(jax.random.key(0), 200)
-  sigma = jax.vmap(lambda key: model.draw(key, 2))(keys)
+  sigma = jax.vmap(lambda key: model.draw(key, (9, 9, 1)))(keys)
   fwhm = sigma * (8 * np.log(2)) ** 0.5
   assert jnp.min(fwhm) >= 1 - 1e-5 and jnp.max(fwhm) <= 3 + 1e-5
   np.testing.assert_array_equal(sigma[:, 0], sigma[:, 1])

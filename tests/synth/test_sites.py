@@ -79,9 +79,9 @@ def test_the_white_level_is_the_gain():
     coil=_UNCOILED,
   )
   x = jnp.asarray(np.random.default_rng(0).uniform(0.2, 1, (24, 24, 1)), jnp.float32)
-  parameters = site.draw(jax.random.key(3), (24, 24))
+  parameters = site.draw(jax.random.key(3), x.shape)
   got = site.apply(parameters, x, spacing=(2.0, 2.0))
-  want = parameters.gain * x / jnp.quantile(x, 0.99)
+  want = parameters["gain"] * x / jnp.quantile(x, 0.99)
   np.testing.assert_allclose(got, want, rtol=1e-4)
 
 
@@ -94,9 +94,9 @@ def test_noise_is_rician_with_the_drawn_fraction_of_the_white_level():
   )
   shape, spacing = (96, 96), (1.0, 1.0)
   x = jnp.ones((*shape, 1))
-  parameters = site.draw(jax.random.key(0), shape)
-  got = site.apply(parameters, x, spacing=spacing) / parameters.gain
-  profile = site.coil.profile(parameters.coil, shape)
+  parameters = site.draw(jax.random.key(0), (*shape, 1))
+  got = site.apply(parameters, x, spacing=spacing) / parameters["gain"]
+  profile = site.coil.profile(parameters["coil"], shape)
   excess = jnp.square(got) - jnp.square(profile)
   # Its variance is at most 4 S^2 sigma^2 + 4 sigma^4 = 0.17 at S = 1; four standard errors.
   spread = float(jnp.std(excess)) / 96
@@ -110,7 +110,7 @@ def test_slices_are_thick_along_their_axis_only(slice_axis):
   site = dataclasses.replace(sites.find("hospital-t2"), noise=(0.0, 0.0), coil=flat)
   scan = jax.jit(
     lambda x: site.apply(
-      site.draw(jax.random.key(0), x.shape[:-1]), x, spacing=(1.0,) * 3, slice_axis=slice_axis
+      site.draw(jax.random.key(0), x.shape), x, spacing=(1.0,) * 3, slice_axis=slice_axis
     )
   )
   for axis in range(3):

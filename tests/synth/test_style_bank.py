@@ -43,7 +43,7 @@ def test_pool_images_may_differ_in_size():
 
 def test_chances_follow_the_weights():
   bank = style_bank(images(3), how=wavelet_style(1), weights=[1, 0, 3])
-  drawn = np.asarray(bank.draw(KEY, (4000,)))
+  drawn = np.asarray(bank.styles(KEY, 4000))
   which = np.abs(drawn[:, None] - np.asarray(bank.statistics)).max((-2, -1)).argmin(1)
   share = np.bincount(which, minlength=3) / 4000
   assert share[1] == 0
@@ -54,7 +54,7 @@ def test_many_are_single_transfers_of_drawn_styles():
   bank = style_bank(images(4), how=wavelet_style(2))
   content = jnp.asarray(images(1, seed=9)[0], jnp.float32)
   many = jax.jit(lambda x: bank.many(KEY, x, 5))(content)
-  one = jax.jit(jax.vmap(bank.how.transfer, (None, 0)))(content, bank.draw(KEY, (5,)))
+  one = jax.jit(jax.vmap(bank.how.transfer, (None, 0)))(content, bank.styles(KEY, 5))
   np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-4)
 
 

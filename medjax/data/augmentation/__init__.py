@@ -1,27 +1,26 @@
 """Random changes of one training example, on the device: image and label move together."""
 
+from medjax.data.augmentation.augmentation import Augmentation
 from medjax.data.augmentation.intensity import (
-  Blur,
   Brightness,
+  ChannelBlur,
   Contrast,
-  Gamma,
+  GammaRetainingStats,
   LowResolution,
-  Noise,
-  Shift,
+  SharedNoise,
 )
-from medjax.data.augmentation.pipeline import Augmentation
-from medjax.data.augmentation.presets import nnunet
+from medjax.data.augmentation.presets import mr_artefacts, nnunet
 from medjax.data.augmentation.spatial import Spatial
 
 __all__ = [
   "Augmentation",
-  "Blur",
   "Brightness",
+  "ChannelBlur",
   "Contrast",
-  "Gamma",
+  "GammaRetainingStats",
   "LowResolution",
-  "Noise",
-  "Shift",
+  "SharedNoise",
   "Spatial",
+  "mr_artefacts",
   "nnunet",
 ]

@@ -1,12 +1,11 @@
 """Random intensities of an image: noise, blur, brightness, contrast, resolution, gamma.
 
-Each record holds ranges; `draw(key, shape)` gives parameters for an image of `shape` = [*space,
-channel] and `apply` uses them. With its probability missed, a component draws the parameters of the
-identity (deviation 0, factor 1, ...), which gives the image back bit for bit: no branch, so that a
-vmapped batch costs what its examples cost. Order and ranges of nnU-Net: see `presets`.
+Each record holds ranges and is a `transforms.Transform`: it changes every image that it is given.
+`transforms.Sometimes` makes it a matter of chance; nnU-Net's chances are in `presets`.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,27 +17,23 @@ from medjax.types import Key
 
 
 @dataclasses.dataclass(frozen=True)
-class Noise:
+class SharedNoise:
   """Additive Gaussian noise, the same in all channels.
 
   Attributes:
     std: standard deviation ~ U(low, high), in intensities. nnU-Net calls its range a variance and
       passes it on as a deviation, also to all channels alike.
-    probability: of an example.
   """
 
   std: tuple[float, float] = (0.0, 0.1)
-  probability: float = 0.1
 
   def __post_init__(self):
     _check_range("std", self.std, 0.0)
-    _check_probabilities(self)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "*space 1"]:
     """The noise itself."""
-    std_key, gate_key, values_key = rng.streams(key, "std", "gate", "values")
+    std_key, values_key = rng.streams(key, "std", "values")
     std = jax.random.uniform(std_key, minval=self.std[0], maxval=self.std[1])
-    std = jnp.where(jax.random.bernoulli(gate_key, self.probability), std, 0.0)
     return std * jax.random.normal(values_key, (*shape[:-1], 1))
 
   def apply(
@@ -48,31 +43,24 @@ class Noise:
 
 
 @dataclasses.dataclass(frozen=True)
-class Blur:
+class ChannelBlur:
   """Gaussian blur, its own in every channel and axis.
 
   Attributes:
     sigma: standard deviation ~ U(low, high), in voxels.
-    probability: of an example.
-    channel_probability: of each channel of such an example.
   """
 
   sigma: tuple[float, float] = (0.5, 1.0)
-  probability: float = 0.2
-  channel_probability: float = 0.5
 
   def __post_init__(self):
     _check_range("sigma", self.sigma, 0.0)
-    _check_probabilities(self)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "channel ndim"]:
-    """Standard deviations; 0 where off."""
+    """Standard deviations."""
     *space, channels = shape
-    sigma_key, gate_key = rng.streams(key, "sigma", "gate")
     low, high = self.sigma
-    sigma = jax.random.uniform(sigma_key, (channels, len(space)), minval=low, maxval=high)
-    is_on = _gate(gate_key, channels, self.probability, self.channel_probability)
-    return jnp.where(is_on[:, None], sigma, 0.0)
+    sigma_key = rng.stream(key, "sigma")
+    return jax.random.uniform(sigma_key, (channels, len(space)), minval=low, maxval=high)
 
   def apply(
     self, sigma: Float[Array, "channel ndim"], image: Float[Array, "*space channel"]
@@ -86,19 +74,16 @@ class Brightness:
 
   Attributes:
     factor: (low, high) around 1; from either side of 1 in half of the cases.
-    probability: of an example.
   """
 
   factor: tuple[float, float] = (0.75, 1.25)
-  probability: float = 0.15
 
   def __post_init__(self):
     _check_around_one("factor", self.factor)
-    _check_probabilities(self)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, " channel"]:
-    """Factors; 1 where off."""
-    return _around_one(key, shape[-1], self.factor, self.probability)
+    """Factors."""
+    return _around_one(key, shape[-1], self.factor)
 
   def apply(
     self, factor: Float[Array, " channel"], image: Float[Array, "*space channel"]
@@ -107,54 +92,21 @@ class Brightness:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shift:
-  """x + shift, a shift a channel.
-
-  Attributes:
-    std: the shift ~ N(0, std), in intensities; nnU-Net's trainer "DA5" has 0.5.
-    probability: of an example.
-    channel_probability: of each channel of such an example.
-  """
-
-  std: float = 0.5
-  probability: float = 0.1
-  channel_probability: float = 0.5
-
-  def __post_init__(self):
-    check.non_negative("std", self.std)
-    _check_probabilities(self)
-
-  def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, " channel"]:
-    """Shifts; 0 where off."""
-    value_key, gate_key = rng.streams(key, "value", "gate")
-    is_on = _gate(gate_key, shape[-1], self.probability, self.channel_probability)
-    return jnp.where(is_on, self.std * jax.random.normal(value_key, (shape[-1],)), 0.0)
-
-  def apply(
-    self, shift: Float[Array, " channel"], image: Float[Array, "*space channel"]
-  ) -> Float[Array, "*space channel"]:
-    return image + _like(shift, image)
-
-
-@dataclasses.dataclass(frozen=True)
 class Contrast:
   """x + (factor - 1) (x - mean), clipped to the range that the image had; by channel.
 
   Attributes:
     factor: (low, high) around 1; from either side of 1 in half of the cases.
-    probability: of an example.
   """
 
   factor: tuple[float, float] = (0.75, 1.25)
-  probability: float = 0.15
 
   def __post_init__(self):
     _check_around_one("factor", self.factor)
-    _check_probabilities(self)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, " channel"]:
-    """Factors; 1 where off."""
-    return _around_one(key, shape[-1], self.factor, self.probability)
+    """Factors."""
+    return _around_one(key, shape[-1], self.factor)
 
   def apply(
     self, factor: Float[Array, " channel"], image: Float[Array, "*space channel"]
@@ -172,29 +124,22 @@ class LowResolution:
 
   Attributes:
     scale: samples per voxel ~ U(low, high) in (0, 1], one for all axes of a channel.
-    probability: of an example.
-    channel_probability: of each channel of such an example.
     across: axis that keeps its resolution, see `Spatial`; None is none.
   """
 
   scale: tuple[float, float] = (0.5, 1.0)
-  probability: float = 0.25
-  channel_probability: float = 0.5
   across: int | None = None
 
   def __post_init__(self):
     _check_range("scale", self.scale, 0.0)
     check.positive("scale[0]", self.scale[0])
     check.in_interval("scale[1]", self.scale[1], 0.0, 1.0)
-    _check_probabilities(self)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Int[Array, "channel ndim"]:
-    """Samples per axis; the length of the axis where off."""
+    """Samples per axis, at most its length."""
     *space, channels = shape
-    scale_key, gate_key = rng.streams(key, "scale", "gate")
-    scale = jax.random.uniform(scale_key, (channels,), minval=self.scale[0], maxval=self.scale[1])
-    is_on = _gate(gate_key, channels, self.probability, self.channel_probability)
-    scale = jnp.where(is_on, scale, 1.0)
+    low, high = self.scale
+    scale = jax.random.uniform(rng.stream(key, "scale"), (channels,), minval=low, maxval=high)
     counts = [
       jnp.full(channels, size)
       if axis == self.across
@@ -210,7 +155,7 @@ class LowResolution:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gamma:
+class GammaRetainingStats:
   """A power of the image in [0, 1] that keeps its mean and standard deviation, by channel.
 
     t = (x - min) / (max - min);   y = t ^ g, inverted: -(1 - t) ^ g
@@ -218,21 +163,18 @@ class Gamma:
 
   Attributes:
     exponent: (low, high) of g around 1; from either side of 1 in half of the cases.
-    probability: of an example.
     inverted: powers of the negative image, which stretch its bright end.
   """
 
   exponent: tuple[float, float] = (0.7, 1.5)
-  probability: float = 0.3
   inverted: bool = False
 
   def __post_init__(self):
     _check_around_one("exponent", self.exponent)
-    _check_probabilities(self)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, " channel"]:
-    """Exponents; 1 where off."""
-    return _around_one(key, shape[-1], self.exponent, self.probability)
+    """Exponents."""
+    return _around_one(key, shape[-1], self.exponent)
 
   def apply(
     self, exponent: Float[Array, " channel"], image: Float[Array, "*space channel"]
@@ -252,24 +194,15 @@ class Gamma:
     return jnp.where(exponent == 1, image, changed)
 
 
-def _gate(key: Key, channels: int, probability: float, channel_probability: float) -> Array:
-  """[channel] bool: the example is chosen, and in it the channel."""
-  example_key, channel_key = rng.streams(key, "example", "channel")
-  in_example = jax.random.bernoulli(example_key, probability)
-  return in_example & jax.random.bernoulli(channel_key, channel_probability, (channels,))
+def _around_one(key: Key, channels: int, bounds: tuple[float, float]) -> Float[Array, " channel"]:
+  """U(low, 1) or U(1, high), equally often."""
+  unit = jax.random.uniform(rng.stream(key, "value"), (channels,), minval=-1.0, maxval=1.0)
+  return 1 + jnp.where(unit < 0, unit * (1 - bounds[0]), unit * (bounds[1] - 1))
 
 
-def _around_one(
-  key: Key, channels: int, bounds: tuple[float, float], probability: float
-) -> Float[Array, " channel"]:
-  """U(low, 1) or U(1, high), equally often; 1 in examples that are not chosen."""
-  value_key, gate_key = rng.streams(key, "value", "gate")
-  unit = jax.random.uniform(value_key, (channels,), minval=-1.0, maxval=1.0)
-  value = 1 + jnp.where(unit < 0, unit * (1 - bounds[0]), unit * (bounds[1] - 1))
-  return jnp.where(jax.random.bernoulli(gate_key, probability), value, 1.0)
-
-
-def _by_channel(filter_fn, image: Array, parameters: Array) -> Array:
+def _by_channel(
+  filter_fn: Callable[[Array, Array], Array], image: Array, parameters: Array
+) -> Array:
   """`filter_fn(image [*space, 1], parameters [ndim])` for every channel."""
   return jax.vmap(lambda x, p: filter_fn(x[..., None], p)[..., 0], (-1, 0), -1)(image, parameters)
 
@@ -287,9 +220,3 @@ def _check_around_one(name: str, bounds: tuple[float, float]) -> None:
   low, high = bounds
   fits = 0 < low <= 1 <= high
   check.require(fits, f"{name} as (low, high), 0 < low <= 1 <= high", f"{bounds}", "widen it")
-
-
-def _check_probabilities(record) -> None:
-  for field in dataclasses.fields(record):
-    if field.name.endswith("probability"):
-      check.in_interval(field.name, getattr(record, field.name), 0.0, 1.0)

@@ -1,13 +1,17 @@
-"""The augmentation that nnU-Net v2 trains with by default.
+"""The augmentation that nnU-Net v2 trains with by default, and artefacts of MR scanners to add.
 
-Isensee et al. 2021, Nature Methods. Numbers are those of the released code: MIC-DKFZ/nnUNet@017de4a
-(nnunetv2/training/nnUNetTrainer/nnUNetTrainer.py: get_training_transforms and
-configure_rotation_dummyDA_mirroring_and_inital_patch_size) on MIC-DKFZ/batchgeneratorsv2@016760f.
+nnU-Net: Isensee et al. 2021, Nature Methods. Numbers are those of the released code,
+MIC-DKFZ/nnUNet@017de4a (nnunetv2/training/nnUNetTrainer/nnUNetTrainer.py: get_training_transforms
+and configure_rotation_dummyDA_mirroring_and_inital_patch_size) on
+MIC-DKFZ/batchgeneratorsv2@016760f.
 """
 
 from medjax.data.augmentation import intensity
-from medjax.data.augmentation.pipeline import Augmentation
+from medjax.data.augmentation.augmentation import Augmentation
 from medjax.data.augmentation.spatial import Spatial
+from medjax.synth.artefacts import Ghosting, Motion, Ringing
+from medjax.synth.intensity import BiasField
+from medjax.transforms import AboveMinimum, Pipeline, Sometimes, pipeline
 
 
 def nnunet(
@@ -73,11 +77,50 @@ def nnunet(
       mirror_axes=mirror_axes,
       across=across,
     ),
-    noise=intensity.Noise(),
-    blur=intensity.Blur(),
-    brightness=intensity.Brightness(),
-    contrast=intensity.Contrast(),
-    low_resolution=intensity.LowResolution(across=across),
-    inverted_gamma=intensity.Gamma(probability=0.1, inverted=True),
-    gamma=intensity.Gamma(),
+    transforms=pipeline(
+      noise=Sometimes(intensity.SharedNoise(), 0.1),
+      blur=Sometimes(intensity.ChannelBlur(), 0.2, channel_probability=0.5),
+      brightness=Sometimes(intensity.Brightness(), 0.15),
+      contrast=Sometimes(intensity.Contrast(), 0.15),
+      low_resolution=Sometimes(
+        intensity.LowResolution(across=across), 0.25, channel_probability=0.5
+      ),
+      inverted_gamma=Sometimes(intensity.GammaRetainingStats(inverted=True), 0.1),
+      gamma=Sometimes(intensity.GammaRetainingStats(), 0.3),
+    ),
   )
+
+
+def mr_artefacts(
+  spacing: tuple[float | int, ...],
+  *,
+  probability: float = 0.1,
+  phase_axis: int = 0,
+  slice_axis: int | None = None,
+) -> Pipeline:
+  """Motion, ghosting, Gibbs ringing and bias field of `medjax.synth`, for z-scored MR images.
+
+  Every channel counts as an image of the same scan: all are changed alike. What is trained on here
+  is no longer out of family at test time (see `synth.Site.out_of_family`).
+
+  Args:
+    spacing: voxel size in mm, one per axis of the patch.
+    probability: of each of the four, in an example.
+    phase_axis: phase-encoding axis, between whose lines the patient moves.
+    slice_axis: axis across the slices, along which nothing rings; None in 2D or for 3D k-space.
+
+  >>> import dataclasses, jax, jax.numpy as jnp
+  >>> base = nnunet((8, 8))
+  >>> changes = dict(mr_artefacts((1.0, 1.0)).steps)
+  >>> augmentation = dataclasses.replace(base, transforms=base.transforms.replace(**changes))
+  >>> augmentation(jax.random.key(0), jnp.ones((12, 12, 1)))[0].shape
+  (8, 8, 1)
+  """
+  in_plane = tuple(axis for axis in range(len(spacing)) if axis != slice_axis)
+  artefacts = {
+    "bias": BiasField((0.0, 0.5)),
+    "motion": Motion(spacing=spacing, axis=phase_axis),
+    "ghosting": Ghosting(axis=phase_axis),
+    "ringing": Ringing(axes=in_plane),
+  }
+  return pipeline(**{k: Sometimes(AboveMinimum(v), probability) for k, v in artefacts.items()})

@@ -9,7 +9,8 @@ from medjax import check
 from medjax.data import augmentation
 from medjax.types import IGNORE
 
-COMPONENTS = [field.name for field in dataclasses.fields(augmentation.Augmentation)][1:]
+KEY = jax.random.key(0)
+STEPS = [name for name, _ in augmentation.nnunet((4, 4)).transforms.steps]
 
 
 def batch(config, count=4, channels=2):
@@ -19,22 +20,22 @@ def batch(config, count=4, channels=2):
   return jnp.asarray(image), jnp.asarray(random.integers(-1, 3, shape).astype(np.int32))
 
 
-def sure(config):
-  """Everything with probability 1."""
+def with_chance(config, probability):
+  """Every transform, and every part of the movement, with this probability."""
 
-  def certain(component):
-    names = [name for name in vars(component) if name.endswith("probability")]
-    return dataclasses.replace(component, **dict.fromkeys(names, 1.0))
+  def changed(record):
+    names = [name for name, value in vars(record).items() if name.endswith("probability") and value]
+    return dataclasses.replace(record, **dict.fromkeys(names, probability))
 
-  parts = {name: getattr(config, name) for name in COMPONENTS}
-  return dataclasses.replace(config, **{n: c and certain(c) for n, c in parts.items()})
+  steps = {name: changed(step) for name, step in config.transforms.steps}
+  return dataclasses.replace(
+    config, spatial=changed(config.spatial), transforms=config.transforms.replace(**steps)
+  )
 
 
 @pytest.mark.parametrize("patch", [(12, 10), (8, 6, 10)])
 def test_an_example_alone_and_in_a_batch_gives_the_same(patch):
-  config = dataclasses.replace(
-    sure(augmentation.nnunet(patch, elastic_probability=1.0)), shift=augmentation.Shift()
-  )
+  config = with_chance(augmentation.nnunet(patch, elastic_probability=1.0), 1.0)
   images, labels = batch(config)
   keys = jax.random.split(jax.random.key(0), 4)
   whole, whole_labels = jax.jit(jax.vmap(config))(keys, images, labels)
@@ -59,16 +60,7 @@ def test_an_image_needs_no_label():
 
 
 def test_with_every_component_missed_the_patch_is_the_middle_of_the_block():
-  config = augmentation.nnunet((6, 5, 4))
-  changes = {
-    name: dataclasses.replace(getattr(config, name), probability=0.0)
-    for name in COMPONENTS
-    if name != "spatial" and getattr(config, name) is not None
-  }
-  still = dataclasses.replace(
-    config.spatial, rotation_probability=0.0, scaling_probability=0.0, mirror_probability=0.0
-  )
-  config = dataclasses.replace(config, spatial=still, **changes)
+  config = with_chance(augmentation.nnunet((6, 5, 4)), 0.0)
   image = jax.random.normal(jax.random.key(1), (9, 9, 8, 2))
   label = jnp.arange(9 * 9 * 8, dtype=jnp.int32).reshape(9, 9, 8)
   moved, moved_label = jax.jit(config)(jax.random.key(0), image, label)
@@ -76,24 +68,33 @@ def test_with_every_component_missed_the_patch_is_the_middle_of_the_block():
   np.testing.assert_array_equal(moved_label, label[1:7, 2:7, 2:6])
 
 
-def test_switching_a_component_off_leaves_the_draws_of_the_others():
-  config = dataclasses.replace(
-    augmentation.nnunet((6, 5), elastic_probability=0.5), shift=augmentation.Shift()
-  )
-  full = config.draw(jax.random.key(0), 2)
-  assert sorted(full) == sorted(COMPONENTS)
-  for name in COMPONENTS:
-    fewer = dataclasses.replace(config, **{name: None}).draw(jax.random.key(0), 2)
-    assert sorted([*fewer, name]) == sorted(COMPONENTS)
-    for other, value in fewer.items():
+def test_switching_a_step_off_leaves_the_draws_of_the_others():
+  config, key, shape = augmentation.nnunet((6, 5), elastic_probability=0.5), KEY, (8, 8, 2)
+  full = config.draw(key, shape)
+  assert sorted(full) == sorted([*STEPS, "spatial"])
+  for name in STEPS:
+    fewer = dataclasses.replace(config, transforms=config.transforms.replace(**{name: None}))
+    drawn = fewer.draw(key, shape)
+    assert sorted([*drawn, name]) == sorted(full)
+    for other, value in drawn.items():
       jax.tree.map(np.testing.assert_array_equal, value, full[other])
 
 
+def test_artefacts_of_a_scanner_join_the_pipeline():
+  base = with_chance(augmentation.nnunet((12, 10)), 0.0)
+  artefacts = dict(augmentation.mr_artefacts((1.0, 1.0), probability=1.0).steps)
+  config = dataclasses.replace(base, transforms=base.transforms.replace(**artefacts))
+  image = jax.random.normal(jax.random.key(1), (*config.source_shape, 2))
+  plain, _ = jax.jit(base)(KEY, image)
+  changed, _ = jax.jit(config)(KEY, image)
+  assert jnp.all(jnp.isfinite(changed)) and jnp.min(jnp.abs(changed - plain).max((0, 1))) > 0.01
+  # A scanner's image has no negative values: in z-scores nothing goes below the minimum.
+  assert jnp.all(changed.min((0, 1)) >= plain.min((0, 1)) - 1e-5)
+
+
 def test_elastic_off_leaves_the_affine_draws():
-  key = jax.random.key(0)
-  plain, elastic = (
-    augmentation.nnunet((8, 8), elastic_probability=p).draw(key, 1)["spatial"] for p in (0.0, 1.0)
-  )
+  configs = (augmentation.nnunet((8, 8), elastic_probability=p) for p in (0.0, 1.0))
+  plain, elastic = (config.draw(KEY, (8, 8, 1))["spatial"] for config in configs)
   np.testing.assert_array_equal(plain.matrix, elastic.matrix)
   assert plain.elastic is None
 
@@ -110,7 +111,7 @@ def test_the_preset_turns_as_nnunet_does():
   for patch, (degrees, across) in rotations.items():
     config = augmentation.nnunet(patch)
     assert (config.spatial.rotation_degrees, config.spatial.across) == (degrees, across)
-    assert config.low_resolution.across == across
+    assert config.transforms["low_resolution"].transform.across == across
 
 
 def test_a_block_smaller_than_the_patch_is_surrounded_by_zeros_and_ignored():

@@ -1,38 +1,29 @@
-"""All components in order, as one function of a key and an example."""
+"""A random movement of image and label, and then transforms of the image, as one function."""
 
 import dataclasses
-from typing import Any
 
 from jaxtyping import Array, Float, Int
 
 from medjax import check, rng
-from medjax.data.augmentation import intensity
 from medjax.data.augmentation.spatial import Spatial
-from medjax.types import Key
+from medjax.transforms import Pipeline
+from medjax.types import Key, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
   """`augmentation(key, image, label) -> (image, label)` of ONE example; vmap adds the batch.
 
-  Components run in the order of the attributes; None switches one off and leaves the numbers of the
-  others as they are.
-
   Attributes:
     patch: voxels per axis of the output, 2 or 3 axes.
-    spatial, noise, ...: see their classes.
+    spatial: how image and label move together; None leaves them in place.
+    transforms: what happens to the image after that, see `transforms.pipeline`. Adding a step, or
+      taking one away, leaves the random numbers of the others as they are.
   """
 
   patch: tuple[int, ...]
   spatial: Spatial | None = None
-  noise: intensity.Noise | None = None
-  blur: intensity.Blur | None = None
-  brightness: intensity.Brightness | None = None
-  shift: intensity.Shift | None = None
-  contrast: intensity.Contrast | None = None
-  low_resolution: intensity.LowResolution | None = None
-  inverted_gamma: intensity.Gamma | None = None
-  gamma: intensity.Gamma | None = None
+  transforms: Pipeline = Pipeline()
 
   def __post_init__(self):
     fits = len(self.patch) in (2, 3) and min(self.patch) > 0
@@ -43,20 +34,16 @@ class Augmentation:
     """Block that a stream should cut for this patch, see `Spatial.source_shape`."""
     return self.patch if self.spatial is None else self.spatial.source_shape(self.patch)
 
-  def draw(self, key: Key, num_channels: int) -> dict[str, Any]:
-    """Parameters of one example, by component; components that are off are missing."""
-    shape = (*self.patch, num_channels)
-    drawn = {
-      name: component.draw(rng.stream(key, name), shape)
-      for name, component in self._intensities().items()
-    }
+  def draw(self, key: Key, shape: tuple[int, ...]) -> dict[str, PyTree]:
+    """Parameters by name, for an image of `shape` = [*source, channel]; of both parts."""
+    drawn = self.transforms.draw(key, (*self.patch, shape[-1]))
     if self.spatial is not None:
       drawn["spatial"] = self.spatial.draw(rng.stream(key, "spatial"), self.patch)
     return drawn
 
   def apply(
     self,
-    parameters: dict[str, Any],
+    parameters: dict[str, PyTree],
     image: Float[Array, "*source channel"],
     label: Int[Array, "..."] | None = None,
   ) -> tuple[Float[Array, "*patch channel"], Int[Array, "*patch"] | None]:
@@ -78,14 +65,11 @@ class Augmentation:
     )
     if label is not None:
       check.same_shape("label", label.shape, "image", image.shape[:-1])
-    spatial = self.spatial
-    if spatial is None:
+    if self.spatial is None:
       check.same_shape("image", image.shape[:-1], "patch (without spatial)", self.patch)
     else:
-      image, label = spatial.apply(parameters["spatial"], image, label, self.patch)
-    for name, component in self._intensities().items():
-      image = component.apply(parameters[name], image)
-    return image, label
+      image, label = self.spatial.apply(parameters["spatial"], image, label, self.patch)
+    return self.transforms.apply(parameters, image), label
 
   def __call__(
     self,
@@ -93,13 +77,9 @@ class Augmentation:
     image: Float[Array, "*source channel"],
     label: Int[Array, "..."] | None = None,
   ) -> tuple[Float[Array, "*patch channel"], Int[Array, "*patch"] | None]:
-    """`apply(draw(key, channels), image, label)`.
+    """`apply(draw(key, image.shape), image, label)`.
 
     Guarantees: a function of (self, key, example) alone. Labels are the same bits under jit, vmap
     and any batch size; images differ by rounding of sums, whose order batching may change.
     """
-    return self.apply(self.draw(key, image.shape[-1]), image, label)
-
-  def _intensities(self) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(self)][2:]
-    return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+    return self.apply(self.draw(key, image.shape), image, label)
