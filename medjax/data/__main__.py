@@ -18,7 +18,7 @@ from typing import Any, Literal
 from medjax import cli, files
 from medjax.check import InputError, require
 from medjax.data import inspection, readers
-from medjax.data.inspection import Site
+from medjax.data.inspection import SiteSummary
 from medjax.data.prepared import Prepared, prepare
 from medjax.train import Report
 from medjax.train.progress import counted
@@ -135,7 +135,7 @@ def _counted(source: Source) -> str:
 _HEADER = ("site", "cases", "people", "read", "shape", "spacing, mm", "values", "unknown")
 
 
-def _row(site: Site) -> list[Any]:
+def _row(site: SiteSummary) -> list[Any]:
   values = "-" if site.intensities is None else " ".join(f"{v:.4g}" for v in site.intensities)
   return [
     site.name or "-",
@@ -155,7 +155,7 @@ def _range(ends: tuple[tuple, tuple]) -> str:
   return "x".join(f"{a:.4g}" if a == b else f"{a:.4g}..{b:.4g}" for a, b in pairs)
 
 
-def _label_lines(sites: Sequence[Site]) -> list[str]:
+def _label_lines(sites: Sequence[SiteSummary]) -> list[str]:
   """Class, cases that have it and its mean share, a line a site."""
   lines = []
   for site in sites:
@@ -166,7 +166,7 @@ def _label_lines(sites: Sequence[Site]) -> list[str]:
   return lines
 
 
-def _page(folder: pathlib.Path, kind: str, source: Source, sites: Sequence[Site]) -> Report:
+def _page(folder: pathlib.Path, kind: str, source: Source, sites: Sequence[SiteSummary]) -> Report:
   page = Report(
     folder.resolve().name,
     f"{_counted(source)}, read as {kind}.",

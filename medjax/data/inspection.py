@@ -11,7 +11,7 @@ from medjax.types import IGNORE, Example, Source
 
 
 @dataclasses.dataclass(frozen=True)
-class Site:
+class SiteSummary:
   """What the cases of a site have in common.
 
   Attributes:
@@ -45,7 +45,7 @@ def inspect(
   *,
   most: int | None = None,
   progress: Callable[[Sequence[str]], Iterable[str]] = lambda names: names,
-) -> list[Site]:
+) -> list[SiteSummary]:
   """Sites in order of their names.
 
   Args:
@@ -90,7 +90,7 @@ def knows_people(source: Source) -> bool:
   return bool(getattr(source, "knows_people", True))
 
 
-def _site(source: Source, name: str, indices: list[int], most: int | None) -> Site:
+def _site(source: Source, name: str, indices: list[int], most: int | None) -> SiteSummary:
   step = 1 if most is None else max(1, -(-len(indices) // most))
   chosen = indices[::step]
   sizes, spacings, values = [], [], []
@@ -118,7 +118,7 @@ def _site(source: Source, name: str, indices: list[int], most: int | None) -> Si
   if values:
     lows, medians, highs = np.array(values, np.float64).T
     intensities = (float(lows.min()), float(np.median(medians)), float(highs.max()))
-  return Site(
+  return SiteSummary(
     name=name,
     cases=len(indices),
     people=len({source.subjects[i] for i in indices}) if knows_people(source) else None,

@@ -68,7 +68,7 @@ class Best(NamedTuple):
   state: Any
 
 
-class Carry(NamedTuple):
+class RunState(NamedTuple):
   """All that a step hands to the next, and all that a checkpoint holds.
 
   `best` is () where the run keeps no best state.
@@ -85,22 +85,23 @@ class Engine:
   """Compiled functions of one run.
 
   Attributes:
-    init: `init(params, key) -> Carry`; compiled, so that its arrays are new ones and donating them
-      never reaches the caller's.
-    advance: `advance(carry, batch, key) -> Carry`; donates `carry`. Step t gets fold_in(key, t), or
-      `key` itself where the Step has a `key_of`. A Step in pieces takes a list of chunks.
+    init: `init(params, key) -> RunState`; compiled, so that its arrays are new ones and donating
+      them never reaches the caller's.
+    advance: `advance(current, batch, key) -> RunState`; donates `current`. Step t gets
+      fold_in(key, t), or `key` itself where the Step has a `key_of`. A Step in pieces takes a list
+      of chunks.
     advance_block: the same for batches stacked along a new first axis, as one scan.
-    keep_best: `keep_best(carry, value) -> Carry` whose best is the present state if `value` exceeds
-      that of the best so far; NaN never does.
-    template: shapes, dtypes and shardings of a Carry.
+    keep_best: `keep_best(current, value) -> RunState` whose best is the present state if `value`
+      exceeds that of the best so far; NaN never does.
+    template: shapes, dtypes and shardings of a RunState.
     digest: `digest() -> str` of the update's program, see `programs.digest`.
   """
 
-  init: Callable[[Params, Key], Carry]
-  advance: Callable[[Carry, PyTree, Key], Carry]
-  advance_block: Callable[[Carry, PyTree, Key], Carry]
-  keep_best: Callable[[Carry, Any], Carry]
-  template: Carry
+  init: Callable[[Params, Key], RunState]
+  advance: Callable[[RunState, PyTree, Key], RunState]
+  advance_block: Callable[[RunState, PyTree, Key], RunState]
+  keep_best: Callable[[RunState, Any], RunState]
+  template: RunState
   digest: Callable[[], str]
 
 
@@ -117,7 +118,7 @@ def build(
 ) -> Engine:
   """The engine of `step` for batches like `batch`; traces once, computes nothing.
 
-  With `keeps_best` the carry holds a second copy of the state, without the optimiser's.
+  With `keeps_best` the RunState holds a second copy of the state, without the optimiser's.
 
   Raises:
     InputError: metrics that are not a flat dict of scalars, or an update that changes the
@@ -143,9 +144,8 @@ def build(
     return programs.digest(update.lower(*shapes))
 
   def abstract(tree: PyTree, sharding: Sharding = whole) -> PyTree:
-    shapes = jax.eval_shape(
-      lambda x: x, tree
-    )  # the mesh is part of a type, and so of the one trace
+    # The mesh is a part of an array's type: with it this trace serves the compiled programs too.
+    shapes = jax.eval_shape(lambda x: x, tree)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
   state = jax.eval_shape(start, params, key)
@@ -156,35 +156,37 @@ def build(
   _check_metrics(metrics)
   _check_state(state, new_state)
 
-  def init(params: Params, key: Key) -> Carry:
+  def init(params: Params, key: Key) -> RunState:
     zeros = {k: jnp.zeros((), _sum_dtype(m)) for k, m in metrics.items()}
     window = Window(jnp.int32(0), zeros, jnp.int32(-1), dict(zeros))
     state = start(params, key)
     best = Best(jnp.float32(-jnp.inf), jnp.int32(-1), _without_optimiser(state))
-    carry = Carry(jnp.int32(0), state, window, jax.tree.map(jnp.copy, best) if keeps_best else ())
-    return jax.tree.map(_strong, carry)
+    current = RunState(
+      jnp.int32(0), state, window, jax.tree.map(jnp.copy, best) if keeps_best else ()
+    )
+    return jax.tree.map(_strong, current)
 
   def key_at(done: jax.Array, key: Key) -> Key:
     return jax.random.fold_in(key, done) if step.key_of is None else key
 
-  def note(carry: Carry, state: TrainState, metrics: Metrics) -> Carry:
-    window = _accumulate(carry.window, metrics, carry.step, log_every)
-    return Carry(carry.step + 1, jax.tree.map(_strong, state), window, carry.best)
+  def note(current: RunState, state: TrainState, metrics: Metrics) -> RunState:
+    window = _accumulate(current.window, metrics, current.step, log_every)
+    return RunState(current.step + 1, jax.tree.map(_strong, state), window, current.best)
 
-  def advance(carry: Carry, batch: PyTree, key: Key) -> Carry:
-    return note(carry, *update(carry.state, batch, key_at(carry.step, key)))
+  def advance(current: RunState, batch: PyTree, key: Key) -> RunState:
+    return note(current, *update(current.state, batch, key_at(current.step, key)))
 
-  def advance_block(carry: Carry, batches: PyTree, key: Key) -> Carry:
-    return jax.lax.scan(lambda c, batch: (advance(c, batch, key), None), carry, batches)[0]
+  def advance_block(current: RunState, batches: PyTree, key: Key) -> RunState:
+    return jax.lax.scan(lambda c, batch: (advance(c, batch, key), None), current, batches)[0]
 
-  def keep_best(carry: Carry, value: Any) -> Carry:
-    new = Best(jnp.float32(value), carry.step, _without_optimiser(carry.state))
-    is_better = new.value > carry.best.value
-    best = jax.tree.map(lambda a, b: jnp.where(is_better, a, b), new, carry.best)
-    return carry._replace(best=best)
+  def keep_best(current: RunState, value: Any) -> RunState:
+    new = Best(jnp.float32(value), current.step, _without_optimiser(current.state))
+    is_better = new.value > current.best.value
+    best = jax.tree.map(lambda a, b: jnp.where(is_better, a, b), new, current.best)
+    return current._replace(best=best)
 
   return Engine(
-    # Placed on purpose, as a restored carry is: to XLA the two would else be two programs.
+    # Placed on purpose, as a restored RunState is: to XLA the two would else be two programs.
     init=jax.jit(init, out_shardings=placement),
     advance=_over_chunks(step.chunked, key_at, note, out_shardings, acc_sharding)
     if step.chunked
@@ -200,24 +202,24 @@ def build(
   )
 
 
-def _placement(whole: Any, of_state: Any, keeps_best: bool) -> Carry:
-  """Shardings of the parts of a Carry."""
-  return Carry(whole, of_state, whole, Best(whole, whole, of_state) if keeps_best else ())
+def _placement(whole: Any, of_state: Any, keeps_best: bool) -> RunState:
+  """Shardings of the parts of a RunState."""
+  return RunState(whole, of_state, whole, Best(whole, whole, of_state) if keeps_best else ())
 
 
 def _over_chunks(
   chunked: Chunked,
   key_at: Callable[[jax.Array, Key], Key],
-  note: Callable[[Carry, TrainState, Metrics], Carry],
+  note: Callable[[RunState, TrainState, Metrics], RunState],
   out_shardings: Any,
   acc_sharding: Any,
-) -> Callable[[Carry, list[PyTree], Key], Carry]:
+) -> Callable[[RunState, list[PyTree], Key], RunState]:
   """A Python loop over chunks: their number differs from sample to sample, their shape does not."""
   # One compilation for each function, however many sweeps it serves.
   accumulate = {
     f: jax.jit(
-      lambda carry, acc, chunk, kept, key, f=f: f(
-        carry.state, acc, chunk, kept, sweeps.sample_key(key_at(carry.step, key))
+      lambda current, acc, chunk, carry, key, f=f: f(
+        current.state, acc, chunk, carry, sweeps.sample_key(key_at(current.step, key))
       ),
       donate_argnums=(1, 3),
       out_shardings=(acc_sharding, None),  # what is carried stays where its chunk is
@@ -226,12 +228,12 @@ def _over_chunks(
   }
 
   def finished(f: Any, is_last: bool) -> Any:
-    def run(carry: Carry, acc: PyTree, key: Key, sweep: jax.Array) -> tuple[Carry, PyTree]:
-      own_key = sweeps.finish_key(key_at(carry.step, key), sweep)
-      state, acc, metrics = f(carry.state, acc, own_key)
+    def run(current: RunState, acc: PyTree, key: Key, sweep: jax.Array) -> tuple[RunState, PyTree]:
+      own_key = sweeps.finish_key(key_at(current.step, key), sweep)
+      state, acc, metrics = f(current.state, acc, own_key)
       if is_last:
-        return note(carry, state, metrics), ()
-      return carry._replace(state=jax.tree.map(_strong, state)), acc
+        return note(current, state, metrics), ()
+      return current._replace(state=jax.tree.map(_strong, state)), acc
 
     return jax.jit(run, donate_argnums=0, out_shardings=(out_shardings, acc_sharding))
 
@@ -245,14 +247,14 @@ def _over_chunks(
     lambda step, chunk, key: chunked.carry(chunk, sweeps.sample_key(key_at(step, key)))
   )
 
-  def advance(carry: Carry, chunks: list[PyTree], key: Key) -> Carry:
-    acc = begin(carry.state)
-    kept = [start_chunk(carry.step, chunk, key) for chunk in chunks]
+  def advance(current: RunState, chunks: list[PyTree], key: Key) -> RunState:
+    acc = begin(current.state)
+    carry = [start_chunk(current.step, chunk, key) for chunk in chunks]
     for number, sweep in enumerate(chunked.sweeps):
       for i, chunk in enumerate(chunks):
-        acc, kept[i] = accumulate[sweep.accumulate](carry, acc, chunk, kept[i], key)
-      carry, acc = finish[sweep.finish, number == last](carry, acc, key, number)
-    return carry
+        acc, carry[i] = accumulate[sweep.accumulate](current, acc, chunk, carry[i], key)
+      current, acc = finish[sweep.finish, number == last](current, acc, key, number)
+    return current
 
   return advance
 

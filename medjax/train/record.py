@@ -9,7 +9,7 @@ from medjax import programs
 from medjax.check import InputError
 from medjax.train import logging
 from medjax.train.checkpoint import Checkpoints
-from medjax.train.engine import Carry
+from medjax.train.engine import RunState
 
 
 class RunRecord:
@@ -56,7 +56,7 @@ class RunRecord:
     if self._checkpoints is not None:
       self._manifest |= {"update": {"digest": digest(), "made_with": programs.made_with()}}
 
-  def restore(self, template: Carry, *, allow_change: bool = False) -> Carry:
+  def restore(self, template: RunState, *, allow_change: bool = False) -> RunState:
     """The newest checkpoint; `step` is not None. Raises InputError if it belongs to another run."""
     assert self._checkpoints is not None
     manifest = self._manifest
@@ -72,7 +72,7 @@ class RunRecord:
     for writer in self._writers:
       writer.write(self._name, step, values)
 
-  def save(self, step: int, carry: Carry, *, wait: bool = False) -> None:
+  def save(self, step: int, carry: RunState, *, wait: bool = False) -> None:
     """Checkpoints `carry`, after the rows that lead to it are on the disk; once per step."""
     if self._checkpoints is None or self._writer is None:
       return

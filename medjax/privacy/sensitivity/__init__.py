@@ -10,7 +10,7 @@ the rest             moves, reductions, lookups, loops, sums, trusted; walker.py
 """
 
 from medjax.privacy.sensitivity.checker import Sensitivity, check_sensitivity
-from medjax.privacy.sensitivity.ledger import Step
+from medjax.privacy.sensitivity.ledger import ProofStep
 from medjax.privacy.sensitivity.update import Update, check_update
 
-__all__ = ["Sensitivity", "Step", "Update", "check_sensitivity", "check_update"]
+__all__ = ["Sensitivity", "ProofStep", "Update", "check_sensitivity", "check_update"]

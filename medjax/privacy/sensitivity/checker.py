@@ -12,7 +12,7 @@ import numpy as np
 from medjax import check
 from medjax.privacy.sensitivity import forms, intervals, keys, outputs
 from medjax.privacy.sensitivity.chance import Chance
-from medjax.privacy.sensitivity.ledger import Ledger, Step
+from medjax.privacy.sensitivity.ledger import Ledger, ProofStep
 from medjax.privacy.sensitivity.values import Public, Range, Row, Sum, Value
 from medjax.privacy.sensitivity.walker import Walker
 from medjax.tree import entry
@@ -39,7 +39,7 @@ class Sensitivity:
   l2: float
   relation: str
   outputs: dict[str, float]
-  steps: tuple[Step, ...]
+  steps: tuple[ProofStep, ...]
   assumptions: tuple[str, ...]
   noise: dict[str, tuple[float | None, ...]]
   unproven: tuple[str, ...] = ()

@@ -23,7 +23,7 @@ class Piece(NamedTuple):
   stop: int
 
 
-class Member(NamedTuple):
+class Term(NamedTuple):
   """Part `piece` (all, if None) of the quantity `atom`, measured in the unit of `family`."""
 
   family: Hashable | None
@@ -31,17 +31,17 @@ class Member(NamedTuple):
   piece: Piece | None = None
 
 
-Form = Mapping[Member, Number]
+Form = Mapping[Term, Number]
 
 
 def free(atom: int) -> Form:
   """The norm of an atom itself, of which no bound is known."""
-  return {Member(None, atom): 1.0}
+  return {Term(None, atom): 1.0}
 
 
 def at_most(bound: float, atom: int) -> Form:
   """A norm of at most `bound`."""
-  return {Member(("bound", atom), atom): bound**2}
+  return {Term(("bound", atom), atom): bound**2}
 
 
 def scaled(form: Form, factor: float) -> Form:
@@ -51,7 +51,7 @@ def scaled(form: Form, factor: float) -> Form:
 
 def stacked(*forms: Form) -> Form:
   """Of vectors written one below the other."""
-  out: dict[Member, Number] = {}
+  out: dict[Term, Number] = {}
   for form in forms:
     for member, q in form.items():
       out[member] = out.get(member, 0.0) + q
@@ -60,7 +60,7 @@ def stacked(*forms: Form) -> Form:
 
 def either(*forms: Form) -> Form:
   """Of a vector that obeys at least one of the forms."""
-  out: dict[Member, Number] = {}
+  out: dict[Term, Number] = {}
   for form in forms:
     for member, q in form.items():
       out[member] = np.maximum(out.get(member, 0.0), q)

@@ -17,7 +17,7 @@ from medjax.privacy.sensitivity.keys import Path
 from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Sum, Value
 
 
-class Step(NamedTuple):
+class ProofStep(NamedTuple):
   """A place in the program where a bound is born.
 
   Attributes:
@@ -47,7 +47,7 @@ class Ledger:
   """
 
   num_examples: int
-  steps: list[Step] = dataclasses.field(default_factory=list)
+  steps: list[ProofStep] = dataclasses.field(default_factory=list)
   suspects: dict[int, str] = dataclasses.field(default_factory=dict)
   where: str = "the arguments"
   draws: dict[int, Path] = dataclasses.field(default_factory=dict)
@@ -82,7 +82,7 @@ class Ledger:
     return number
 
   def note(self, what: str, bound: Any) -> None:
-    step = Step(what, self.where, float(np.max(bound)))
+    step = ProofStep(what, self.where, float(np.max(bound)))
     if step not in self.steps:
       self.steps.append(step)
 

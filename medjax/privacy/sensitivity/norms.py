@@ -16,7 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from medjax.privacy.sensitivity import forms, intervals
-from medjax.privacy.sensitivity.forms import Form, Member
+from medjax.privacy.sensitivity.forms import Form, Term
 from medjax.privacy.sensitivity.ledger import Ledger, together
 from medjax.privacy.sensitivity.values import Cover, Norm, Public, Range, Row, Value
 
@@ -118,7 +118,7 @@ def _clipped(row: _Factor, factor: _Factor) -> list[Form]:
     return []
   found = []
   for norm, k in sorted(factor.below.items(), key=lambda item: -len(item[0])):
-    for form in ({Member(None, row.row.atom): 1.0}, row.row.form):
+    for form in ({Term(None, row.row.atom): 1.0}, row.row.form):
       if (shrunk := through(form, norm, k, factor.cap)) is not None:
         found.append(shrunk)
   if factor.cap < math.inf:
@@ -137,12 +137,12 @@ def through(form: Form, norm: Norm, k: float, cap: float) -> Form | None:
   if k < _SMALLEST:
     return None
   weights = dict(norm)
-  out: dict[Member, float] = {}
+  out: dict[Term, float] = {}
   for member, q in form.items():
     if member.family is not None and cap < math.inf:
       out[member] = out.get(member, 0.0) + q * cap**2
     elif member.family is None and weights.get(member.atom, 0.0) > 0:
-      unit = Member(("unit", norm), member.atom, member.piece)
+      unit = Term(("unit", norm), member.atom, member.piece)
       out[unit] = out.get(unit, 0.0) + q * k**2 / weights[member.atom]
     else:
       return None
