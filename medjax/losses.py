@@ -83,6 +83,83 @@ def cross_entropy(
   return known.checked(-total / jnp.maximum(known.is_known.sum(), 1))
 
 
+def tversky(
+  logits: Float[Array, "*space classes"],
+  label: Integer[Array, "*label_space"],
+  *,
+  false_positives: float = 0.3,
+  false_negatives: float = 0.7,
+  smooth: float = 0.5,
+  include_background: bool = True,
+) -> Float[Array, ""]:
+  """Tversky loss in [0, 1]: soft Dice that weighs its two kinds of error (Salehi et al., 2017).
+
+    loss = 1 - mean_k (TP_k + s) / (TP_k + a FP_k + b FN_k + s)
+
+  with TP = sum p r, FP = sum p (1 - r), FN = sum (1 - p) r. a = b = 1/2 is the soft Dice loss with
+  twice the smooth term.
+
+  Args:
+    logits, label, include_background: as for `soft_dice`.
+    false_positives: a, 0 or more; the paper's .3.
+    false_negatives: b, 0 or more; the paper's .7 finds more of small lesions.
+    smooth: s, 0 or more, in voxels.
+  Raises:
+    InputError: fewer than 2 classes, a negative weight, labels as in `soft_dice`.
+  """
+  num_classes = logits.shape[-1]
+  check.require(num_classes >= 2, "at least 2 classes", f"{num_classes}", "give one per class")
+  check.non_negative("false_positives", false_positives)
+  check.non_negative("false_negatives", false_negatives)
+  check.non_negative("smooth", smooth)
+  known = labels.of_classes("label", label, num_classes, shape=logits.shape[:-1])
+  axes = tuple(range(known.ids.ndim))
+  probability = jax.nn.softmax(at_least_float32(logits)) * known.is_known[..., None]
+  reference = jax.nn.one_hot(known.ids, num_classes, dtype=probability.dtype)
+  overlap = (probability * reference).sum(axes)
+  invented, missed = probability.sum(axes) - overlap, reference.sum(axes) - overlap
+  first = 0 if include_background else 1
+  numerator = (overlap + smooth)[first:]
+  total = numerator + (false_positives * invented + false_negatives * missed)[first:]
+  score = jnp.where(total > 0, numerator / jnp.where(total > 0, total, 1.0), 1.0)
+  return known.checked(1 - score.mean())
+
+
+def focal(
+  logits: Float[Array, "*space classes"],
+  label: Integer[Array, "*label_space"],
+  *,
+  gamma: float = 2.0,
+  class_weights: tuple[float, ...] | None = None,
+) -> Float[Array, ""]:
+  """Focal loss: cross-entropy that counts what is right already for less (Lin et al., ICCV 2017).
+
+    loss = mean of -w_y (1 - p_y)^gamma log p_y over the known voxels, in nats
+
+  Args:
+    logits, label: as for `cross_entropy`, 2 classes or more.
+    gamma: 0 or more; 0 is `cross_entropy`, the paper's 2.
+    class_weights: w of each class, 0 or more (the paper's alpha); None: 1.
+  Raises:
+    InputError: fewer than 2 classes, settings out of range, labels as in `cross_entropy`.
+  """
+  num_classes = logits.shape[-1]
+  check.require(num_classes >= 2, "at least 2 classes", f"{num_classes}", "give one per class")
+  check.non_negative("gamma", gamma)
+  weights = (1.0,) * num_classes if class_weights is None else class_weights
+  check.same_shape("class_weights", (len(weights),), "the classes", (num_classes,))
+  check.non_negative("the smallest of class_weights", min(weights))
+  known = labels.of_classes("label", label, num_classes, shape=logits.shape[:-1])
+  log_probability = jax.nn.log_softmax(at_least_float32(logits))
+  is_own = jax.nn.one_hot(jnp.where(known.is_known, known.ids, 0), num_classes, dtype=bool)
+  own = jnp.where(is_own, log_probability, 0.0).sum(-1)
+  # log(1 - p_y) from the other classes: finite, with a finite gradient, also where p_y rounds to 1.
+  rest = jax.nn.logsumexp(jnp.where(is_own, -jnp.inf, log_probability), axis=-1)
+  weight = jnp.where(is_own, jnp.asarray(weights, own.dtype), 0.0).sum(-1)
+  total = jnp.where(known.is_known, -weight * jnp.exp(gamma * rest) * own, 0.0).sum()
+  return known.checked(total / jnp.maximum(known.is_known.sum(), 1))
+
+
 def binary_cross_entropy(
   logits: Float[Array, " classes"], label: Integer[Array, "*label_space"]
 ) -> Float[Array, ""]:

@@ -131,3 +131,44 @@ def test_binary_cross_entropy_is_the_mean_log_loss_of_the_known_findings():
   expected = (-np.log(p[0]) - np.log(1 - p[1]) + 40.0) / 3  # softplus(40) = 40 + 4e-18
   np.testing.assert_allclose(losses.binary_cross_entropy(logits, label), expected, rtol=1e-6)
   assert losses.binary_cross_entropy(logits, jnp.full(4, -1)) == 0
+
+
+def test_tversky_is_soft_dice_at_equal_weights_and_weighs_its_errors(case):
+  logits, label = (jnp.asarray(x) for x in case)
+  even = losses.tversky(logits, label, false_positives=0.5, false_negatives=0.5, smooth=2.0)
+  np.testing.assert_allclose(even, losses.soft_dice(logits, label, smooth=4.0), rtol=1e-5)
+  p = np.asarray(jax.nn.softmax(logits))
+  r = np.eye(3)[case[1]]
+  hits, invented, missed = (x.sum((0, 1)) for x in (p * r, p * (1 - r), (1 - p) * r))
+  want = 1 - ((hits + 1) / (hits + 0.2 * invented + 0.8 * missed + 1))[1:].mean()
+  got = losses.tversky(
+    logits,
+    label,
+    false_positives=0.2,
+    false_negatives=0.8,
+    smooth=1.0,
+    include_background=False,
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_focal_is_weighted_cross_entropy_and_its_gradient_is_finite_where_all_is_right(case):
+  logits, label = (jnp.asarray(x) for x in case)
+  zero = losses.focal(logits, label, gamma=0.0)
+  np.testing.assert_allclose(zero, losses.cross_entropy(logits, label), rtol=1e-5)
+  weights = (0.5, 1.0, 2.0)
+
+  def naive(logits):
+    p = jnp.take_along_axis(jax.nn.softmax(logits), label[..., None], -1)[..., 0]
+    return (-jnp.asarray(weights)[label] * (1 - p) ** 1.5 * jnp.log(p)).mean()
+
+  def ours(logits):
+    return losses.focal(logits, label, gamma=1.5, class_weights=weights)
+
+  for one, other in zip(
+    jax.value_and_grad(ours)(logits), jax.value_and_grad(naive)(logits), strict=True
+  ):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+  certain = 200.0 * jax.nn.one_hot(label, 3)
+  value, gradient = jax.value_and_grad(functools.partial(losses.focal, gamma=0.5))(certain, label)
+  assert value == 0 and np.isfinite(gradient).all()

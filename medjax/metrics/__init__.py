@@ -11,10 +11,12 @@ from medjax.metrics.calibration import (
   predictive_entropy,
   reliability_series,
 )
+from medjax.metrics.classification import Rates, confusion_matrix, rate_intervals, rates
 from medjax.metrics.compare import Comparison, compare, comparison_cells, comparison_table, holm
 from medjax.metrics.overlap import dice, jaccard
-from medjax.metrics.ranking import auroc
+from medjax.metrics.ranking import auroc, average_precision
 from medjax.metrics.report import SegmentationReport, segmentation_report
+from medjax.metrics.resampling import interval_over_people
 from medjax.metrics.scores import min_max_score, vendor_weighted
 from medjax.metrics.surface_distance import assd, hausdorff, hd95
 from medjax.metrics.surface_overlap import surface_dice
@@ -25,17 +27,20 @@ __all__ = [
   "Calibration",
   "Comparison",
   "Interval",
+  "Rates",
   "SegmentationReport",
   "Temperature",
   "Transfer",
   "assd",
   "auroc",
   "auroc_parts",
+  "average_precision",
   "calibration_summary",
   "calibration_sums",
   "compare",
   "comparison_cells",
   "comparison_table",
+  "confusion_matrix",
   "dice",
   "ensemble_entropy",
   "equal_mass_edges",
@@ -43,10 +48,13 @@ __all__ = [
   "hausdorff",
   "hd95",
   "holm",
+  "interval_over_people",
   "jaccard",
   "mean_interval",
   "min_max_score",
   "predictive_entropy",
+  "rate_intervals",
+  "rates",
   "reliability_series",
   "segmentation_report",
   "surface_dice",
