@@ -11,7 +11,7 @@ import numpy as np
 
 from medjax.grads.contract import Contract
 from medjax.privacy.sensitivity import forms, owners
-from medjax.privacy.sensitivity.forms import Member
+from medjax.privacy.sensitivity.forms import Term
 from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import MixesError
 from medjax.privacy.sensitivity.values import Public, Row, Sum, Value, is_wide
@@ -97,9 +97,9 @@ def _sums(
       raise MixesError(what, "sum in float32; round what was released")
     bound = bounds[group] * weights.range.cap
     if math.isfinite(bound):
-      form = {Member(("clipped", name, group), number): (bound * rows) ** 2}
+      form = {Term(("clipped", name, group), number): (bound * rows) ** 2}
     else:
-      form = {Member(None, ledger.number()): rows}
+      form = {Term(None, ledger.number()): rows}
     out.append(Sum(tuple(var.aval.shape), var.aval.dtype, form, ledger.where, suspects, is_zero))
   joint = forms.size(forms.stacked(*(s.form for s in out)))
   if np.isfinite(joint).all():
