@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax import nets
-from medjax.check import InputError, one_of, require
+from medjax.check import InputError, existing_file, one_of, require
 from medjax.data.formats import FORMATS
 from medjax.data.preprocess import Preprocessing
 from medjax.inference import exported
@@ -92,7 +92,7 @@ def load_members(
 
 def _paths(path: pathlib.Path, names: Sequence[str] | None) -> list[pathlib.Path]:
   if path.name.endswith((SUFFIX, exported.SUFFIX)):
-    require(path.is_file(), f"a file {path}", "nothing there", "check the path")
+    existing_file(path)
     return [path]
   folder = path / FOLDER
   found = {p.name.removesuffix(SUFFIX): p for p in sorted(folder.glob(f"*{SUFFIX}"))}

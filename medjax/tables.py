@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from medjax.check import InputError, require
+from medjax.check import InputError, existing_file, require
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -130,7 +130,7 @@ def check_once(rows: Iterable[tuple[str, str]], what: str) -> None:
 
 
 def _decoded(path: pathlib.Path) -> str:
-  require(path.is_file(), f"a file {path}", "nothing there", "check the path")
+  existing_file(path)
   try:
     content = path.read_bytes()
   except OSError as error:

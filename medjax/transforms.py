@@ -70,9 +70,9 @@ class Sometimes:
   channel_probability: float | None = None
 
   def __post_init__(self):
-    check.in_interval("probability", self.probability, 0.0, 1.0)
+    check.probability("probability", self.probability)
     if self.channel_probability is not None:
-      check.in_interval("channel_probability", self.channel_probability, 0.0, 1.0)
+      check.probability("channel_probability", self.channel_probability)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> SometimesParameters:
     """The choice comes from the stream "gate" of the key, the rest from the transform's streams."""

@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from medjax.check import InputError, one_of, require
+from medjax.check import InputError, existing_folder, one_of, require
 from medjax.data import manifest
 from medjax.data.subjects import subjects_of
 from medjax.types import Example
@@ -93,7 +93,7 @@ class ClassFolders:
         of one name, a damaged file or one of another kind.
     """
     self.root = pathlib.Path(root)
-    require(self.root.is_dir(), f"a folder {self.root}", "nothing there", "check the path")
+    existing_folder(self.root)
     require(min(size) > 0, "size as (height, width) above 0", f"{size=}", "pass (64, 64)")
     require(
       identify is None or subject_pattern is None,

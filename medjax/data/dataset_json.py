@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from medjax.check import InputError, require
+from medjax.check import InputError, existing_file, require
 from medjax.data.formats import FORMATS
 
 FILE_ENDINGS = tuple(FORMATS)
@@ -36,7 +36,7 @@ def read_dataset_json(root: str | os.PathLike) -> DatasetJson:
     InputError: naming the file, when it is missing, is no JSON, lacks a key, or holds regions.
   """
   path = pathlib.Path(root) / "dataset.json"
-  require(path.is_file(), f"a file {path}", "nothing there", "pass the nnU-Net v2 dataset folder")
+  existing_file(path, "pass the nnU-Net v2 dataset folder")
   try:
     content = json.loads(path.read_text(encoding="utf-8"))
   except ValueError as error:

@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 
-from medjax.check import InputError, require
+from medjax.check import InputError, existing_folder
 from medjax.data import nifti
 from medjax.data.manifest import file_digest
 from medjax.data.volume import Volume
@@ -78,7 +78,7 @@ def digests(downloads: Iterable[Download]) -> dict[str, str]:
 
 
 def _all(root: pathlib.Path) -> list[Download]:
-  require(root.is_dir(), f"a folder {root}", "nothing there", "check the path")
+  existing_folder(root)
   found = {}
   for path in sorted(root.rglob("*")):
     place = path.relative_to(root).as_posix()

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from medjax import files
-from medjax.check import InputError, require
+from medjax.check import InputError, existing_file, require
 from medjax.data.seeds import Seed, generator
 from medjax.data.splits import Splits, some
 
@@ -87,8 +87,7 @@ def read_splits_final(
     InputError: naming the file, when it is missing or no such list, holds cases that are not at
       hand, leaves out cases, or has a subject on both sides of a fold.
   """
-  path = pathlib.Path(path)
-  require(path.is_file(), f"a file {path}", "nothing there", "check the path")
+  path = existing_file(path)
   sides = _read(path)
   subject_of = dict(zip(names, subjects, strict=True))
   result = []

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medjax.check import one_of, require
+from medjax.check import given, one_of, require
 from medjax.types import Example
 
 
@@ -50,10 +50,8 @@ def to_shape(
   )
   starts = [_centred(old, new) for old, new in zip(space, shape, strict=True)]
   if centre == "foreground":
-    label = example.label
-    if label is None or label.ndim == 0:
-      require(False, f"a label map in case {example.name}", "none", 'use centre="grid"')
-    assert label is not None
+    label = given(example.label, f"a label map in case {example.name}", 'use centre="grid"')
+    require(label.ndim > 0, f"a label map in case {example.name}", "a class", 'use centre="grid"')
     where = np.argwhere(label > 0)
     if len(where):
       for axis, middle in enumerate(where.mean(axis=0)):

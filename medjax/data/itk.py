@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medjax import files
-from medjax.check import InputError, require
+from medjax.check import InputError, existing_file, existing_folder, require
 from medjax.data.volume import Volume, check_values
 
 SUFFIXES = (".nrrd", ".mha", ".mhd")
@@ -37,8 +37,7 @@ def read_itk(path: str | os.PathLike) -> Volume:
     InputError: naming the file, when it is missing or damaged, is not of three axes, or holds NaN
       or infinity; SimpleITK is not installed.
   """
-  path = pathlib.Path(path)
-  require(path.is_file(), f"a file {path}", "nothing there", "check the path")
+  path = existing_file(path)
   sitk = _library()
   try:
     image = sitk.ReadImage(str(path))
@@ -77,8 +76,7 @@ def read_dicom_series(folder: str | os.PathLike) -> Volume:
     InputError: naming the folder, when it holds no series or several, slices of one position (a
       series of several times or contrasts), or slices at uneven distances (one is missing).
   """
-  folder = pathlib.Path(folder)
-  require(folder.is_dir(), f"a folder {folder}", "nothing there", "check the path")
+  folder = existing_folder(folder)
   sitk = _library()
   series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
   require(

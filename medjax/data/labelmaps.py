@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from medjax import tables
-from medjax.check import require
+from medjax.check import existing_folder, require
 from medjax.data import labels, manifest, nifti
 from medjax.data.preprocess import Spacing, place
 from medjax.data.subjects import subjects_of
@@ -52,7 +52,7 @@ class LabelMapFolder:
         `label_values`.
     """
     self.root = pathlib.Path(root)
-    require(self.root.is_dir(), f"a folder {self.root}", "nothing there", "check the path")
+    existing_folder(self.root)
     self._paths = [
       path
       for path in sorted(self.root.iterdir())

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax.check import InputError, one_of, require
+from medjax.check import InputError, existing_file, one_of, require
 from medjax.data import manifest
 from medjax.types import Example
 
@@ -159,7 +159,7 @@ class MedMNIST:
   def _open(self) -> Iterator[Any]:
     """The open npz file; whatever is wrong inside becomes an InputError."""
     path = self.path
-    require(path.is_file(), f"a file {path}", "nothing there", "check the path")
+    existing_file(path)
     with open(path, "rb") as stream:  # our own handle: numpy leaks its one on a damaged file
       try:
         file = np.load(stream, allow_pickle=False)

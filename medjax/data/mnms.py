@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from medjax import tables
-from medjax.check import one_of, require, same_shape
+from medjax.check import existing_folder, one_of, require, same_shape
 from medjax.data import labels, manifest, nifti
 from medjax.data.normalise import NORMALISERS, Normaliser
 from medjax.data.scans import Scan, ScanSet
@@ -158,7 +158,7 @@ class MnMs(ScanSet):
     return manifest.file_digests(self.root, paths) | info
 
   def _find(self, folder: pathlib.Path, vendors: Sequence[str] | None) -> dict[str, pathlib.Path]:
-    require(folder.is_dir(), f"a folder {folder}", "nothing there", "check the path and `part`")
+    existing_folder(folder, "check the path and `part`")
     found: dict[str, pathlib.Path] = {}
     for path in sorted(folder.rglob(f"*{_IMAGE}")):
       code = path.name.removesuffix(_IMAGE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medjax.check import one_of, require
+from medjax.check import given, one_of, require
 from medjax.types import Example, Source
 
 _OFFSETS = (-1, 0, 1)
@@ -47,14 +47,9 @@ class Neighbours:
 
   def __getitem__(self, index: int) -> Example:
     example = self.source[index]
-    image = example.image
-    require(
-      image is not None and image.ndim == 4,
-      f"three spatial axes in case {example.name}",
-      "none" if image is None else f"shape {image.shape}",
-      "pass volumes",
-    )
-    assert image is not None
+    expected = f"three spatial axes in case {example.name}"
+    image = given(example.image, expected, "pass volumes")
+    require(image.ndim == 4, expected, f"shape {image.shape}", "pass volumes")
     last = image.shape[self.axis] - 1
     places = np.arange(last + 1)
     shifted = [image.take(np.clip(places + k, 0, last), axis=self.axis) for k in _OFFSETS]

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medjax import files
-from medjax.check import InputError, require
+from medjax.check import InputError, existing_file, require
 from medjax.data.volume import GRID_TOLERANCE, Volume, check_values, corner_distance
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -235,7 +235,7 @@ def _corrupt(path: pathlib.Path, error: Exception) -> InputError:
 def _read_bytes(path: pathlib.Path, most: int = -1) -> bytes:
   """What is in a file, unpacked, or its first `most` bytes."""
   suffix = _suffix(path)
-  require(path.is_file(), f"a file {path}", "nothing there", "check the path")
+  existing_file(path)
   try:
     if most < 0 and suffix == ".nii.gz":
       return gzip.decompress(path.read_bytes())  # twice as fast as reading through gzip.open

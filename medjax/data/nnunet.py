@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medjax.check import InputError, one_of, require
+from medjax.check import InputError, existing_folder, one_of, require
 from medjax.data import formats, labels, manifest
 from medjax.data.cases import Case, channel_of, read_case
 from medjax.data.dataset_json import read_dataset_json
@@ -147,7 +147,7 @@ class NnUNetFolder:
     """Channel files of each case, complete and in order."""
     folder = self.root / f"images{split}"
     ending = self.spec.file_ending
-    require(folder.is_dir(), f"a folder {folder}", "nothing there", "pass the dataset folder")
+    existing_folder(folder, "pass the dataset folder")
     found: dict[str, dict[int, pathlib.Path]] = {}
     for path in sorted(folder.iterdir()):
       if path.name.startswith(".") or not path.name.lower().endswith(ending):

@@ -19,7 +19,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from medjax.check import InputError, one_of, require
+from medjax.check import InputError, existing_file, one_of, require
 from medjax.data.dataset_json import DatasetJson
 from medjax.data.normalise import ForegroundPercentiles, to_spec
 
@@ -106,8 +106,7 @@ def read_plans(path: str | os.PathLike, configuration: str = "3d_fullres") -> Pl
     InputError: naming the file, when it is missing, is no JSON, lacks a key or the configuration,
       or asks for what medjax does not have: a cascade, another reader or normalisation.
   """
-  path = pathlib.Path(path)
-  require(path.is_file(), f"a file {path}", "nothing there", "pass nnU-Net's nnUNetPlans.json")
+  path = existing_file(path, "pass nnU-Net's nnUNetPlans.json")
   try:
     plans = json.loads(path.read_text(encoding="utf-8"))
   except ValueError as error:

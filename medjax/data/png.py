@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medjax import files
-from medjax.check import InputError, require
+from medjax.check import InputError, existing_file, require
 from medjax.data.volume import Volume
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -100,7 +100,7 @@ def _read(path: pathlib.Path) -> tuple[_Header, np.ndarray, np.ndarray]:
 
 
 def _header(path: pathlib.Path) -> _Header:
-  require(path.is_file(), f"a file {path}", "nothing there", "check the path")
+  existing_file(path)
   with _readable(path), open(path, "rb") as file:
     start = file.read(26)
   require(

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from medjax.check import one_of, require
+from medjax.check import given, one_of, require
 from medjax.types import Example, Source
 
 _AXIS_LETTERS = "xyz"
@@ -78,13 +78,9 @@ class Slices:
 
 def _space(example: Example) -> tuple[int, ...]:
   array = example.label if example.image is None else example.image[..., 0]
-  require(
-    array is not None and array.ndim == 3,
-    f"three spatial axes in case {example.name}",
-    "none" if array is None else f"shape {array.shape}",
-    "slice 3D cases only",
-  )
-  assert array is not None
+  expected, remedy = f"three spatial axes in case {example.name}", "slice 3D cases only"
+  array = given(array, expected, remedy)
+  require(array.ndim == 3, expected, f"shape {array.shape}", remedy)
   return array.shape
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from medjax import files
-from medjax.check import InputError, one_of, require
+from medjax.check import InputError, existing_file, one_of, require
 from medjax.data.manifest import array_digest
 from medjax.data.seeds import Seed, generator
 from medjax.types import Source
@@ -57,8 +57,7 @@ class Splits:
   @classmethod
   def load(cls, path: str | os.PathLike) -> "Splits":
     """Reads what `save` wrote; raises InputError naming the file."""
-    path = pathlib.Path(path)
-    require(path.is_file(), f"a file {path}", "nothing there", "draw and save the splits")
+    path = existing_file(path, "draw and save the splits")
     try:
       content = json.loads(path.read_text(encoding="utf-8"))
       parts = {str(k): tuple(map(str, v)) for k, v in content["parts"].items()}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from medjax.check import require
+from medjax.check import given, require
 from medjax.data import manifest, ms_sets
 from medjax.data.cc359 import CC359
 from medjax.data.prepared import FORMAT, INFO, parts_of, write_info
@@ -81,11 +81,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       yield position, self._record(self._source[index])
 
   def _record(self, example: Example) -> dict[str, Any]:
-    image = example.image
-    require(
-      image is not None, f"an image in case {example.name}", "none", "prepare images with labels"
-    )
-    assert image is not None
+    image = given(example.image, f"an image in case {example.name}", "prepare images with labels")
     highest = float(np.abs(image).max(initial=0))
     require(
       highest <= _LARGEST,
@@ -185,10 +181,9 @@ def builder_of(
 ) -> type[SourceBuilder]:
   """A builder class for a source that is open already; TFDS does not come to know it by name."""
   example = source[0]
-  require(
-    example.image is not None, "a source of images", "label maps alone", "there is nothing to gain"
+  image = given(
+    example.image, "a source of images", "there is nothing to gain", got="label maps alone"
   )
-  assert example.image is not None
   label = None
   if example.label is not None:
     is_map = example.label.ndim == len(example.spacing)
@@ -197,7 +192,7 @@ def builder_of(
     "__doc__": f"{name}: prepared by medjax.",
     "__module__": __name__,
     "DIMS": len(example.spacing),
-    "CHANNELS": example.image.shape[-1],
+    "CHANNELS": image.shape[-1],
     "LABEL": label,
     "source": lambda self, manual_dir: source,
     "parts": lambda self, held: parts(held),

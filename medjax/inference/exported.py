@@ -9,7 +9,6 @@ wrote them.
 import io
 import json
 import os
-import pathlib
 import zipfile
 from collections.abc import Sequence
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import export
 
-from medjax.check import InputError, require
+from medjax.check import InputError, existing_file, require
 from medjax.data.manifest import file_digest
 from medjax.data.preprocess import Preprocessing
 from medjax.inference.predictor import Member
@@ -61,8 +60,7 @@ def load_exported(path: str | os.PathLike) -> Member:
   Raises:
     InputError: not such a file, or exported for other platforms than this process runs on.
   """
-  path = pathlib.Path(path)
-  require(path.is_file(), f"a file {path}", "nothing there", "check the path")
+  path = existing_file(path)
   try:
     with zipfile.ZipFile(path) as file:
       content, settings = file.read(_PROGRAM), json.loads(file.read(_SETTINGS))

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from medjax import cli, files
-from medjax.check import non_negative, require
+from medjax.check import existing_folder, non_negative, require
 from medjax.data import formats, labels
 from medjax.data.dataset_json import read_dataset_json
 from medjax.data.volume import Volume, check_same_grid
@@ -118,7 +118,7 @@ def run(config: Config) -> None:
 
 def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """Case name -> label map, sorted."""
-  require(folder.is_dir(), f"a folder {folder}", "nothing there", "check the path")
+  existing_folder(folder)
   found: dict[str, pathlib.Path] = {}
   for path in sorted(folder.iterdir()):
     ending = formats.ending_of(path)

@@ -70,8 +70,7 @@ class Site:
     check.in_interval("field", self.field, tissues.MIN_FIELD, tissues.MAX_FIELD)
     for size in self.voxel_mm:
       check.positive("voxel_mm", size)
-    check.ordered("gain", self.gain)
-    check.positive("gain[0]", self.gain[0])
+    check.ordered("gain", self.gain, above=0)
     check.non_negative("variation", self.variation)
 
   @property

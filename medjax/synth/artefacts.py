@@ -120,10 +120,8 @@ class Ghosting:
   axis: int = 0
 
   def __post_init__(self):
-    check.ordered("period", self.period)
-    check.require(self.period[0] >= 2, "a period of 2 or more", f"{self.period}", "raise it")
-    check.ordered("amplitude", self.amplitude)
-    check.non_negative("amplitude[0]", self.amplitude[0])
+    check.ordered("period", self.period, least=2)
+    check.ordered("amplitude", self.amplitude, least=0)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> GhostingParameters:
     """Ghosts of an image of any shape."""
@@ -163,9 +161,7 @@ class Ringing:
   axes: tuple[int, ...] | None = None
 
   def __post_init__(self):
-    check.ordered("kept", self.kept)
-    check.positive("kept[0]", self.kept[0])
-    check.in_interval("kept[1]", self.kept[1], 0.0, 1.0)
+    check.ordered("kept", self.kept, above=0, most=1)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, ""]:
     """The fraction f, for an image of any shape."""
@@ -202,7 +198,7 @@ class IntensityCurve:
   degree: int = 5
 
   def __post_init__(self):
-    check.in_interval("strength", self.strength, 0.0, 1.0)
+    check.probability("strength", self.strength)
     check.require(self.degree >= 2, "degree >= 2", f"{self.degree}", "pass 2 or more")
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, " degree"]:

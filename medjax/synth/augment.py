@@ -109,8 +109,7 @@ class ParametricAugmentation:
     check.one_of("exponents", self.exponents, ("real", "sigmoid"))
     check.one_of("sigma", self.sigma, ("softplus", "identity"))
     check.positive("sigma_scale", self.sigma_scale)
-    check.positive("field_range[0]", self.field_range[0])
-    check.ordered("field_range", self.field_range)
+    check.ordered("field_range", self.field_range, above=0)
     check.require(
       self.bias or self.noise != "none", "something to learn", "bias=False, noise='none'", "use one"
     )

@@ -51,7 +51,7 @@ class Coil:
     check.positive("num_elements", self.num_elements)
     check.positive("distance", self.distance)
     check.positive("radius", self.radius)
-    check.in_interval("shading", self.shading, 0.0, 1.0)
+    check.probability("shading", self.shading)
     check.non_negative("jitter", self.jitter)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> CoilParameters:

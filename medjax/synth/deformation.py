@@ -62,12 +62,10 @@ class Deformation:
 
   def __post_init__(self):
     check.non_negative("rotation_degrees", self.rotation_degrees)
-    check.ordered("scaling", self.scaling)
-    check.positive("scaling[0]", self.scaling[0])
+    check.ordered("scaling", self.scaling, above=0)
     check.non_negative("shear", self.shear)
     check.non_negative("translation_fraction", self.translation_fraction)
-    check.ordered("elastic", self.elastic)
-    check.non_negative("elastic[0]", self.elastic[0])
+    check.ordered("elastic", self.elastic, least=0)
     check.one_of("elastic_unit", self.elastic_unit, ("voxels", "extent"))
     check.require(self.steps >= 0, "steps >= 0", f"{self.steps}", "pass 0 or more")
     if isinstance(self.nodes, tuple):
@@ -145,7 +143,7 @@ class Flip:
   probability: float = 0.5
 
   def __post_init__(self):
-    check.in_interval("probability", self.probability, 0.0, 1.0)
+    check.probability("probability", self.probability)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Bool[Array, ""]:
     """Whether to mirror, for label maps of any shape."""

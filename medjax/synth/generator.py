@@ -54,9 +54,7 @@ class Generator:
     if self.quantiles is None:
       check.require(self.gamma is None, "gamma=None without rescaling", "gamma", "set quantiles")
     else:
-      check.ordered("quantiles", self.quantiles)
-      check.in_interval("quantiles[0]", self.quantiles[0], 0.0, 1.0)
-      check.in_interval("quantiles[1]", self.quantiles[1], 0.0, 1.0)
+      check.ordered("quantiles", self.quantiles, least=0, most=1)
 
   @property
   def appearance(self) -> Pipeline:

@@ -52,10 +52,9 @@ class Mixture:
   def __post_init__(self):
     for bounds in self.mean if isinstance(self.mean[0], tuple) else (self.mean,):
       check.ordered("mean", bounds)
-    for name in ("std", "dark_mean", "dark_std"):
-      check.ordered(name, getattr(self, name))
-    check.non_negative("std[0]", self.std[0])
-    check.non_negative("dark_std[0]", self.dark_std[0])
+    check.ordered("dark_mean", self.dark_mean)
+    for name in ("std", "dark_std"):
+      check.ordered(name, getattr(self, name), least=0)
     check.in_interval(
       "zero + dark background", self.zero_background + self.dark_background, 0.0, 1.0
     )
@@ -109,8 +108,7 @@ class BiasField:
   nodes: tuple[float | int, ...] = (0.025,)
 
   def __post_init__(self):
-    check.ordered("strength", self.strength)
-    check.non_negative("strength[0]", self.strength[0])
+    check.ordered("strength", self.strength, least=0)
     check.require(len(self.nodes) > 0, "at least one scale", "none", "use bias=None to switch off")
     for nodes in self.nodes:
       check.positive("nodes", float(nodes))

@@ -38,9 +38,8 @@ class Noise:
   rician_probability: float = 0.0
 
   def __post_init__(self):
-    check.ordered("std", self.std)
-    check.non_negative("std[0]", self.std[0])
-    check.in_interval("rician_probability", self.rician_probability, 0.0, 1.0)
+    check.ordered("std", self.std, least=0)
+    check.probability("rician_probability", self.rician_probability)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> NoiseParameters:
     """Noise for an image of `shape` = [*space, channel]."""

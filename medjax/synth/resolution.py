@@ -35,8 +35,7 @@ class Blur:
   fwhm: tuple[float, float] = (0.0, 3.0)
 
   def __post_init__(self):
-    check.ordered("fwhm", self.fwhm)
-    check.non_negative("fwhm[0]", self.fwhm[0])
+    check.ordered("fwhm", self.fwhm, least=0)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, " ndim"]:
     """Standard deviation per axis in voxels, for an image of `shape` = [*space, channel]."""
@@ -78,8 +77,8 @@ class Resolution:
   def __post_init__(self):
     check.ordered("isotropic", self.isotropic)
     check.ordered("anisotropic", self.anisotropic)
-    check.in_interval("isotropic_probability", self.isotropic_probability, 0.0, 1.0)
-    check.in_interval("unchanged_probability", self.unchanged_probability, 0.0, 1.0)
+    check.probability("isotropic_probability", self.isotropic_probability)
+    check.probability("unchanged_probability", self.unchanged_probability)
     check.positive("voxel_mm", self.voxel_mm)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> ResolutionParameters:

@@ -6,7 +6,6 @@ file's header.
 
 import json
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import files
-from medjax.check import InputError, require
+from medjax.check import InputError, existing_file
 from medjax.tree import named_leaves
 from medjax.types import PyTree
 
@@ -74,8 +73,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
   """
   import safetensors
 
-  path = pathlib.Path(path)
-  require(path.is_file(), f"a file {path}", "nothing there", "check the path")
+  path = existing_file(path)
   try:
     with safetensors.safe_open(path, framework="numpy") as file:
       header = file.metadata() or {}

@@ -28,7 +28,7 @@ class SharedNoise:
   std: tuple[float, float] = (0.0, 0.1)
 
   def __post_init__(self):
-    _check_range("std", self.std, 0.0)
+    check.ordered("std", self.std, least=0)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "*space 1"]:
     """The noise itself."""
@@ -53,7 +53,7 @@ class ChannelBlur:
   sigma: tuple[float, float] = (0.5, 1.0)
 
   def __post_init__(self):
-    _check_range("sigma", self.sigma, 0.0)
+    check.ordered("sigma", self.sigma, least=0)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Float[Array, "channel ndim"]:
     """Standard deviations."""
@@ -131,9 +131,7 @@ class LowResolution:
   across: int | None = None
 
   def __post_init__(self):
-    _check_range("scale", self.scale, 0.0)
-    check.positive("scale[0]", self.scale[0])
-    check.in_interval("scale[1]", self.scale[1], 0.0, 1.0)
+    check.ordered("scale", self.scale, above=0, most=1)
 
   def draw(self, key: Key, shape: tuple[int, ...]) -> Int[Array, "channel ndim"]:
     """Samples per axis, at most its length."""
@@ -209,11 +207,6 @@ def _by_channel(
 
 def _like(values: Float[Array, " channel"], image: Array) -> Array:
   return values.reshape((1,) * (image.ndim - 1) + (-1,))
-
-
-def _check_range(name: str, bounds: tuple[float, float], low: float) -> None:
-  check.ordered(name, bounds)
-  check.require(bounds[0] >= low, f"{name} from {low}", f"{bounds}", "raise the lower end")
 
 
 def _check_around_one(name: str, bounds: tuple[float, float]) -> None:

@@ -63,13 +63,11 @@ class Spatial:
 
   def __post_init__(self):
     check.in_interval("rotation_degrees", self.rotation_degrees, 0.0, 180.0)
-    check.ordered("scaling", self.scaling)
-    check.positive("scaling[0]", self.scaling[0])
-    check.ordered("elastic", self.elastic)
-    check.non_negative("elastic[0]", self.elastic[0])
+    check.ordered("scaling", self.scaling, above=0)
+    check.ordered("elastic", self.elastic, least=0)
     for name in ("rotation", "scaling", "elastic", "mirror"):
       field = f"{name}_probability"
-      check.in_interval(field, getattr(self, field), 0.0, 1.0)
+      check.probability(field, getattr(self, field))
 
   def draw(self, key: Key, patch: tuple[int, ...]) -> SpatialParameters:
     """A movement for outputs of shape `patch`, 2D or 3D."""
