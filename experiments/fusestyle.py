@@ -19,7 +19,7 @@ Times are for 2 CPU cores. Published, out of domain on XR, S360, CS of MIDOG'21:
 "fusestyle" normalises features before it compares them, as the released code does; "fusestyle-raw"
 compares them as the text has it, which makes one picture nearly everybody's partner.
 
-Departures: each example draws whether it is mixed, not each batch; the partner of the first mixed
+DEVIATIONS: each example draws whether it is mixed, not each batch; the partner of the first mixed
 layer serves both; a small network from scratch with one GroupNorm group (a norm of single channels
 would take the style away before it is mixed) stands for a pre-trained ResNet50. V-REx, GroupDRO and
 Fish are not among the arms, and there is no detector.

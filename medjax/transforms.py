@@ -61,8 +61,8 @@ class Sometimes:
 
   Attributes:
     transform: what may happen.
-    probability: of an image, in [0, 1].
-    channel_probability: of each channel of such an image; None changes all channels.
+    probability: probability of an image, in [0, 1].
+    channel_probability: probability of each channel of such an image; None changes all channels.
   """
 
   transform: Transform

@@ -40,7 +40,7 @@ No transfer then means nothing at the target, and no pair is left out for want o
 shared, the seven findings of both, keeps the head and has both. Epochs, batch, image size and the
 policy for uncertain labels are not in the paper; they are fields.
 
-Departures: slices are drawn without replacement, not person by person, and cut or padded about the
+DEVIATIONS: slices are drawn without replacement, not person by person, and cut or padded about the
 middle, in tests too (what is cut off is not scored); rates drop after three quarters of the updates
 whatever their number; images of prostates have one slice, not three, and no post-processing.
 SpotTune's policy is a smaller residual network under AdamW. Rates are not tuned arm by arm. With

@@ -121,7 +121,7 @@ class CardiacAnatomy:
   vendor show the same people. Images are [x, y, slice, 1], 0 or more.
 
   Attributes:
-    names: of the cases, e.g. "heart_0_00012_ES".
+    names: names of the cases, e.g. "heart_0_00012_ES".
     phases: "ED" or "ES" of each.
   """
 

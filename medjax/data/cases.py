@@ -40,7 +40,7 @@ def find_cases(path: str | os.PathLike, preprocess: Preprocessing) -> tuple[Case
       network's kind, volumes or pictures. For one channel also a folder with a DICOM series, or
       folders of such. A dataset.json beside the files must name the channels that the network was
       trained on.
-    preprocess: of the network.
+    preprocess: preprocessing of the network.
   Raises:
     InputError: nothing there, missing or superfluous channels, other channel names.
   """

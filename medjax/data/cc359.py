@@ -48,7 +48,7 @@ class CC359(ScanSet):
 
   Attributes:
     people: one a case, by subject.
-    names: of the cases.
+    names: names of the cases.
   """
 
   def __init__(
@@ -68,7 +68,7 @@ class CC359(ScanSet):
       mask: end of the mask's name before .nii.gz, in any case: "_ss" (silver standard).
       spacing: voxel size in mm per axis of the file after it was brought upright, None keeps the
         file's. MMTL: SPACING along its own axes (sagittal, coronal, axial).
-      normalise: of each volume; MMTL's is "percentile" (1st to 99th to [0, 1]).
+      normalise: normalisation of each volume; MMTL's is "percentile" (1st to 99th to [0, 1]).
     Raises:
       InputError: no scans, an unknown site, a scan without mask, two of one person. Reading a case
         raises it for a mask on another grid and for what `nifti.read_nifti` refuses.

@@ -101,7 +101,7 @@ class ChestRadiographs(Pictures):
   """A Source of grey pictures [height, width, 1] in [0, 1], read when asked for.
 
   Attributes:
-    rows: of the tables, those that were kept.
+    rows: rows of the tables, those that were kept.
     parts: part of each case.
   """
 

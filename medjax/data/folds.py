@@ -58,9 +58,8 @@ def folds(
     "use fewer folds or more people",
   )
   shuffled = [names[i] for i in generator(seed, "folds").permutation(len(names))]
-  dealt = sorted(
-    shuffled, key=lambda subject: sorted(sites_of[subject])
-  )  # stable: by site, shuffled
+  # The sort is stable: people stand by their sites, and shuffled within a site.
+  dealt = sorted(shuffled, key=lambda subject: sorted(sites_of[subject]))
   return tuple(
     Splits(
       {"train": tuple(sorted(set(names) - set(held))), "validation": tuple(sorted(held))},

@@ -49,8 +49,8 @@ def indices_of_part(
 
   Args:
     part: one of `parts`.
-    parts: of each case.
-    subjects: of each case.
+    parts: part of each case.
+    subjects: subject of each case.
     order: the parts from the one to train on to the one to test on.
   """
   one_of("part", part, sorted(set(parts)))

@@ -37,9 +37,9 @@ def mix(source: Stream, target: Stream, num_target: Callable[[int], int]) -> Str
   """
 
   def stream(step: int) -> PyTree:
-    theirs, ours = source(step), target(step)
+    of_source, of_target = source(step), target(step)
     count = int(num_target(step))
-    size = len(jax.tree.leaves(ours)[0])
+    size = len(jax.tree.leaves(of_target)[0])
     check.require(
       0 <= count <= size,
       f"target slots in [0, {size}]",
@@ -52,7 +52,7 @@ def mix(source: Stream, target: Stream, num_target: Callable[[int], int]) -> Str
       check.same_shape("source batch", a.shape, "target batch", b.shape)
       return np.concatenate([b[:count], a[count:]])
 
-    return drawn_at(jax.tree.map(slots, theirs, ours), step)
+    return drawn_at(jax.tree.map(slots, of_source, of_target), step)
 
   return stream
 

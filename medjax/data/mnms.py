@@ -81,7 +81,7 @@ class MnMs(ScanSet):
   Attributes:
     patients: rows of the information file, by code.
     frames: one a case.
-    names: of the cases.
+    names: names of the cases.
   """
 
   def __init__(

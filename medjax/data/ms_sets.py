@@ -66,7 +66,7 @@ class LesionSet(ScanSet):
   Voxels are read when asked for.
 
   Attributes:
-    names: of the cases, in order.
+    names: names of the cases, in order.
     parts: "train" or "test" of each as distributed, "" where there is no such part.
   """
 

@@ -38,8 +38,8 @@ def prepare(
   Args:
     source: with images; its normalisation and voxel size are what is kept.
     folder: for all prepared sets.
-    name: of the set; lower case letters, digits and _, a letter first.
-    seed: of the splits.
+    name: name of the set; lower case letters, digits and _, a letter first.
+    seed: seed of the splits.
   Returns:
     The folder that `Prepared` reads.
   Raises:
@@ -74,7 +74,7 @@ class Prepared:
   """A Source of what `prepare` or a builder wrote; nothing but the cases asked for is read.
 
   Attributes:
-    names: of the cases, split after split.
+    names: names of the cases, split after split.
     parts: split of each case.
   """
 

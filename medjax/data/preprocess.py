@@ -28,8 +28,8 @@ class Preprocessing:
   """How files become the input of a network.
 
   Attributes:
-    channel_names: of the image, in the order of the files _0000, _0001, ...
-    class_names: of the class ids 0..K-1 that the network tells apart.
+    channel_names: names of the channels of the image, in the order of the files _0000, _0001, ...
+    class_names: names of the class ids 0..K-1 that the network tells apart.
     label_values: value of each class id in label files.
     spacing: voxel size in mm that images are resampled to, one per axis, None on an axis that keeps
       the file's; None as a whole keeps the grid.

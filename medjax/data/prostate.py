@@ -60,7 +60,7 @@ class ProstateSites(ScanSet):
       root: folder with one folder or archive for each site, named as in SITES or ALIASES.
       sites: which of SITES.
       spacing: voxel size in mm, None keeps the file's.
-      normalise: of each volume; MMTL's is "zscore".
+      normalise: normalisation of each volume; MMTL's is "zscore".
     Raises:
       InputError: no scans, an unknown site, a scan without mask, two of one name. Reading a case
         raises it for a mask on another grid or with values other than 0, 1, 2, and for what

@@ -1,8 +1,9 @@
 """What `clipped_sum` promises, readable in a traced program.
 
-A traced call stands in the jaxpr as one `jit` whose name says which promise it keeps. Functions are
-named by identifiers, which this name is not. Numerics are those of the calls inside. A call that a
-transformation changed (vmap, grad) has other arguments than its promise and does not match it.
+A traced call is one `jit` equation of the jaxpr, and the name of that equation says which promise
+it keeps. The name is no Python identifier, so that no function of a user has it by accident. The
+wrapper computes nothing of its own. A call that a transformation such as vmap or grad has rewritten
+has other arguments than its promise states, and is then not taken for a kept promise.
 """
 
 import hashlib
@@ -22,11 +23,11 @@ class Contract(NamedTuple):
   than the group's bound; exactly 0 where its weight is 0 or its gradient is not finite.
 
   Attributes:
-    groups: of every leaf of the parameters.
-    bounds: of every group; None for those known when the program runs, which are its first
+    groups: group of every leaf of the parameters.
+    bounds: bound of every group; None for those known when the program runs, which are its first
       arguments.
     batch: number of leaves of the batch.
-    ranks: of all arguments.
+    ranks: number of axes of all arguments.
     has_aux: whether results follow grads, norms, dots and losses.
   """
 
@@ -52,8 +53,8 @@ def of(
 
   Args:
     arguments: (params, batch, keys, weights, direction) as trees.
-    groups: of every leaf of the parameters.
-    bounds: of every group.
+    groups: group of every leaf of the parameters.
+    bounds: bound of every group.
     has_aux: whether the last result may have leaves.
   """
   if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((arguments, bounds))):

@@ -24,7 +24,7 @@ def remove_small_components(
 
   Args:
     label: [*space] integer class ids, 0 background; negative ids are left alone.
-    fraction: of the class's voxels that a component must reach to stay, in [0, 1]; 0.3 in the
+    fraction: share of the class's voxels that a component must reach to stay, in [0, 1]; 0.3 in the
       published code, 1 keeps the largest component alone, 0 changes nothing.
     corners: whether voxels that touch at an edge or a corner are connected; else faces only.
   Returns:

@@ -81,7 +81,7 @@ def fisher_anchor(
     loss_fn: as trained.
     params: the solution.
     batch: examples of the centre; their weights count, if they have any.
-    key: of the losses.
+    key: key of the losses.
     microbatch: see `grads.per_sample`.
   Raises:
     InputError: a loss that mixes examples.

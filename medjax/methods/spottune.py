@@ -89,8 +89,9 @@ def spottune(
     policy: its initial parameters.
     policy_tx: its optimiser; released code: Adam of rate .01.
     block_of: path of a parameter ("encoder0/conv0/kernel") -> its block.
-    temperature: of the straight-through gradient.
-    tuned_weight: of the mean choice, 0 or more; the released code's .005. The paper has none.
+    temperature: temperature of the straight-through gradient.
+    tuned_weight: weight of the mean choice, 0 or more; .005 is the released code's, the paper has
+      none.
     global_blocks: k of the compact form; None leaves it out.
     global_weight: lambda of the compact form, 0 or more, the same for its two terms.
     model_state: running statistics to start from; the loss is then that of `supervised` with them.

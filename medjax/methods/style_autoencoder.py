@@ -85,9 +85,9 @@ def style_transfer(network: WaveletAutoencoder, params: Params) -> StyleTransfer
     head = params["head"]["conv"]
     normalised = style.normalised(features(image))
     parts = _cropped(_by_channel(normalised, head["kernel"]), image)
-    of_mean = head["kernel"].sum(
-      tuple(range(image.ndim - 1))
-    )  # mirrored borders: the same all over
+    # Borders are mirrored, so that a constant image gives the same value everywhere: the sum of the
+    # kernel over space.
+    of_mean = head["kernel"].sum(tuple(range(image.ndim - 1)))
     highest = jax.lax.Precision.HIGHEST
     styled = jnp.einsum("kc,...co->k...o", targets[:, 1], parts, precision=highest)
     level = jnp.matmul(targets[:, 0], of_mean, precision=highest) + head["bias"][None]

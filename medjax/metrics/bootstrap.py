@@ -52,7 +52,7 @@ class Interval(NamedTuple):
 
   Attributes:
     mean, low, high: the mean and its confidence interval; low and high are NaN if `covers` is ().
-    standard_error: of the mean.
+    standard_error: standard error of the mean.
     covers: levels with at least two members; the interval knows nothing of the others.
   """
 
@@ -149,7 +149,7 @@ def mean_distribution(
   Args:
     tables: [table, *levels] finite.
     resamples: draws, at least 99.
-    seed: of NumPy's generator.
+    seed: seed of NumPy's generator.
   """
   check.require(resamples >= 99, "resamples >= 99", f"{resamples=}", "use 9999 for 95 % intervals")
   generator = np.random.default_rng(seed)

@@ -38,7 +38,7 @@ class Comparison(NamedTuple):
     difference: by how much the arm is better; with `lower_is_better` reference - arm.
     low, high: its interval at 1 - alpha, this arm alone.
     adjusted_low, adjusted_high: at the level that Holm leaves it among the arms; they decide.
-    standard_error: of the difference.
+    standard_error: standard error of the difference.
     p_value, adjusted_p_value: of the verdict, alone and by Holm over the arms.
     verdict: "better", "worse" or "undecided", see the module.
     equivalent: whether the adjusted interval lies inside [-margin, margin].
@@ -212,7 +212,7 @@ def comparison_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list
   """Header and cells of the report's table: a line an arm, five cells a column.
 
   Args:
-    rows: of `comparison_table`.
+    rows: rows of `comparison_table`.
   Returns:
     What `train.Report.table` takes; None where a column lacks the arm.
   """

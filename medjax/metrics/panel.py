@@ -29,7 +29,7 @@ def worst_picture(
 
   Args:
     prediction, target: label maps [*space] of 2 or 3 axes.
-    class_id: of the structure; it occurs in one of the maps.
+    class_id: class id of the structure; it occurs in one of the maps.
     spacing: voxel size in mm; rows and columns are enlarged in its ratio.
     voxel: `report.Worst.voxel`.
   Returns:

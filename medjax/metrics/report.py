@@ -24,7 +24,7 @@ class Worst(NamedTuple):
 
   Attributes:
     case, structure: names.
-    class_id: of the structure.
+    class_id: class id of the structure.
     distance_mm: its Hausdorff distance, inf where it is in one map only.
     surface: "prediction" (the voxel is too much) or "target" (it was not reached).
     voxel: position in the image; in the middle of the surface where the distance is inf.
@@ -45,7 +45,7 @@ class SegmentationReport(NamedTuple):
     rows: a case each, for `case_table.write_cases`: "case" and "metric/structure" of all `METRICS`,
       then "voxels_predicted/structure" and "voxels_true/structure".
     summary: see `summarise`.
-    worst: of every case and structure that is in a map, in the order of the cases.
+    worst: worst value of every case and structure that is in a map, in the order of the cases.
   """
 
   rows: list[dict[str, Any]]
@@ -79,9 +79,9 @@ def segmentation_report(
       generators, so that one case is held at a time.
     num_classes: K, background included; it is not measured.
     spacing: voxel size in mm for all cases, or one tuple a case.
-    names: of the cases; default: their numbers.
-    class_names: of class ids 0..K-1; default "class_1", ...
-    tolerance_mm: of the surface Dice.
+    names: names of the cases; default: their numbers.
+    class_names: names of class ids 0..K-1; default "class_1", ...
+    tolerance_mm: tolerance of the surface Dice.
     empty: distance of a structure in one map only. With "inf" (or "nan") the means leave such
       cases out and count them; with "diagonal" the means hold them, as a comparison of methods on
       the same cases needs it.

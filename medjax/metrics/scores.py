@@ -23,7 +23,7 @@ def vendor_weighted(table: Any, *, weights: Sequence[float | int] = VENDOR_WEIGH
 
   Args:
     table: [method, vendor, metric], finite.
-    weights: of each vendor, 0 or more; only their ratios count.
+    weights: weight of each vendor, 0 or more; only their ratios count.
   Raises:
     InputError: another number of axes or vendors, weights that are negative or all 0, figures that
       are not finite.

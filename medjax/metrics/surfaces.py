@@ -56,9 +56,9 @@ class Cropped(NamedTuple):
   Attributes:
     surfaces: both directions.
     points: [2, point] positions in the flattened box, of prediction and target.
-    shape: of the box, axes in `order`.
+    shape: shape of the box, axes in `order`.
     order: axis of the image that each axis of the box is.
-    origin: of the box in the image.
+    origin: origin of the box in the image.
     counts: voxels in prediction, target and both.
   """
 

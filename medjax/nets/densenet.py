@@ -30,7 +30,7 @@ class DenseNet(nn.Module):
 
   Attributes:
     num_outputs: classes of each head; (14,) or, for transfer from 14 classes to 13, (14, 13).
-    num_layers: of each dense block.
+    num_layers: number of layers of each dense block.
     growth: channels that a layer adds.
     width: channels of the stem.
     bottleneck: channels between the two convolutions of a layer, in units of `growth`.

@@ -32,7 +32,7 @@ def mixstyle(
   Args:
     module: any Linen network of one example whose only variables are parameters.
     layers: names of its submodules whose outputs [1, *space, channel] are mixed.
-    alpha: of the Beta distribution; 0.1 as published: mostly near 0 or 1.
+    alpha: parameter of the Beta distribution; 0.1 as published: mostly near 0 or 1.
     probability: that an example is mixed at all. DEVIATION: drawn for each example, not batch.
   Returns:
     `predict(params, image, partner_image, key) -> output`. The partner runs unmixed, and only as

@@ -28,7 +28,7 @@ def norm(
     width: channels.
     train: statistics of the batch instead of the running ones.
     dtype: computation type; statistics are float32 whatever it is.
-    name: of the layer.
+    name: name of the layer.
   Raises:
     InputError: "batch" in training without a batch axis.
   """

@@ -54,7 +54,7 @@ class WaveletAutoencoder(nn.Module):
 
   Attributes:
     num_outputs: channels of the image.
-    widths: of each level, finest first; 2 or more.
+    widths: widths of each level, finest first; 2 or more.
   """
 
   num_outputs: int = 1

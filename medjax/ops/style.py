@@ -58,7 +58,7 @@ def statistics(
 
   Args:
     image: [*space, channel].
-    levels: of the pyramid; details stand finest first.
+    levels: number of levels of the pyramid; details stand finest first.
   """
   pyramid = haar.analysis(image, levels)
   return jnp.concatenate([moments(pyramid.low), *(_rms(band) for band in pyramid.details)])
@@ -74,7 +74,7 @@ def transfer(
   Args:
     image: [*space, channel].
     style: `statistics` of the other image, at the same levels, of as many channels and axes.
-    levels: of the pyramid.
+    levels: number of levels of the pyramid.
   Returns:
     Shape of `image`. Sides divided by 2^levels: its `statistics` are `style`, but for a constant
     low band, which takes the mean alone, and details that are 0; a constant image is no NaN.

@@ -100,7 +100,7 @@ def public_reference(
     softness: None for a threshold; else a = sigmoid((cosine - threshold) / softness).
     warmup: first steps, in which every example counts, as it does where no coordinate stands out.
     kept: pi in (0, 1], public guess of the share kept; the release is divided by it.
-  Departure: with a measure the cosine is <g, r_S> / (|g| |r_S|), over all of g, not over g_S; a
+  DEVIATION: with a measure the cosine is <g, r_S> / (|g| |r_S|), over all of g, not over g_S; a
     function of one example all the same, and ghost norms give it for nothing.
   """
   _check(threshold, decay, measure, dropped, softness, kept)

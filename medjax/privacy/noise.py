@@ -51,7 +51,7 @@ def added(
   """`total` plus Gaussian noise of std multiplier * sensitivity, float32 whatever `total` is.
 
   Args:
-    key: of this release alone; every leaf has a stream of its own.
+    key: key of this release alone; every leaf has a stream of its own.
     total: tree of arrays; two neighbouring ones differ by at most `sensitivity` in L2 norm.
     multiplier: noise std over the sensitivity, positive.
     sensitivity: positive, a normal float32 number.

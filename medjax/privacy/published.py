@@ -41,7 +41,7 @@ def paper_nonprivate(
     dropped: gamma, the share of coordinates left out of the cosine.
     draw: the text's N(0, sigma^2 C^2 I) / L (line 5) drawn once a sample, which leaves the mean
       with the noise of DP-SGD, or for each example, which leaves it with 1 / sqrt(L) of that.
-  Reading: line 10 averages the noised gradients (Algorithm 1 prints the raw ones); an empty
+  DEVIATION: line 10 averages the noised gradients (Algorithm 1 prints the raw ones); an empty
     selection makes no step.
   """
   check.require(-1 <= threshold <= 1, "threshold in [-1, 1]", f"{threshold}", "it is a cosine")

@@ -71,10 +71,10 @@ def next_norm(
     rule: quantile and rate.
     max_norm: C that `total` was counted with.
     total: `centred_bits` of a whole sample.
-    key: of this release alone.
+    key: key of this release alone.
     multiplier: noise std over the sensitivity 1/2.
     sample_size: L, fixed and public.
-  Departure: the released share is cut to [0, 1], so that one noisy count moves C by no more than
+  DEVIATION: the released share is cut to [0, 1], so that one noisy count moves C by no more than
     a factor exp(rate), and C stays within [LEAST_NORM, LARGEST_NORM].
   """
   if multiplier > 0:

@@ -16,7 +16,7 @@ class Job(NamedTuple):
   """One training.
 
   Attributes:
-    name: of its rows and checkpoints, "arm-turn-seed"; the same name goes on where it was.
+    name: name of its rows and checkpoints, "arm-turn-seed"; the same name goes on where it was.
     step, stream, params, key, num_steps, evaluators: as for `train.fit`.
     updates_a_step: updates of the network in one step of the loop; periods count updates.
     keep_best: "evaluator/metric" on validation people of the source; "" keeps the last weights.

@@ -30,7 +30,7 @@ def kept(
 
   Args:
     directory: of the run.
-    name: of the job and of what is scored, "arm-turn-seed" or "arm-turn-seed-role".
+    name: name of the job and of what is scored, "arm-turn-seed" or "arm-turn-seed-role".
     network: the weights that `score` looks at; any pytree of arrays.
     score: predicts and measures. The settings of a run directory do not change, so the weights are
       all that it can depend on.

@@ -55,7 +55,7 @@ def ask(
 
   Args:
     questions: that were planned.
-    rows: of cases, see `tables`.
+    rows: rows of cases, see `tables`.
     margin: that a difference has to exceed, fixed before the run.
     levels: axes of the design.
     costs: arm -> operations of its whole training. Each row then has "compute", the arm's cost over

@@ -26,7 +26,7 @@ def results(
   """The common schema: fixed keys, no times.
 
   Args:
-    rows: of cases, of all arms and roles.
+    rows: rows of cases, of all arms and roles.
     metrics: that are tabled.
     questions: verdicts, see `ask`.
     planned: see `power.planned`.
@@ -67,7 +67,7 @@ def check_arms_differ(rows: Sequence[Row], metric: str, *, but: Iterable[str] = 
   to the last digit, give it away.
 
   Args:
-    rows: of cases.
+    rows: rows of cases.
     metric: that is looked at.
     but: arms that may agree with others.
   Raises:
@@ -107,7 +107,7 @@ def finish(
     found: what results.json holds.
     report: the page; what ran is added to it.
     trained: trainings whose times are kept, under their names.
-    rows: of cases.csv; none of a private run, whose rows name people.
+    rows: rows of cases.csv; none of a private run, whose rows name people.
     times: what else timing.json holds.
   Raises:
     InputError: rows of a private run.

@@ -38,7 +38,7 @@ class Scored(NamedTuple):
   """One network on test cases.
 
   Attributes:
-    rows: of cases.
+    rows: rows of cases.
     pictures: some of them.
     seconds: of prediction, a case; NaN where it was not timed.
     more: arrays that the study wants to keep beside the rows.
@@ -146,7 +146,7 @@ def findings(
   Args:
     logits, labels: [n, finding]; labels of 1, 0 and `types.IGNORE`.
     about: goes in front of each row.
-    class_names: of the findings.
+    class_names: names of the findings.
     subjects: [n] person of each image.
     site: of all of them.
   Returns:
@@ -190,7 +190,7 @@ def masks(
     cases: with truth and voxel size.
     about: `about(case)` goes in front of its row.
     class_names: background first.
-    tolerance_mm: of surface Dice.
+    tolerance_mm: tolerance of surface Dice.
   """
   measured = metrics.segmentation_report(
     predictions,

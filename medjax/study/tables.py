@@ -74,7 +74,7 @@ def tables(
   {'u': [[0.5, 1.0]], 'v': [[0.7, 0.9]]}
 
   Args:
-    rows: of all arms, in any order.
+    rows: rows of all arms, in any order.
     metric: whose figures "metric/structure" are averaged in each case, see `mean`.
     levels: columns, one axis each. Members stand sorted, numbers before words; those of a level are
       the same in every arm. The cases of one place (a person's scans) are averaged.

@@ -137,7 +137,7 @@ class Report:
       outlines: the same, drawn as borders; say fills for the prediction, outlines for the truth.
       columns: images in a row on a wide screen.
       caption: text under the whole figure.
-      opacity: of the tint, in [0, 1]; 1 hides the image under labelled voxels.
+      opacity: opacity of the tint, in [0, 1]; 1 hides the image under labelled voxels.
       window: see `images`.
     """
     fills = [None] * len(images) if fills is None else fills

@@ -169,7 +169,7 @@ class RunDirectory:
     """Writes `<name>.json`: sorted keys, NaN as null, whole or not at all; returns its path.
 
     Args:
-      name: of the file.
+      name: name of the file.
       value: what `files.plain` takes.
       names_people: whether it holds subjects, cases or hashes; a private run puts it in private/.
     """

@@ -45,7 +45,7 @@ def fit_many(
       turn, in one program; "vmap" all runs at once; "sharded" the runs spread over the devices of
       `mesh`, in turn on each. Which is fastest depends on model and device: measure. On a CPU vmap
       over networks is 3 to 4 times slower than turns.
-    names: of the runs, for files and rows; default "run-0", "run-1", ...
+    names: names of the runs, for files and rows; default "run-0", "run-1", ...
     evaluators: those of each run.
     workdir: as for `fit`; sequential runs checkpoint on their own, the others together.
     mesh: for "sharded", default all devices, whose number must divide that of the runs. A

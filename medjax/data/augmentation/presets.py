@@ -105,7 +105,7 @@ def mr_artefacts(
 
   Args:
     spacing: voxel size in mm, one per axis of the patch.
-    probability: of each of the four, in an example.
+    probability: probability of each of the four, in an example.
     phase_axis: phase-encoding axis, between whose lines the patient moves.
     slice_axis: axis across the slices, along which nothing rings; None in 2D or for 3D k-space.
 

@@ -90,9 +90,9 @@ def run(
   """One forward and one backward pass over a chunk.
 
   Args:
-    program: of the loss of one example.
+    program: program of the loss of one example.
     how: its plan.
-    leaves: of the parameters.
+    leaves: leaves of the parameters.
     examples: leaves [chunk, ...] of batch and keys.
     direction: leaves like the parameters.
   """

@@ -15,7 +15,7 @@ class LeafCost(NamedTuple):
 
   Attributes:
     leaf: its path.
-    shape: of the leaf.
+    shape: shape of the leaf.
     rule: operation and what is kept of it, one a site: "convolution: gradient", "dense: pair",
       "scan: gradient"; "added" where gradients of several sites are summed before the norm.
     flops: operations an example for norms and gradients, above the backward pass; the weighted sum

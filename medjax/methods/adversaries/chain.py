@@ -24,7 +24,7 @@ class Component(NamedTuple):
   """One change of ONE image, with parameters in [-1, 1].
 
   Attributes:
-    name: of the change.
+    name: name of the change.
     identity: `identity(image) -> p` that leaves the image as it is, or as nearly as it can.
     apply: `apply(p, image) -> image`, differentiable in p.
     relabel: `relabel(p, label) -> label` where the change moves voxels.
@@ -45,7 +45,7 @@ def chain(*components: Component, step: float | int = 0.5, start: float | int = 
 
   Args:
     components: first applied first, of different names; see `components`.
-    step: of every parameter an update, in (0, 2], where each may range over [-1, 1].
+    step: step of every parameter an update, in (0, 2], where each may range over [-1, 1].
     start: parameters begin within this distance of the identity, uniformly, in [0, 1].
   Guarantees: parameters stay in the box; to first order no step lowers the loss; a zero gradient
     moves nothing.

@@ -43,8 +43,8 @@ def morph(voxels: float | int = 1.5, nodes: int = 4, squarings: int = 5) -> Comp
 
   Args:
     voxels: largest displacement along an axis.
-    nodes: of the velocity per axis, at least 2.
-    squarings: of the integration by scaling and squaring.
+    nodes: number of nodes of the velocity per axis, at least 2.
+    squarings: number of squarings of the integration by scaling and squaring.
   """
   check.positive("voxels", voxels)
   check.require(nodes >= 2, "nodes >= 2", f"{nodes=}", "pass 2 or more")
@@ -105,7 +105,7 @@ def style_statistics(bank: StyleBank, quantiles: tuple[float, float] = (0.05, 0.
 
   Args:
     bank: whose styles say what is plausible.
-    quantiles: of each statistic over the bank, which p = -1 and p = 1 stand for.
+    quantiles: quantiles of each statistic over the bank, which p = -1 and p = 1 stand for.
   """
   check.ordered("quantiles", quantiles)
   low, high = jnp.quantile(bank.statistics, jnp.asarray(quantiles), axis=0)

@@ -145,7 +145,7 @@ def audit_step(
     games: from `gradient_games`, or your own. A bound holds for the canary at hand; which one hurts
       most is for you to think of.
     claim: mu of mu-GDP, 1 / noise multiplier for one Gaussian release, or (epsilon, delta).
-    key: of the audit; every trial has its own.
+    key: key of the audit; every trial has its own.
     trials: counted trials in each world. Without any error 10^4 show a mu of up to 6, 10^5 of 7.
     held_out: trials in each world for discriminant, side and threshold.
     confidence: probability that no bound of any game is too high.

@@ -89,7 +89,7 @@ def one_run(
     scores: [m] how much each canary looks included, from published quantities only (for gradient
       canaries: inner products with the sum of all releases); NaN counts as +inf.
     included: [m] bool, the coins.
-    claim: of the whole run: mu, or (epsilon, delta) as from `DPPlan.epsilon()`.
+    claim: guarantee of the whole run: mu, or (epsilon, delta) as from `DPPlan.epsilon()`.
     num_in: canaries with the highest scores that are guessed as included, fixed beforehand.
     num_out: canaries with the lowest scores that are guessed as left out, fixed beforehand.
     confidence: probability that the bound holds.

@@ -37,8 +37,8 @@ class ProofStep(NamedTuple):
 @dataclasses.dataclass
 class Ledger:
   """Attributes:
-  num_examples: of the batch.
-  steps: of the proof, in order.
+  num_examples: number of examples of the batch.
+  steps: steps of the proof, in order.
   suspects: {number: where} of results that are assumed finite.
   where: the equation at work.
   draws: {number: path of the key} of draws of normal numbers.
@@ -70,7 +70,7 @@ class Ledger:
     return frozenset([number])
 
   def keep(self, value: Value) -> None:
-    """Keeps a value alive, whose id is a name."""
+    """Holds on to a value whose `id` serves as its name: Python may give a freed id to another."""
     self._everyone.setdefault(-id(value), (value, None))
 
   def draw(self, path: Path, what: Any) -> int:

@@ -72,7 +72,7 @@ def check_update(chunked: Chunked, state: TrainState, chunk: PyTree, key: PyTree
     state: shapes are enough for all of it but the numbers that noise and bounds are made of: these
       must be concrete, such as `state.extra.max_norm` of a private Step.
     chunk: examples along the leading axis of every leaf, with an entry `weight`; shapes are enough.
-    key: of the update; its shape and type are enough.
+    key: key of the update; its shape and type are enough.
   Raises:
     InputError: something in the new state or in the metrics depends on examples otherwise, and
       which operation it comes from; noise that is shared, shown or not known to be Gaussian.

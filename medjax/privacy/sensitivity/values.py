@@ -1,6 +1,6 @@
 """What is known of a value of a release: public, one row an example, or a sum over examples.
 
-Whatever is said of numbers holds if the `suspects`, named intermediate results, are finite.
+Bounds on numbers hold where certain intermediate results, the `suspects`, are finite.
 """
 
 import dataclasses
@@ -79,12 +79,14 @@ class Row:
     owners: whose row is where, see `owners`.
     atom: name of this row in forms and covers.
     form: bound on the row's norm.
-    range: of all elements.
+    range: range of all elements.
     covers: lower bounds on the row's norm, each by itself.
     totals: non-negative elements whose sum in a row is at least that of each cover.
-    above, above_square: {X: a}: every element is at least a N(X), a N(X)^2.
-    below: {X: k}: every element is at most k / N(X) in absolute value.
-    when: ({X: r}, {X: r}): N(X) <= r where an element is False, True.
+    above, above_square: a factor by norm: every element x has x >= factor * N(X), or
+      x >= factor * N(X)^2.
+    below: a number by norm: every element x has |x| <= number / N(X).
+    when: two limits by norm, for an element that is False and for one that is True: there
+      N(X) <= limit.
     tests: the row of which this one says element by element whether it is finite.
     finite_when: suspects that are finite where an element is True.
     witnesses: suspects that are finite if all elements of the row are.
@@ -92,7 +94,7 @@ class Row:
     suspects: see above.
     is_padding_zero: whether a row of weight 0 is 0 (False).
     is_repeated: whether an example may own several rows of this or of a value it came from.
-    cause: of a value that belongs to everyone.
+    cause: cause of a value that belongs to everyone.
     chance: what of it was drawn at random.
   """
 
