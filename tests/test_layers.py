@@ -1,6 +1,7 @@
 """The house: imports point down, third-party libraries have one owner, the core needs little."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -65,13 +66,16 @@ def modules(*folders):
   return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
+@functools.cache
 def imported(path):
+  """Names that a file imports; every test asks it of every file."""
+  names = []
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
-      yield from (alias.name for alias in node.names)
+      names += [alias.name for alias in node.names]
     elif isinstance(node, ast.ImportFrom):
-      yield node.module
-      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+      names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+  return names
 
 
 def room(name):
