@@ -6,21 +6,26 @@ where its compilation takes minutes.
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.extend
+import numpy as np
 
-from medjax.types import Params, PyTree, Step
+from medjax import sweeps
+from medjax.tree import named_leaves
+from medjax.types import Key, Params, PyTree, Step
 
 _SYMBOL = re.compile(r'@[\w.$-]+|@"[^"]*"')
 _LARGE = re.compile(r'dense<"0x[0-9A-F]*">')  # written so from 100 numbers on
 
 
 def lowered(step: Step, params: Params, batch: PyTree) -> Any:
-  """The program of `step.update` (`jax.stages.Lowered`); shapes of the arguments suffice."""
+  """The program of an update (`jax.stages.Lowered`); shapes of the arguments suffice."""
   key = jax.random.key(0)
   state = jax.eval_shape(step.init, params, key)
-  return jax.jit(step.update).lower(state, batch, key)
+  return jax.jit(sweeps.whole(step)).lower(state, batch, key)
 
 
 def digest(program: Any, *, all_constants: bool = False) -> str:
@@ -52,3 +57,81 @@ def made_with() -> str:
 def flops(program: Any) -> float:
   """Operations of a lowered program as XLA counts them before it optimises; NaN if it does not."""
   return float((program.cost_analysis() or {}).get("flops", float("nan")))
+
+
+def parts(step: Step, params: Params, batch: PyTree, key: Key) -> dict[str, str]:
+  """Part of a training -> digest of what it computes, before it is spread over devices.
+
+  Parts are the initial parameters, the first state, and the functions of a Step in pieces (its
+  update, where it has none): the "gradients" and the "noise and optimiser" of each sweep.
+  The digest of a function is that of its StableHLO and of every array that it closes over, so that
+  a learning rate, a loss, a layer and a table of numbers are all in it. Nothing is computed; every
+  function is traced once.
+
+  Args:
+    params: initial parameters.
+    batch: a batch as the stream gives it, or a chunk; only its shapes count.
+    key: of `Step.init`.
+  """
+  params_like, batch_like, key_like = (jax.tree.map(_shape, x) for x in (params, batch, key))
+  state = jax.eval_shape(step.init, params_like, key_like)
+  found = {
+    "initial parameters": of_arrays(params),
+    "first state": of_function(step.init, params_like, key_like),
+  }
+  if step.chunked is None:
+    return found | {"update": of_function(step.update, state, batch_like, key_like)}
+  chunked = step.chunked
+  found["gradients"] = of_function(chunked.begin, state)
+  found["gradients"] += of_function(chunked.carry, batch_like, key_like)
+  found["noise and optimiser"] = ""
+  acc, carry = (
+    jax.eval_shape(chunked.begin, state),
+    jax.eval_shape(chunked.carry, batch_like, key_like),
+  )
+  for sweep in chunked.sweeps:
+    arguments = (state, acc, batch_like, carry, key_like)
+    found["gradients"] += of_function(sweep.accumulate, *arguments)
+    acc, carry = jax.eval_shape(sweep.accumulate, *arguments)
+    found["noise and optimiser"] += of_function(sweep.finish, state, acc, key_like)
+    state, acc, _ = jax.eval_shape(sweep.finish, state, acc, key_like)
+  return {name: _of_text(text) for name, text in found.items()}
+
+
+def of_function(function: Callable[..., Any], *arguments: PyTree) -> str:
+  """Digest of what `function` computes for arguments of these shapes, with all its numbers."""
+  traced = jax.jit(function).trace(*arguments)
+  constants = [_array(x) for x in _constants(traced.jaxpr)]
+  return _of_text("\n".join([digest(traced.lower(), all_constants=True), *constants]))
+
+
+def of_arrays(tree: PyTree) -> str:
+  """Digest of arrays by name: values, types and shapes."""
+  return _of_text("\n".join(f"{name} {_array(x)}" for name, x in named_leaves(tree).items()))
+
+
+def _constants(jaxpr: Any) -> list[Any]:
+  """Arrays that a closed jaxpr and those inside it close over."""
+  found = list(jaxpr.consts)
+  for equation in jaxpr.jaxpr.eqns:
+    for value in jax.tree.leaves(
+      list(equation.params.values()), is_leaf=lambda x: isinstance(x, jax.extend.core.ClosedJaxpr)
+    ):
+      if isinstance(value, jax.extend.core.ClosedJaxpr):
+        found += _constants(value)
+  return found
+
+
+def _array(x: Any) -> str:
+  if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    x = jax.random.key_data(x)
+  x = np.asarray(x)
+  return f"{x.dtype}{list(x.shape)} {hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()}"
+
+
+def _shape(x: Any) -> Any:
+  return jax.ShapeDtypeStruct(np.shape(x), jax.numpy.asarray(x).dtype)
+
+
+def _of_text(text: str) -> str:
+  return hashlib.sha256(text.encode()).hexdigest()[:32]

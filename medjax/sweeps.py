@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 
 from medjax import rng
-from medjax.types import Chunked, Key, Metrics, PyTree, TrainState
+from medjax.types import Chunked, Key, Metrics, PyTree, Step, TrainState
 
 
 def sample_key(key: Key) -> Key:
@@ -21,6 +21,11 @@ def sample_key(key: Key) -> Key:
 def finish_key(key: Key, sweep: int | jax.Array) -> Key:
   """k_j: key of the end of sweep j; no two sweeps share one, also where they share a function."""
   return jax.random.fold_in(rng.stream(key, "finish"), sweep)
+
+
+def whole(step: Step) -> Callable[[TrainState, PyTree, Key], tuple[TrainState, Metrics]]:
+  """The update of a Step as one function; `Step.update` itself may ask who calls it."""
+  return step.update if step.chunked is None else on_one_chunk(step.chunked)
 
 
 def on_one_chunk(

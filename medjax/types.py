@@ -108,6 +108,29 @@ class Chunked(NamedTuple):
   carry: Callable[[PyTree, Key], PyTree] = lambda chunk, key: ()
 
 
+class Beginning(NamedTuple):
+  """What a loop is about to do, told to a Step that answers for what it releases.
+
+  Attributes:
+    program: `program()`, part of the training -> digest of what it computes, the same on any number
+      of devices; it traces every part once.
+    num_parameters: numbers in the parameters.
+    done: steps done before, of which the state comes from a checkpoint.
+    stamp: what `Step.begin` returned to the run that wrote that checkpoint, "" without one.
+    num_steps: steps in all.
+    evaluators: what measures the states of this training, by name.
+    keep_best: the score by which a state is to be chosen, None if none is.
+  """
+
+  program: Callable[[], Mapping[str, str]]
+  num_parameters: int
+  done: int
+  stamp: str
+  num_steps: int
+  evaluators: Mapping[str, "Evaluator"]
+  keep_best: str | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
   """A training method.
@@ -126,6 +149,11 @@ class Step:
       None: not declared.
     key_of: `key_of(t)`, called on the host right before step t, replaces the loop's own key: for
       noise that must be secret.
+    begin: `begin(beginning) -> stamp`, called on the host before the first step of a process; what
+      it returns is saved with the checkpoints. Raises InputError where it cannot answer for what
+      will be released; None: it does not answer, and the loop compares the update by itself.
+    admit: `admit(t, sample)`, called on the host before `key_of(t)` with what the stream gave for
+      step t. Raises InputError for a sample that the Step was not made for.
   """
 
   init: Callable[[Params, Key], TrainState]
@@ -137,6 +165,8 @@ class Step:
   chunked: Chunked | None = None
   releases_per_sample: int | None = None
   key_of: Callable[[int], Key] | None = None
+  begin: Callable[[Beginning], str | None] | None = None
+  admit: Callable[[int, PyTree], None] | None = None
 
 
 class Model(NamedTuple):

@@ -22,7 +22,7 @@ MAY_IMPORT = {
   "files": set(),
   "axes": {"check"},
   "labels": {"types", "check"},
-  "programs": {"types"},
+  "programs": {"types", "tree", "rng", "sweeps"},
   "devices": {"types"},
   "transforms": {"types", "check", "rng"},
   "sweeps": {"types", "rng"},

@@ -214,8 +214,7 @@ def _private_job(
     delta=config.private_delta,
     max_norm=config.private_norm,
   )
-  said = made.plan.statement()
-  return Job(name, seed, made.step, made.stream, params, num_steps, split, (), said)
+  return Job(name, seed, made.step, made.stream, params, num_steps, split, (), made.plan.statement)
 
 
 def _name(arm: str, seed: int, order: tuple[int, ...], k: int, centre: str) -> str:

@@ -1,6 +1,6 @@
 """Trainings that the replay study asks for, along the run axis where they are alike."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -35,7 +35,7 @@ class Stage(NamedTuple):
 
 
 class Job(NamedTuple):
-  """A training that is asked for."""
+  """A training that is asked for; `statement()` after it says what it protects, None: nobody."""
 
   name: str
   seed: int
@@ -45,7 +45,7 @@ class Job(NamedTuple):
   num_steps: int
   split: dict[str, Any]
   validation: tuple[int, ...]
-  statement: str = ""
+  statement: Callable[[], str] | None = None
 
 
 def train_jobs(bench: Bench, jobs: Sequence[Job]) -> list[Stage]:
@@ -78,9 +78,8 @@ def train_jobs(bench: Bench, jobs: Sequence[Job]) -> list[Stage]:
       is_shown = bench.directory.private is None
       found = _scores(fit.history[-1]) if is_shown else bench.tested(params, job.split)
       scores = people_of(bench, job.split, found)
-      stages[job.name] = Stage(
-        job.name, params, carried, scores, fit.timing, num_steps, job.statement
-      )
+      said = "" if job.statement is None else job.statement()
+      stages[job.name] = Stage(job.name, params, carried, scores, fit.timing, num_steps, said)
       mean = np.mean([s["dice"].mean() for s in scores.values()])
       print(f"{job.name}: {num_steps} steps, Dice {mean:.3f} over all centres", flush=True)
   return [stages[job.name] for job in jobs]

@@ -264,7 +264,7 @@ def plan_of(
   calibrated = plan(target_epsilon=config.target_epsilon, vault=vault)
   if FILTERS[arm](config).releases == 1:
     return calibrated
-  sigma, share = calibrated.noise_multiplier, config.share
+  sigma, share = calibrated.effective_multiplier, config.share
   return plan(noise_multipliers=(sigma / share**0.5, sigma / (1 - share) ** 0.5), vault=vault)
 
 
@@ -326,9 +326,8 @@ def predict(model: Model, params: Any, store: Batch) -> np.ndarray:
 
 
 def _cost(plan: privacy.DPPlan) -> Cost:
-  assert plan.noise_multipliers is not None
   return Cost(
-    tuple(float(sigma) for sigma in plan.noise_multipliers),
+    plan.multipliers,
     float(plan.epsilon("pld")),
     float(plan.epsilon("rdp")),
     plan.statement(),

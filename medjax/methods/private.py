@@ -41,7 +41,8 @@ def private(
       many random augmentations of it, before it is clipped (De et al. 2022). Costs no privacy.
   Returns:
     Step in chunks whose only metric is "release_norm", the L2 norm of the released gradient: the
-    loss of a private example may not be shown. Its noise keys come from the plan's vault. With
+    loss of a private example may not be shown. Its noise keys come from the plan's vault, and so
+    `train.fit` has to run it: an update by hand is refused, except with a vault from a seed. With
     plan.diagnostics also "loss", "clipped" (share of examples) and "cosine" of the release to the
     sum of raw gradients.
   Raises:
@@ -75,13 +76,20 @@ def private(
 
   options = {f"filter_{name}": value for name, value in filter.options.items()}
   manifest = {**plan.manifest(), "filter": filter.name, **options, "multiplicity": multiplicity}
+
+  def by_hand(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    plan.check_by_hand()
+    return sweeps.on_one_chunk(chunked)(state, batch, key)
+
   step = Step(
     init,
-    sweeps.on_one_chunk(chunked),
+    by_hand,
     manifest,
     chunked=chunked,
     releases_per_sample=filter.releases,
     key_of=plan.noise_key,
+    begin=plan.begin,
+    admit=plan.admit,
   )
   plan.check_step(step)
   return step

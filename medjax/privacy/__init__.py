@@ -8,6 +8,7 @@ from medjax.privacy.alignment import (
   no_filter,
   public_reference,
 )
+from medjax.privacy.evaluators import on_public_data
 from medjax.privacy.plan import DPPlan
 from medjax.privacy.published import paper_nonprivate, repaired
 from medjax.privacy.quantile import QuantileClipping
@@ -27,6 +28,7 @@ __all__ = [
   "check_update",
   "fresh_reference",
   "no_filter",
+  "on_public_data",
   "paper_nonprivate",
   "public_reference",
   "repaired",

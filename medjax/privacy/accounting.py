@@ -14,7 +14,7 @@ Doroshenko et al. 2022).
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from medjax import check
 
@@ -35,12 +35,33 @@ def effective_multiplier(multipliers: Sequence[float | int]) -> float:
   return sum(sigma**-2 for sigma in multipliers) ** -0.5
 
 
-def able(accountant: Accountant, multiplier: float | int) -> Accountant:
-  """RDP in place of PLD where there is hardly any noise: the tables would not fit in memory."""
-  return "rdp" if multiplier < _LEAST_FOR_PLD else accountant
+class Spending(NamedTuple):
+  """Samples of one kind and how often such a sample was drawn.
+
+  Attributes:
+    multiplier: noise std over the clipping norm C, of all releases of a sample together.
+    num_units: N; public.
+    sample_size: expected size of a Poisson sample (rate sample_size / N), size of a fixed one.
+    num_steps: samples drawn; 0 costs nothing.
+    sampling: "fixed" needs the accountant "rdp".
+    max_sample_size: units beyond so many are left out of a Poisson sample; None: none are.
+  """
+
+  multiplier: float | int
+  num_units: int
+  sample_size: int
+  num_steps: int
+  sampling: Sampling = "poisson"
+  max_sample_size: int | None = None
 
 
-@functools.lru_cache(maxsize=1024)
+class Cost(NamedTuple):
+  """An upper bound on epsilon, and the accountant that proved it."""
+
+  epsilon: float
+  accountant: Accountant
+
+
 def epsilon(
   multiplier: float | int,
   *,
@@ -49,53 +70,93 @@ def epsilon(
   num_steps: int,
   delta: float,
   sampling: Sampling = "poisson",
+  max_sample_size: int | None = None,
   accountant: Accountant = "pld",
   grid: float = _GRID,
 ) -> float:
-  """Upper bound on epsilon at `delta` of `num_steps` samples.
+  """Upper bound on epsilon at `delta` of `num_steps` samples; see `Spending` and `cost`."""
+  one = Spending(multiplier, num_units, sample_size, num_steps, sampling, max_sample_size)
+  return cost((one,), delta, accountant, grid).epsilon
+
+
+def cost(
+  spent: tuple[Spending, ...],
+  delta: float,
+  accountant: Accountant = "pld",
+  grid: float = _GRID,
+) -> Cost:
+  """Upper bound on epsilon at `delta` of all samples together, one after the other.
+
+  RDP stands in for PLD where that has no answer: with hardly any noise its tables would not fit in
+  memory, and below a delta of about 1e-14 the mass that its tables leave out exceeds delta.
 
   Args:
-    multiplier: noise std over the clipping norm C, of all releases of a sample together.
-    num_units: N; public.
-    sample_size: expected size of a Poisson sample (rate sample_size / N), size of a fixed one.
-    num_steps: samples drawn; 0 costs nothing.
+    spent: what was drawn; one relation of neighbours for all.
     delta: in (0, 1).
-    sampling, accountant: see the module and `able`; "fixed" needs "rdp".
+    accountant: see the module.
     grid: on which PLD rounds losses up.
   """
   check.one_of("accountant", accountant, ("pld", "rdp"))
-  if num_steps == 0:
-    return 0.0
-  if multiplier == 0:
-    return math.inf
-  accountant = able(accountant, multiplier)
+  spent = tuple(part for part in spent if part.num_steps > 0)
+  if not spent:
+    return Cost(0.0, accountant)
+  if any(part.multiplier == 0 for part in spent):
+    return Cost(math.inf, accountant)
+  kinds = {part.sampling for part in spent}
+  check.require(len(kinds) == 1, "one kind of sampling", f"{sorted(kinds)}", "see DPPlan")
+  check.require(
+    kinds == {"poisson"} or accountant == "rdp",
+    "accountant='rdp' for samples of a fixed size",
+    f"{accountant!r}",
+    "PLD of sampling without replacement is not known to dp-accounting",
+  )
+  is_cut = any(part.max_sample_size is not None for part in spent)
+  check.require(
+    not is_cut or accountant == "pld",
+    "accountant='pld' for samples of a largest size",
+    f"{accountant!r}",
+    "RDP of truncated samples is not known to dp-accounting",
+  )
+  if accountant == "pld" and (is_cut or min(p.multiplier for p in spent) >= _LEAST_FOR_PLD):
+    found = float(_books(spent, "pld", grid).get_epsilon(delta))
+    if is_cut or math.isfinite(found):
+      return Cost(found, "pld")
+  return Cost(float(_books(spent, "rdp", grid).get_epsilon(delta)), "rdp")
+
+
+@functools.lru_cache(maxsize=16)
+def _books(spent: tuple[Spending, ...], accountant: Accountant, grid: float) -> Any:
+  """dp-accounting's accountant of these samples; one serves every delta."""
   import dp_accounting
   from dp_accounting import pld, rdp
 
-  if sampling == "fixed":
-    check.require(
-      accountant == "rdp",
-      "accountant='rdp' for samples of a fixed size",
-      f"{accountant!r}",
-      "PLD of sampling without replacement is not known to dp-accounting",
-    )
-    relation = dp_accounting.NeighboringRelation.REPLACE_ONE
-    # Replacing a unit moves the sum by up to 2 C.
-    event = dp_accounting.SampledWithoutReplacementDpEvent(
-      num_units, sample_size, dp_accounting.GaussianDpEvent(multiplier / 2)
-    )
-  else:
-    relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
-    event = dp_accounting.PoissonSampledDpEvent(
-      sample_size / num_units, dp_accounting.GaussianDpEvent(multiplier)
-    )
+  relation = (
+    dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+    if spent[0].sampling == "poisson"
+    else dp_accounting.NeighboringRelation.REPLACE_ONE
+  )
   books: Any = (
     rdp.RdpAccountant(neighboring_relation=relation)
     if accountant == "rdp"
     else pld.PLDAccountant(neighboring_relation=relation, value_discretization_interval=grid)
   )
-  books.compose(dp_accounting.SelfComposedDpEvent(event, num_steps))
-  return float(books.get_epsilon(delta))
+  for part in spent:
+    rate = part.sample_size / part.num_units
+    if part.sampling == "fixed":
+      # Replacing a unit moves the sum by up to 2 C.
+      event = dp_accounting.SampledWithoutReplacementDpEvent(
+        part.num_units, part.sample_size, dp_accounting.GaussianDpEvent(part.multiplier / 2)
+      )
+    elif part.max_sample_size is not None:
+      event = dp_accounting.TruncatedSubsampledGaussianDpEvent(
+        part.num_units, rate, part.max_sample_size, part.multiplier
+      )
+    else:
+      event = dp_accounting.PoissonSampledDpEvent(
+        rate, dp_accounting.GaussianDpEvent(part.multiplier)
+      )
+    books.compose(dp_accounting.SelfComposedDpEvent(event, part.num_steps))
+  return books
 
 
 @functools.lru_cache(maxsize=256)
@@ -109,10 +170,10 @@ def calibrated(target: float | int, *, accountant: Accountant = "pld", **setting
     InputError: the target cannot be met with a multiplier below 10^4.
   """
   check.require(0 < target < math.inf, "target_epsilon > 0, finite", f"{target}", "8 is common")
-  cost = functools.partial(epsilon, accountant=accountant, **setting)
-  coarse = _least(functools.partial(cost, grid=_COARSE_GRID), target, 1.0)
-  sigma = _least(cost, target, coarse)
-  check.require(cost(sigma) <= target, "a target that noise can meet", f"{target}", "see delta")
+  spend = functools.partial(epsilon, accountant=accountant, **setting)
+  coarse = _least(functools.partial(spend, grid=_COARSE_GRID), target, 1.0)
+  sigma = _least(spend, target, coarse)
+  check.require(spend(sigma) <= target, "a target that noise can meet", f"{target}", "see delta")
   return sigma
 
 

@@ -1,6 +1,7 @@
 """One object from which sampling, noise and accounting come, so that they cannot disagree."""
 
 import dataclasses
+import functools
 import math
 import warnings
 from collections.abc import Sequence
@@ -11,10 +12,12 @@ import numpy as np
 from medjax import check
 from medjax.privacy import accounting, statement
 from medjax.privacy.accounting import Accountant, Sampling
-from medjax.privacy.quantile import QuantileClipping
-from medjax.privacy.sampling import PrivateStream, fingerprint, host_arrays, units_of
+from medjax.privacy.books import Books
+from medjax.privacy.evaluators import is_public
+from medjax.privacy.quantile import LARGEST_NORM, LEAST_NORM, QuantileClipping
+from medjax.privacy.sampling import PrivateStream, fingerprint, host_arrays, sealed, units_of
 from medjax.privacy.vault import Vault
-from medjax.types import Key, PyTree, Step
+from medjax.types import Beginning, Key, PyTree, Step
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,10 +34,11 @@ class DPPlan:
     expected_batch_size: units in a sample, L; the fixed denominator of every release. Public.
     num_steps: sampling events of the whole training.
     delta: in (0, 1); below 1 / N, else a warning.
-    max_norm: clipping norm C of a unit's gradient; with adaptive_clipping where it starts.
+    max_norm: clipping norm C of a unit's gradient, in [1e-10, 1e10]; with adaptive_clipping where
+      it starts.
     unit: "example" or "group": all examples of one subject together.
-    noise_multiplier: noise std of a release over C; after construction that of all releases of a
-      sample together, which is what the accounting sees.
+    example_name, group_name: what an example and a subject are called in the statement.
+    noise_multiplier: noise std of every release over C.
     noise_multipliers: those of each release of a sample, in order, where they differ.
     target_epsilon: in place of a multiplier: the noise is calibrated to it, never above it.
     releases_per_sample: noisy results of one sample; they compose inside one sampling event.
@@ -43,11 +47,18 @@ class DPPlan:
     adaptive_clipping: the norm follows a quantile of the gradient norms; its noisy count is paid
       for beside the releases.
     accountant: of the calibration and of `epsilon`; default PLD, for fixed samples RDP.
+    max_sample_size: units beyond so many are left out of a Poisson sample, at random, so that its
+      memory and time are bounded; paid for in delta. None: a sample takes whom it draws.
     max_group_size: members of a group in a sample, drawn anew each time; None: all of the largest.
     repeated_subjects: with unit="example", accept several examples of one subject, who is then
       not protected, or examples of unknown subjects.
     diagnostics: also measure what is not released; epsilon is then infinite.
+    restarts: what to do where the vault has begun another training, of another loss, optimiser,
+      start or plan, on the same data: "refuse" it and say what it would cost, or let it "pay":
+      it gets samples and noise of its own and the statement adds up all that was released.
     vault: secrets and ledger; default in memory, with which another process cannot resume.
+  The fields stay as they are given: `dataclasses.replace` makes another plan of one. What follows
+  from them is in `multipliers` and `effective_multiplier`.
   Raises:
     InputError: numbers out of range, no noise with a finite target, both or neither of multiplier
       and target.
@@ -59,6 +70,8 @@ class DPPlan:
   delta: float
   max_norm: float | int
   unit: Literal["example", "group"]
+  example_name: str = "image"
+  group_name: str = "patient"
   noise_multiplier: float | int | None = None
   noise_multipliers: Sequence[float | int] | None = None
   target_epsilon: float | int | None = None
@@ -66,9 +79,11 @@ class DPPlan:
   sampling: Sampling = "poisson"
   adaptive_clipping: QuantileClipping | None = None
   accountant: Accountant | None = None
+  max_sample_size: int | None = None
   max_group_size: int | None = None
   repeated_subjects: bool = False
   diagnostics: bool = False
+  restarts: Literal["refuse", "pay"] = "refuse"
   vault: Vault | None = dataclasses.field(default=None, repr=False)
 
   def __post_init__(self):
@@ -81,10 +96,21 @@ class DPPlan:
         "round it",
       )
     check.require(
-      math.isfinite(self.max_norm), "a finite max_norm", f"{self.max_norm}", "noise is a multiple"
+      LEAST_NORM <= self.max_norm <= LARGEST_NORM,
+      f"max_norm in [{LEAST_NORM:g}, {LARGEST_NORM:g}]",
+      f"{self.max_norm}",
+      "float32 cannot square gradients of such a size: scale the loss",
     )
     check.one_of("unit", self.unit, ("example", "group"))
     check.one_of("sampling", self.sampling, ("poisson", "fixed"))
+    check.one_of("restarts", self.restarts, ("refuse", "pay"))
+    if self.max_sample_size is not None:
+      check.require(
+        self.expected_batch_size <= self.max_sample_size and self.sampling == "poisson",
+        f"max_sample_size of at least {self.expected_batch_size}, for Poisson samples",
+        f"{self.max_sample_size} for {self.sampling} samples",
+        "take a few standard deviations, sqrt(expected_batch_size), more than the expected size",
+      )
     check.require(0 < self.delta < 1, "delta in (0, 1)", f"{self.delta}", "see DPPlan")
     check.require(
       self.expected_batch_size <= self.num_examples,
@@ -100,16 +126,21 @@ class DPPlan:
         " unit at random would satisfy it",
         stacklevel=3,
       )
-    set_field = object.__setattr__  # frozen
-    set_field(self, "accountant", self.accountant or _DEFAULT[self.sampling])
-    set_field(self, "vault", self.vault or Vault.in_memory())
-    multipliers = self._multipliers()
-    set_field(self, "noise_multipliers", multipliers)
-    set_field(self, "releases_per_sample", len(multipliers))
-    paid = multipliers if self.adaptive_clipping is None else (*multipliers, self.count_multiplier)
-    set_field(self, "noise_multiplier", accounting.effective_multiplier(paid))
+    assert self.multipliers  # made now, so that what makes no sense is refused here
 
-  def _multipliers(self) -> tuple[float, ...]:
+  @functools.cached_property
+  def secrets(self) -> Vault:
+    """The vault, one in memory where none is given."""
+    return Vault.in_memory() if self.vault is None else self.vault
+
+  @property
+  def chosen_accountant(self) -> Accountant:
+    """The accountant, the default of the sampling where none is given."""
+    return self.accountant or _DEFAULT[self.sampling]
+
+  @functools.cached_property
+  def multipliers(self) -> tuple[float, ...]:
+    """Noise multiplier of each release of a sample, in order."""
     given = {
       name: getattr(self, name)
       for name in ("noise_multiplier", "noise_multipliers", "target_epsilon")
@@ -139,7 +170,7 @@ class DPPlan:
     else:
       assert self.target_epsilon is not None
       whole = accounting.calibrated(
-        float(self.target_epsilon), accountant=self.accountant, **self._setting
+        float(self.target_epsilon), accountant=self.chosen_accountant, **self._setting
       )
       # sigma^-2 (count + ratio^-2) = whole^-2
       share = count if rule is None else count + rule.noise_ratio**-2
@@ -161,24 +192,47 @@ class DPPlan:
       "num_steps": self.num_steps,
       "delta": self.delta,
       "sampling": self.sampling,
+      "max_sample_size": self.max_sample_size,
     }
 
+  @property
+  def count_multiplier(self) -> float:
+    """Noise std of the count of adaptive clipping over its sensitivity."""
+    assert self.adaptive_clipping is not None
+    return self.adaptive_clipping.noise_ratio * self.multipliers[-1]
+
+  @property
+  def effective_multiplier(self) -> float:
+    """Of all releases of a sample together, a count's too: what the accounting sees."""
+    return accounting.effective_multiplier(self._paid)
+
+  @property
+  def _paid(self) -> tuple[float, ...]:
+    count = () if self.adaptive_clipping is None else (self.count_multiplier,)
+    return (*self.multipliers, *count)
+
   def epsilon(self, accountant: Accountant | None = None, *, steps: int | None = None) -> float:
-    """Upper bound on epsilon at `delta` after `steps` samples, default all; inf is no privacy."""
+    """Upper bound on epsilon at `delta` of `steps` samples of this plan alone, default all.
+
+    What other trainings of the vault have spent is in the statement. inf is no privacy.
+    """
     steps = self.num_steps if steps is None else steps
     check.require(
       0 <= steps <= self.num_steps, f"steps in [0, {self.num_steps}]", f"{steps}", "see num_steps"
     )
     if self.diagnostics:
       return math.inf
-    accountant = accountant or self.accountant
-    return accounting.epsilon(
-      self.noise_multiplier, accountant=accountant, **{**self._setting, "num_steps": steps}
-    )
+    setting: dict[str, Any] = {**self._setting, "num_steps": steps}
+    accountant = accountant or self.chosen_accountant
+    return accounting.epsilon(self.effective_multiplier, accountant=accountant, **setting)
 
   def statement(self) -> str:
-    """What is protected, how well, and what is not: to be printed with every result."""
-    return statement.of(self)
+    """What is protected, how well, and what is not: to be printed with every result.
+
+    It speaks of what was released from the plan's vault up to now, in all its trainings; where
+    nothing was, of what is planned.
+    """
+    return statement.of(self, self._books.released(self.secrets))
 
   def stream(self, source: PyTree, *, chunk: int) -> PrivateStream:
     """Samples of the plan, in chunks of `chunk` units.
@@ -205,17 +259,59 @@ class DPPlan:
       f"{len(units.rows)}",
       "plan with the number of examples, or of subjects with unit='group'",
     )
-    self._vault.bind(plan=self._fingerprint(), data=fingerprint(store))
-    size = self.expected_batch_size
-    return PrivateStream(store, units, chunk, self.sampling, size, self._vault)
+    self.secrets.bind(data=fingerprint(store))
+    return PrivateStream(
+      store,
+      units,
+      chunk,
+      self.sampling,
+      self.expected_batch_size,
+      self.secrets,
+      self.max_sample_size,
+    )
+
+  def begin(self, beginning: Beginning) -> str | None:
+    """Goes on with a training of the vault, or begins one; for `Step.begin`.
+
+    Raises:
+      InputError: a state that is to be chosen by a score of people who may be protected; another
+        training than the vault has begun, with restarts="refuse", or on another kind of population.
+        Secrets from a seed and plans with diagnostics protect nothing: nothing is refused, and
+        there is no stamp.
+    """
+    if self._protects and beginning.keep_best is not None:
+      scorer = beginning.keep_best.partition("/")[0]
+      check.require(
+        is_public(beginning.evaluators[scorer]),
+        "no choice of a state by people who may be protected",
+        f"keep_best={beginning.keep_best!r}",
+        "it would be a release that nobody pays for; if none of the data's people is measured, say"
+        " so: evaluators={...: privacy.on_public_data(evaluator)}",
+      )
+    names = [
+      f"{name}*" if is_public(evaluator) else name
+      for name, evaluator in beginning.evaluators.items()
+    ]
+    return self._books.begin(self.secrets, beginning, names, pays=self.restarts == "pay")
+
+  def admit(self, step: int, sample: PyTree) -> None:
+    """Raises InputError unless `sample` is what the plan's stream drew for `step`; `Step.admit`."""
+    if self._protects:
+      check.require(
+        sealed(sample, step, self.secrets),
+        f"the sample that plan.stream draws for step {step}, as it is",
+        "another batch",
+        "feed the Step with plan.stream(...) itself and change examples inside the loss: the"
+        " accounting holds for its samples alone",
+      )
+      self._admitted[0] = step
 
   def noise_key(self, step: int) -> Key:
     """Key of the noise of a step, which is reserved in the ledger first; for `Step.key_of`.
 
     Raises:
-      InputError: a step that is not accounted for, samples that are not the plan's, or a second
-        training with the secrets of a first: what the two release would differ by no noise at all.
-        Secrets from a seed and plans with diagnostics protect nothing and are free of the last two.
+      InputError: a step that is not accounted for, or one whose sample was not admitted right
+        before. Secrets from a seed and plans with diagnostics protect nothing and are free of that.
     """
     check.require(
       0 <= step < self.num_steps,
@@ -223,21 +319,24 @@ class DPPlan:
       f"step {step}",
       "plan for more steps in a new run",
     )
-    if self._vault.is_secret and not self.diagnostics:
+    if self._protects:
       check.require(
-        "data" in self._vault.served,
-        "samples from the plan",
-        "no stream of it",
-        "feed the Step with plan.stream(...): the accounting holds for its samples alone",
+        self._admitted[0] == step and self.secrets.current is not None,
+        f"a training under way that has drawn the sample of step {step}",
+        "none",
+        "train with train.fit and plan.stream(...)",
       )
-      check.require(
-        step > 0 or not self._vault.has_begun and self._vault.reserved < self.num_steps,
-        "one training a vault",
-        "step 0 anew",
-        "make another plan and vault, and count what the first has released as spent",
-      )
-    self._vault.bind(plan=self._fingerprint())
-    return self._vault.noise_key(step)
+      self._admitted[0] = None
+    return self.secrets.noise_key(step)
+
+  def check_by_hand(self) -> None:
+    """Raises InputError where an update outside of a training would release what is protected."""
+    check.require(
+      not self._protects,
+      "the update of a private Step to be made by train.fit, which draws samples and counts them",
+      "a call of Step.update with secrets of the operating system",
+      "for tests and audits take a plan with vault=Vault.from_seed(0), which protects nobody",
+    )
 
   def check_step(self, step: Step) -> None:
     """Raises InputError if `step` releases more, or does not say how much."""
@@ -248,43 +347,49 @@ class DPPlan:
       "build it with methods.private",
     )
     check.require(
-      step.releases_per_sample in (None, self.releases_per_sample),
-      f"a Step of {self.releases_per_sample} releases per sample, as the plan accounts for",
+      step.releases_per_sample in (None, len(self.multipliers)),
+      f"a Step of {len(self.multipliers)} releases per sample, as the plan accounts for",
       f"{step.releases_per_sample}",
       "pass DPPlan(releases_per_sample=...) or noise_multipliers=(...)",
     )
 
   def manifest(self) -> dict[str, str | int | float]:
     """What a resumed run must share; holds no secret."""
-    return {f"privacy_{k}": v for k, v in self._fingerprint().items()} | {
-      "privacy_vault": self._vault.identity
+    return {f"privacy_{k}": v for k, v in self.settings.items()} | {
+      "privacy_vault": self.secrets.identity
     }
 
-  def _fingerprint(self) -> dict[str, Any]:
+  @property
+  def settings(self) -> dict[str, Any]:
+    """What decides how the plan samples, clips and adds noise, flat; None and bool as text."""
     names = ("num_examples", "expected_batch_size", "num_steps", "delta", "max_norm", "unit")
     names += ("sampling", "max_group_size", "repeated_subjects", "diagnostics")
     plain = {name: getattr(self, name) for name in names}
     if self.adaptive_clipping is not None:
       plain |= {f"clipping_{k}": v for k, v in self.adaptive_clipping._asdict().items()}
     plain["noise_multipliers"] = " ".join(np.format_float_positional(s) for s in self.multipliers)
-    return {k: str(v) if v is None or isinstance(v, bool) else v for k, v in plain.items()}
+    texts = {k: str(v) if v is None or isinstance(v, bool) else v for k, v in plain.items()}
+    return texts | {"max_sample_size": self.max_sample_size or 0}
 
   @property
-  def _vault(self) -> Vault:
-    assert self.vault is not None
-    return self.vault
+  def _books(self) -> Books:
+    return Books(
+      self.settings,
+      self._paid,
+      self.delta,
+      self.num_steps,
+      self.chosen_accountant,
+      self.diagnostics,
+    )
 
   @property
-  def multipliers(self) -> tuple[float, ...]:
-    """Noise multiplier of each release of a sample, in order."""
-    assert self.noise_multipliers is not None
-    return tuple(self.noise_multipliers)
+  def _protects(self) -> bool:
+    return self.secrets.is_secret and not self.diagnostics
 
-  @property
-  def count_multiplier(self) -> float:
-    """Noise std of the count of adaptive clipping over its sensitivity."""
-    assert self.adaptive_clipping is not None
-    return self.adaptive_clipping.noise_ratio * self.multipliers[-1]
+  @functools.cached_property
+  def _admitted(self) -> list[int | None]:
+    """The step whose sample was admitted last and has no noise yet."""
+    return [None]
 
 
 _DEFAULT: dict[Sampling, Accountant] = {"poisson": "pld", "fixed": "rdp"}

@@ -6,6 +6,8 @@ other: neither shuffled epochs nor batches of a fixed size are Poisson samples.
 """
 
 import dataclasses
+import hashlib
+import hmac
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +21,42 @@ from medjax.privacy.accounting import Sampling
 from medjax.privacy.vault import Vault
 from medjax.tree import entry
 from medjax.types import Batch, PyTree, Source
+
+
+class Sample(list):
+  """The chunks of one sample, with the seal of the vault that drew it.
+
+  What is made of it (slices, sums, other chunks in its place) is a plain list, or breaks the seal.
+
+  Attributes:
+    seal: HMAC of step, training and content under the vault's secret.
+  """
+
+  def __init__(self, chunks: list[PyTree], seal: str):
+    super().__init__(chunks)
+    self.seal = seal
+
+
+jax.tree_util.register_pytree_node(
+  Sample, lambda sample: (tuple(sample), None), lambda _, chunks: list(chunks)
+)
+
+
+def sealed(sample: PyTree, step: int, vault: Vault) -> bool:
+  """Whether `vault` drew exactly this sample for `step` of the training under way."""
+  return isinstance(sample, Sample) and hmac.compare_digest(
+    sample.seal, vault.seal(step, content(sample))
+  )
+
+
+def content(chunks: list[PyTree]) -> bytes:
+  """Digest of all arrays of some chunks, by name and order."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(list(chunks)):
+    leaf = np.asarray(leaf)
+    digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} ".encode())
+    digest.update(leaf.tobytes())
+  return digest.digest()
 
 
 class Units(NamedTuple):
@@ -48,18 +86,23 @@ class PrivateStream:
   sampling: Sampling
   size: int
   vault: Vault
+  max_size: int | None = None
 
-  def __call__(self, step: int) -> list[PyTree]:
+  def __call__(self, step: int) -> Sample:
     random = np.random.Generator(np.random.Philox(key=self.vault.sampling_seed(step) % 2**128))
     drawn = self.draw(random)
     parts = [drawn[i : i + self.chunk] for i in range(0, max(len(drawn), 1), self.chunk)]
-    return [self._gather(part, random) for part in parts]
+    chunks = [self._gather(part, random) for part in parts]
+    return Sample(chunks, self.vault.seal(step, content(chunks)))
 
   def draw(self, random: np.random.Generator) -> np.ndarray:
     """Numbers of the units of one sample."""
     num = len(self.units.rows)
     if self.sampling == "poisson":
-      return np.flatnonzero(random.random(num) < self.size / num)
+      drawn = np.flatnonzero(random.random(num) < self.size / num)
+      if self.max_size is None or len(drawn) <= self.max_size:
+        return drawn
+      return random.choice(drawn, self.max_size, replace=False)
     return random.choice(num, self.size, replace=False)
 
   def _gather(self, part: np.ndarray, random: np.random.Generator) -> PyTree:
@@ -100,8 +143,9 @@ def units_of(
         people == f"{size}",
         "one example a subject with unit='example'",
         f"{size} examples of {people} subjects",
-        "protect people with unit='group', or pass repeated_subjects=True: one image is then"
-        " protected and a person is not, and the statement says so",
+        "give every example a `subject`, np.arange(n) where each is of another person; protect"
+        " people who have several with unit='group'; or pass repeated_subjects=True: one example"
+        " is then protected and a person is not, and the statement says so",
       )
     return Units(tuple(np.arange(size)[:, None]), 0)
   check.require(

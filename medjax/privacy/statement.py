@@ -1,80 +1,174 @@
 """The sentence that a private result may be published with, and its small print."""
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from medjax.privacy import accounting
-
-if TYPE_CHECKING:
-  from medjax.privacy.plan import DPPlan
-
-_PROTECTED = {"example": "one image", "group": "one patient, with all images of that patient"}
+from medjax.privacy.accounting import Cost, Sampling
+from medjax.privacy.quantile import QuantileClipping
 
 
-def of(plan: "DPPlan") -> str:
+@runtime_checkable
+class Settings(Protocol):
+  """What of a plan is said; see `DPPlan`."""
+
+  @property
+  def unit(self) -> str: ...
+  @property
+  def example_name(self) -> str: ...
+  @property
+  def group_name(self) -> str: ...
+  @property
+  def num_examples(self) -> int: ...
+  @property
+  def expected_batch_size(self) -> int: ...
+  @property
+  def num_steps(self) -> int: ...
+  @property
+  def delta(self) -> float: ...
+  @property
+  def max_norm(self) -> float | int: ...
+  @property
+  def sampling(self) -> Sampling: ...
+  @property
+  def max_sample_size(self) -> int | None: ...
+  @property
+  def max_group_size(self) -> int | None: ...
+  @property
+  def repeated_subjects(self) -> bool: ...
+  @property
+  def diagnostics(self) -> bool: ...
+  @property
+  def adaptive_clipping(self) -> QuantileClipping | None: ...
+  @property
+  def multipliers(self) -> Sequence[float]: ...
+
+
+class Released(NamedTuple):
+  """What was released, or is planned to be.
+
+  Attributes:
+    cost: of all of it at the plan's delta.
+    tail: part of delta that the cut tail of the noise takes.
+    samples: released samples of each training; () where nothing was released and `cost` is that of
+      the plan.
+    evaluators: names of what measured the states; those declared to be on public data end in "*".
+    note: what is to be said of the secrets.
+  """
+
+  cost: Cost
+  tail: float
+  samples: tuple[int, ...]
+  evaluators: tuple[str, ...]
+  note: str
+
+
+def of(plan: Settings, released: Released) -> str:
   """What `plan` protects, at what epsilon, and what lies outside."""
-  lines = [_claim(plan), *_how(plan), "Outside this statement:"]
-  return "\n".join([*lines, *(f"- {line}" for line in _outside(plan))])
+  lines = [_claim(plan, released), *_how(plan, released), "Outside this statement:"]
+  return "\n".join([*lines, *(f"- {line}" for line in _outside(plan, released))])
 
 
-def _claim(plan: "DPPlan") -> str:
-  protected, epsilon = _PROTECTED[plan.unit], plan.epsilon()
-  relation = f"{accounting.RELATION[plan.sampling]} such unit"
+def up(epsilon: float) -> str:
+  """Four digits, never less than `epsilon`.
+
+  >>> up(1.23401), up(8.0), up(math.inf)
+  ('1.235', '8', 'infinite')
+  """
   if math.isinf(epsilon):
-    why = "diagnostics of private examples are shown" if plan.diagnostics else "there is no noise"
+    return "infinite"
+  unit = 10.0 ** (math.floor(math.log10(epsilon)) - 3) if epsilon > 0 else 1.0
+  return f"{math.ceil(epsilon / unit) * unit:.4g}"
+
+
+def _claim(plan: Settings, released: Released) -> str:
+  protected = f"one {plan.example_name}"
+  if plan.unit == "group":
+    protected = f"one {plan.group_name}, with every {plan.example_name} of that {plan.group_name}"
+  if math.isinf(released.cost.epsilon):
+    why = "there is no noise"
+    if plan.diagnostics:
+      why = "diagnostics of private examples are shown"
+    elif min(plan.multipliers) > 0:
+      why = "the tail of the noise, or the accountant's rounding, exceeds delta"
     return f"Protected: nothing; epsilon is infinite ({why}). The unit would be {protected}."
-  assert plan.vault and plan.accountant and plan.noise_multiplier
-  note = f" {plan.vault.note}." if plan.vault.note else ""
-  accountant = accounting.able(plan.accountant, plan.noise_multiplier)
+  note = f" {released.note}." if released.note else ""
   return (
-    f"Protected: {protected}. Neighbouring data sets: {relation}. epsilon = {_up(epsilon)} at"
-    f" delta = {plan.delta:g} after {plan.num_steps} samples, accountant"
-    f" {accountant.upper()}.{note}"
+    f"Protected: {protected}. Neighbouring data sets: {accounting.RELATION[plan.sampling]} such"
+    f" unit. epsilon = {up(released.cost.epsilon)} at delta = {plan.delta:g} after"
+    f" {_samples(plan, released.samples)}, accountant {released.cost.accountant.upper()}.{note}"
   )
 
 
-def _how(plan: "DPPlan") -> list[str]:
+def _samples(plan: Settings, samples: tuple[int, ...]) -> str:
+  if not samples:
+    return f"the {plan.num_steps} samples that are planned; nothing is released yet"
+  if len(samples) > 1:
+    parts = " + ".join(str(count) for count in samples)
+    return f"{sum(samples)} samples ({parts}, in {len(samples)} trainings of one vault)"
+  count = samples[0]
+  return f"{count} samples" if count == plan.num_steps else f"{count} of {plan.num_steps} samples"
+
+
+def _how(plan: Settings, released: Released) -> list[str]:
   rate = plan.expected_batch_size / plan.num_examples
   drawn = {
     "poisson": f"Poisson samples: each of {plan.num_examples} units with probability {rate:.4g}",
     "fixed": f"samples of exactly {plan.expected_batch_size} of {plan.num_examples} units",
   }[plan.sampling]
-  sigmas = ", ".join(f"{sigma:.4g}" for sigma in plan.multipliers)
-  releases = (
-    "1 release" if plan.releases_per_sample == 1 else f"{plan.releases_per_sample} releases"
-  )
+  if plan.max_sample_size is not None:
+    drawn += f", at most {plan.max_sample_size} of those drawn"
+  sigmas, count = ", ".join(f"{sigma:.4g}" for sigma in plan.multipliers), len(plan.multipliers)
   lines = [
-    f"{drawn}; gradients clipped to {plan.max_norm:g}; {releases} a sample, noise multiplier"
+    f"{drawn}; gradients clipped to {plan.max_norm:g};"
+    f" {'1 release' if count == 1 else f'{count} releases'} a sample, noise multiplier"
     f" {sigmas}, composed within one sample; divided by the fixed {plan.expected_batch_size}."
+    f" delta includes {released.tail:.2g} for the tail of the noise, which is cut."
   ]
   rule = plan.adaptive_clipping
   if rule is not None:
     lines.append(
       f"The clipping norm starts there and follows the {rule.quantile:g} quantile of the gradient"
-      f" norms by a noisy count in each sample, multiplier {plan.count_multiplier:.4g}, which is"
-      " part of the cost."
+      f" norms by a noisy count in each sample, multiplier"
+      f" {rule.noise_ratio * plan.multipliers[-1]:.4g}, which is part of the cost."
     )
   if plan.unit == "group" and plan.max_group_size is not None:
-    lines.append(f"At most {plan.max_group_size} images of a patient in a sample.")
+    lines.append(
+      f"At most {plan.max_group_size} of a {plan.group_name}'s examples (each one"
+      f" {plan.example_name}) in a sample."
+    )
   if plan.unit == "example" and plan.repeated_subjects:
-    lines.append("Several images may be of one patient: the patient is NOT protected.")
+    lines.append(
+      f"Several examples may be of one {plan.group_name}, or it is not known of whom they are: the"
+      f" {plan.group_name} is NOT protected."
+    )
   return lines
 
 
-def _up(epsilon: float) -> str:
-  """Four digits, never less than `epsilon`."""
-  unit = 10.0 ** (math.floor(math.log10(epsilon)) - 3) if epsilon > 0 else 1.0
-  return f"{math.ceil(epsilon / unit) * unit:.4g}"
-
-
-def _outside(plan: "DPPlan") -> list[str]:
-  return [
+def _outside(plan: Settings, released: Released) -> list[str]:
+  lines = [
     f"the number of units, {plan.num_examples}, the shape of the data and the size of the largest"
     " unit are treated as public",
     "choices made by looking at the same data: tuning, several trainings, choice of a checkpoint",
     "statistics of the data used in preprocessing, such as normalisation over the data set",
-    "validation and test images: results on them protect nobody in them",
-    "floating-point rounding of clipped sums and of the noise",
+    "validation and test data: results on them protect nobody in them",
+  ]
+  public = sorted(name.removesuffix("*") for name in released.evaluators if name.endswith("*"))
+  others = sorted(name for name in released.evaluators if not name.endswith("*"))
+  if others:
+    lines.append(
+      f"what these evaluators printed of the states of the training: {', '.join(others)}; it"
+      " protects nobody whom they measure"
+    )
+  if public:
+    lines.append(
+      f"that {', '.join(public)} measure nobody of the data, as was declared and not checked"
+    )
+  return [
+    *lines,
+    "floating-point rounding of clipped sums, by which runs on other devices differ",
     "the generator: noise comes from Threefry with keys of 64 bits, not from a certified source",
-    "side channels: running time, memory, files of the run other than its releases",
+    "side channels: running time, which follows the size of each sample, memory, files of the run"
+    " other than its releases",
   ]

@@ -1,9 +1,10 @@
-"""Secrets and spent budget of one private run, in a folder that only its owner can read.
+"""Secrets and spent budget of private trainings, in a folder that only its owner can read.
 
-Sample and noise of step t come from HMAC-SHA256(secret, purpose and t): the same step run again,
-after a crash, draws the same and releases the same. A secret serves one training only: the noise of
-two would cancel in their difference. The vault therefore remembers what it was first used for and
-refuses everything else.
+Sample and noise of step t of training i come from HMAC-SHA256(secret, purpose, t, i): the same step
+of the same training run again, after a crash, draws the same and releases the same. Another
+training has another number and so other samples and other noise: two releases that shared their
+noise would give away the difference of what they were made of. The ledger says what each training
+was and how many steps of it may have been seen; `privacy.trainings` decides which one a run is.
 """
 
 import copy
@@ -25,10 +26,11 @@ import numpy as np
 
 from medjax import files
 from medjax.check import InputError, require
+from medjax.privacy.trainings import Training
 from medjax.types import Key
 
 _SECRET, _LEDGER, _LOCK = "secret", "ledger.json", "lock"
-_UNUSED = {"reserved": 0, "bound": {}}
+_UNUSED = {"bound": {}, "trainings": []}
 NOT_PRIVATE = "reproducible, not private once the seed is known"
 
 
@@ -38,29 +40,39 @@ class Vault:
   Attributes:
     identity: public digest; tells vaults apart and reveals nothing.
     note: what the statement must say of the secret, "" for a secret from the operating system.
-    served: what it was bound to since it was opened.
-    has_begun: whether the key of step 0 was handed out since it was opened.
+    current: number of the training that is under way, None before one has begun since the vault
+      was opened.
   """
 
   def __init__(self, secret: bytes, path: pathlib.Path | None = None, *, note: str = ""):
     self._secret, self._path, self.note = secret, path, note
     self.identity = hashlib.sha256(b"medjax vault " + secret).hexdigest()[:16]
     self._ledger: dict[str, Any] = copy.deepcopy(_UNUSED)
-    self.served: set[str] = set()
-    self.has_begun = False
+    self.current: int | None = None
+    self._is_closed = False
     self._unlock: Callable[[], object] = lambda: None
 
   @classmethod
   def open(cls, path: str | os.PathLike) -> "Vault":
     """A new vault with 256 bits of the system's entropy, or the one that lies at `path`.
 
-    The folder has mode 0700, its files 0600. It is locked until the process ends or `close`.
+    The folder has mode 0700, as have folders above it that this makes; its files have 0600. It is
+    locked until the process ends or `close`.
 
     Raises:
-      InputError: others may read it, its files are damaged, or another process holds it.
+      InputError: others may read it, or put another in its place; its files are damaged; another
+        process holds it.
     """
     path = pathlib.Path(path)
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in (*reversed([p for p in path.parents if not p.exists()]), path):
+      folder.mkdir(mode=0o700, exist_ok=True)
+    mode = path.absolute().parent.stat().st_mode
+    require(
+      not mode & stat.S_IWOTH or mode & stat.S_ISVTX,
+      f"{path.absolute().parent}, where the vault lies, to be writable by its owner alone",
+      f"mode {stat.S_IMODE(mode):o}",
+      "chmod o-w it: others could put a vault of their own in its place",
+    )
     for file in (path, path / _SECRET, path / _LEDGER):
       if file.exists():
         mode = stat.S_IMODE(file.stat().st_mode)
@@ -98,12 +110,17 @@ class Vault:
     return not self.note
 
   @property
+  def trainings(self) -> tuple[Training, ...]:
+    """All trainings that were begun, in order."""
+    return tuple(Training(**fields) for fields in self._ledger["trainings"])
+
+  @property
   def reserved(self) -> int:
-    """Steps whose release may have been seen, those of a killed process included."""
-    return self._ledger["reserved"]
+    """Steps of the latest training that may have been seen, those of a killed process included."""
+    return self.trainings[-1].reserved if self.trainings else 0
 
   def bind(self, **what: Any) -> None:
-    """Notes what the vault serves (plan, data); later calls must bring the same.
+    """Notes what the vault serves (the data); later calls must bring the same.
 
     Raises:
       InputError: naming what differs.
@@ -114,13 +131,24 @@ class Vault:
       if name in bound and bound[name] != value:
         raise InputError(
           f"the {name} that this vault was first used with",
-          _difference(bound[name], value),
-          "give each private training a vault of its own: two that share their noise reveal it",
+          "another one",
+          "give trainings on other data a vault of their own",
         )
-    self.served |= set(what)
     if not set(what) <= set(bound):
       bound.update(what)
       self._store()
+
+  def begin(self, training: Training, number: int | None = None) -> int:
+    """Makes a training the one under way: a new one, or number `number` with these fields."""
+    fields = json.loads(json.dumps(training._asdict()))
+    if number is None:
+      self._ledger["trainings"].append(fields)
+      number = len(self._ledger["trainings"]) - 1
+    else:
+      self._ledger["trainings"][number] = fields
+    self.current = number
+    self._store()
+    return number
 
   def sampling_seed(self, step: int) -> int:
     """256 bits for the sample of a step; for numpy.random.Philox or SeedSequence."""
@@ -129,24 +157,50 @@ class Vault:
   def noise_key(self, step: int) -> Key:
     """Key of a step, after its release has been reserved on the disk."""
     self.reserve(step)
-    self.has_begun |= step == 0
     words = np.frombuffer(self._draw("noise", step)[:8], np.uint32)
     return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 
+  def seal(self, step: int, rows: bytes) -> str:
+    """What only this vault can say of the rows that were drawn for a step of this training."""
+    return self._draw(f"seal {hashlib.sha256(rows).hexdigest()}", step).hex()
+
   def reserve(self, step: int) -> None:
     """Counts all releases up to that of `step` as seen, on the disk before this returns."""
-    if step >= self.reserved:
-      self._ledger["reserved"] = step + 1
-      self._store()
+    if self.current is None:
+      self.begin(self.trainings[-1] if self.trainings else Training(), self._latest())
+    assert self.current is not None
+    training = self.trainings[self.current]
+    first, reserved = min(training.first, step), max(training.reserved, step + 1)
+    if (first, reserved) != (training.first, training.reserved):
+      self.begin(training._replace(first=first, reserved=reserved), self.current)
 
   def close(self) -> None:
-    """Lets another process open the folder."""
+    """Lets another process open the folder; from then on this one releases nothing."""
+    self._is_closed = self._path is not None
     self._unlock()
 
+  def _latest(self) -> int | None:
+    return len(self._ledger["trainings"]) - 1 if self._ledger["trainings"] else None
+
   def _draw(self, purpose: str, step: int) -> bytes:
-    return hmac.new(self._secret, f"{purpose} {step}".encode(), "sha256").digest()
+    number = self._latest() if self.current is None else self.current
+    # The first training's text has no number.
+    text = f"{purpose} {step}" + (f" of training {number}" if number else "")
+    return hmac.new(self._secret, text.encode(), "sha256").digest()
+
+  def __deepcopy__(self, memo: Any) -> "Vault":
+    raise InputError("one vault a secret", "a copy", "two would draw the same noise; open it once")
+
+  def __copy__(self) -> "Vault":
+    return self.__deepcopy__(None)
+
+  def __reduce__(self) -> Any:
+    return self.__deepcopy__(None)
 
   def _store(self) -> None:
+    require(
+      not self._is_closed, "an open vault", "one that was closed", "open it again: Vault.open(path)"
+    )
     if self._path is not None:
       text = json.dumps(self._ledger, indent=1)
       files.write_text(self._path / _LEDGER, text, mode=0o600)
@@ -178,7 +232,10 @@ def _read_secret(path: pathlib.Path) -> bytes:
 def _read_ledger(path: pathlib.Path) -> dict[str, Any]:
   try:
     ledger = json.loads(path.read_text())
-    assert ledger["reserved"] >= 0 and isinstance(ledger["bound"], Mapping)
+    assert isinstance(ledger["bound"], Mapping)
+    for fields in ledger["trainings"]:
+      training = Training(**fields)
+      assert 0 <= training.first <= max(training.first, training.reserved)
   except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
     raise InputError(
       f"a ledger in {path}",
@@ -186,10 +243,3 @@ def _read_ledger(path: pathlib.Path) -> dict[str, Any]:
       "count its run as spent and start a new one in another folder",
     ) from error
   return ledger
-
-
-def _difference(old: Any, new: Any) -> str:
-  if isinstance(old, Mapping) and isinstance(new, Mapping):
-    names = sorted(k for k in {**old, **new} if old.get(k) != new.get(k))
-    return ", ".join(f"{k} {new.get(k)!r} (was {old.get(k)!r})" for k in names)
-  return "another one"

@@ -41,7 +41,15 @@ class Checkpoints:
     newest = self._checkpointer.latest
     return None if newest is None else int(newest.step)
 
-  def save(self, step: int, state: PyTree, manifest: Mapping[str, Any]) -> None:
+  def stamp(self) -> str:
+    """What was stamped on the newest complete checkpoint, "" if there is none."""
+    step = self.latest()
+    if step is None:
+      return ""
+    record: Any = self._checkpointer.metadata(step).custom_metadata or {}
+    return record.get("stamp", "")
+
+  def save(self, step: int, state: PyTree, manifest: Mapping[str, Any], *, stamp: str = "") -> None:
     """Starts to write `state` as the checkpoint of `step`; returns before it is on the disk.
 
     Waits for the write before this one: orbax would skip the new one without a word.
@@ -50,12 +58,14 @@ class Checkpoints:
       step: number of steps done, above that of every checkpoint here.
       state: a pytree of arrays.
       manifest: what must be equal when the run goes on; anything `files.plain` accepts.
+      stamp: text for whoever goes on.
     Raises:
       RuntimeError: orbax did not accept the checkpoint.
     """
     self._checkpointer.wait()
     state = jax.tree.map(_detached, state)
     record: Any = {"manifest": files.plain(manifest), "tree": types_and_shapes(state)}
+    record["stamp"] = stamp
     if self._checkpointer.save_async(step, state, force=True, custom_metadata=record) is None:
       raise RuntimeError(f"expected orbax to save step {step} in {self._path}, got a skipped save")
 

@@ -124,7 +124,7 @@ def build(
     InputError: metrics that are not a flat dict of scalars, or an update that changes the
       structure, a shape or a dtype of the state.
   """
-  update = jax.jit(step.update, inline=True)  # one trace serves eval_shape and both programs
+  update = jax.jit(sweeps.whole(step), inline=True)  # one trace serves eval_shape and both programs
 
   def start(params: Params, key: Key) -> TrainState:
     return jax.tree.map(_strong, step.init(params, key))
@@ -269,9 +269,9 @@ def check_finite(run: str, window: Window, step: Step) -> None:
     return
   values = {k: float(v) for k, v in sorted(window.bad.items()) if not math.isfinite(v)}
   hints = [step.hints[name] for name, v in window.bad.items() if name in step.hints and v != 0]
-  raise NonFiniteError(
-    run, first, values, "; ".join(hints) or "lower the learning rate or look at that step's batch"
-  )
+  # The batches of a Step with keys of its own may hold people who are protected.
+  usual = "lower the learning rate" + (" or look at that step's batch" if not step.key_of else "")
+  raise NonFiniteError(run, first, values, "; ".join(hints) or usual)
 
 
 def check_finite_state(run: str, steps_done: int, state: TrainState) -> None:

@@ -1,7 +1,7 @@
 """Brings a stream's batches to the devices, one or a block at a time, and says where to pause."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,13 +21,15 @@ _BLOCK_BYTES = 2**30  # device memory that the stacked batches of a default bloc
 class Feed:
   """A stream with the placement of its batches; `mesh` None leaves them to jit.
 
-  With `in_chunks` every batch is a list of chunks, one where the stream gives none.
+  With `in_chunks` every batch is a list of chunks, one where the stream gives none. `admit` is that
+  of the Step.
   """
 
   stream: Stream
   mesh: Mesh | None
   spec: PyTree
   in_chunks: bool = False
+  admit: Callable[[int, PyTree], None] | None = None
 
   def example(self, step: int) -> PyTree:
     """A batch, or a chunk, as the stream gives it."""
@@ -36,6 +38,8 @@ class Feed:
 
   def one(self, step: int) -> PyTree:
     batch = self.stream(step)
+    if self.admit is not None:
+      self.admit(step, batch)
     return [self._place(c) for c in self._chunks(batch)] if self.in_chunks else self._place(batch)
 
   def _chunks(self, batch: PyTree) -> list[PyTree]:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from medjax import check, rng
+from medjax import check, programs, rng
 from medjax.check import InputError
 from medjax.devices import device_of, working_on
 from medjax.train import engine as engines
@@ -21,7 +21,8 @@ from medjax.train.progress import Progress
 from medjax.train.record import RunRecord
 from medjax.train.signals import Interrupt
 from medjax.train.timing import Stopwatch, Timing
-from medjax.types import Evaluator, Key, Params, PyTree, Step, Stream, TrainState
+from medjax.tree import size
+from medjax.types import Beginning, Evaluator, Key, Params, PyTree, Step, Stream, TrainState
 
 
 class Fit(NamedTuple):
@@ -121,7 +122,7 @@ def fit(
   ):
     done = record.step or 0
     _check_not_past(done, num_steps, record)
-    feed = Feed(stream, mesh, batch_spec, in_chunks=step.chunked is not None)
+    feed = Feed(stream, mesh, batch_spec, in_chunks=step.chunked is not None, admit=step.admit)
     example = feed.example(max(0, min(done, num_steps - 1)))
     block = _block(block, step, feed, example, log_every)
     if mesh is not None:
@@ -138,10 +139,24 @@ def fit(
       keeps_best=keeps_best,
     )
     record.note_update(engine.digest)
+    stamp = None
+    if step.begin is not None:
+      stamp = step.begin(
+        Beginning(
+          lambda: programs.parts(step, params, example, init_key),
+          size(params),
+          done,
+          record.stamp,
+          num_steps,
+          evaluators,
+          keep_best,
+        )
+      )
+      record.stamp = stamp or ""
     if record.step is None:
       carry = engine.init(params, init_key)
     else:
-      carry = record.restore(engine.template, allow_change=allow_change)
+      carry = record.restore(engine.template, allow_change=allow_change or stamp is not None)
     with Progress(name, done, num_steps, enabled=progress) as bar:
       while True:
         window = jax.device_get(carry.window)  # the one wait for the device

@@ -20,6 +20,7 @@ class RunRecord:
   Attributes:
     rows: rows so far, in order of their steps.
     step: step of the newest checkpoint, None if there is none.
+    stamp: text that is saved with every checkpoint; at first that of the newest one, "" without.
   """
 
   def __init__(
@@ -35,6 +36,7 @@ class RunRecord:
     self._writers = tuple(writers)
     self.rows: list[logging.Row] = []
     self.step: int | None = None
+    self.stamp = ""
     self._name = name
     self.path = None if workdir is None else pathlib.Path(workdir)
     self._checkpoints = self._writer = None
@@ -44,6 +46,7 @@ class RunRecord:
     self._checkpoints = Checkpoints(self.path / "checkpoints" / name)
     try:
       self.step = self._checkpoints.latest()
+      self.stamp = self._checkpoints.stamp()
       file = self.path / logging.FILE
       self.rows = logging.truncate_rows(file, run=name, step=self.step or 0)
       self._writer = logging.MetricsWriter(file, name)
@@ -78,7 +81,7 @@ class RunRecord:
       return
     if self.step != step:
       self._writer.sync()
-      self._checkpoints.save(step, carry, self._manifest)
+      self._checkpoints.save(step, carry, self._manifest, stamp=self.stamp)
       self.step = step
     if wait:
       self._checkpoints.wait()

@@ -163,7 +163,7 @@ class RunDirectory:
   @property
   def timing(self) -> Any:
     """What timing.json holds, None if it was not written."""
-    return self._read(TIMING)
+    return self._read(TIMING if self.private is None else f"{confidential.FOLDER}/{TIMING}")
 
   def write_json(self, name: str, value: Any, *, names_people: bool = False) -> pathlib.Path:
     """Writes `<name>.json`: sorted keys, NaN as null, whole or not at all; returns its path.
@@ -171,10 +171,11 @@ class RunDirectory:
     Args:
       name: name of the file.
       value: what `files.plain` takes.
-      names_people: whether it holds subjects, cases or hashes; a private run puts it in private/.
+      names_people: whether it holds subjects, cases or hashes; a private run puts it in private/,
+        as it does the times of its steps, which follow the sizes of its samples.
     """
     file = f"{name.removesuffix('.json')}.json"
-    if names_people and self.private is not None:
+    if self.private is not None and (names_people or file == TIMING):
       return confidential.write(self.private / file, value)
     files.write_json(self.path / file, value)
     return self.path / file

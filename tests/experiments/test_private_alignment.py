@@ -131,14 +131,14 @@ def test_every_private_arm_costs_the_same_and_every_published_one_everything():
   config = Config(num_epochs=2, expected_batch_size=8, accountant="rdp")
   store = load("procedural", None).parts["train"]
   plans = {arm: plan_of(config, store, "private", arm) for arm in ("dp-sgd", "fresh")}
-  spent = {arm: sum(s**-2 for s in plan.noise_multipliers) for arm, plan in plans.items()}
+  spent = {arm: sum(s**-2 for s in plan.multipliers) for arm, plan in plans.items()}
   np.testing.assert_allclose(spent["fresh"], spent["dp-sgd"], rtol=1e-6)
-  assert len(plans["fresh"].noise_multipliers) == 2 == FILTERS["fresh"](config).releases
+  assert len(plans["fresh"].multipliers) == 2 == FILTERS["fresh"](config).releases
   for plan in plans.values():
     assert 0.98 * config.target_epsilon < plan.epsilon() <= config.target_epsilon * (1 + 1e-3)
   published = plan_of(config, store, "published", "dp-sgd")
   assert published.epsilon() == np.inf
-  assert published.noise_multipliers == (config.noise_multiplier,)
+  assert published.multipliers == (config.noise_multiplier,)
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])

@@ -1,6 +1,8 @@
 """Secrets and ledger survive anything and serve one run."""
 
+import copy
 import os
+import pickle
 import signal
 import stat
 import subprocess
@@ -11,6 +13,7 @@ import pytest
 
 from medjax.check import InputError
 from medjax.privacy import Vault
+from medjax.privacy.trainings import Training
 
 
 def mode(path):
@@ -86,7 +89,9 @@ def test_a_process_that_ends_with_an_open_vault_ends_in_silence(tmp_path):
   Vault.open(tmp_path / "v").close()
 
 
-@pytest.mark.parametrize(("name", "text"), [("secret", "abc"), ("ledger.json", '{"reserved": -1}')])
+@pytest.mark.parametrize(
+  ("name", "text"), [("secret", "abc"), ("ledger.json", '{"trainings": [{}]}')]
+)
 def test_damaged_files_are_refused(tmp_path, name, text):
   vault = Vault.open(tmp_path / "v")
   vault.noise_key(0)
@@ -119,7 +124,7 @@ KILLED = """
 import sys
 from medjax.privacy import Vault
 vault = Vault.open(sys.argv[1])
-vault.bind(plan={"sigma": 1})
+vault.bind(data="these")
 for step in range(10 ** 9):
   vault.noise_key(step)
   print(step, flush=True)
@@ -137,5 +142,30 @@ def test_a_killed_process_has_reserved_what_it_released(tmp_path):
   seen = max(int(line) for line in [*lines, *rest])
   vault = Vault.open(tmp_path / "v")
   assert vault.reserved in (seen + 1, seen + 2)  # at most one more than was seen
-  with pytest.raises(InputError, match="sigma 2"):
-    vault.bind(plan={"sigma": 2})
+  with pytest.raises(InputError, match="the data that this vault"):
+    vault.bind(data="other")
+
+
+def test_a_copy_would_draw_the_same_noise_and_is_refused():
+  for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+    with pytest.raises(InputError, match="one vault a secret"):
+      copied(Vault.in_memory())
+
+
+def test_folders_that_it_makes_are_its_owner_s_and_others_cannot_swap_it(tmp_path):
+  Vault.open(tmp_path / "a" / "b" / "v").close()
+  assert mode(tmp_path / "a") == mode(tmp_path / "a" / "b") == 0o700
+  os.chmod(tmp_path / "a", 0o777)
+  with pytest.raises(InputError, match="writable by its owner alone"):
+    Vault.open(tmp_path / "a" / "v")
+
+
+def test_each_training_has_samples_and_noise_of_its_own():
+  vault = Vault.from_seed(0)
+  drawn = []
+  for _ in range(3):
+    vault.begin(Training())
+    drawn.append((vault.sampling_seed(1), bits(vault.noise_key(1)), vault.seal(1, b"")))
+  assert len({x for row in drawn for x in row}) == 9
+  vault.begin(vault.trainings[1], 1)
+  assert (vault.sampling_seed(1), bits(vault.noise_key(1)), vault.seal(1, b"")) == drawn[1]

@@ -189,6 +189,14 @@ def test_a_private_run_resumes_with_its_own_data_only_and_names_no_one(tmp_path)
     open_private(tmp_path)
 
 
+def test_the_times_of_a_private_run_are_kept_private(tmp_path):
+  with open_private(tmp_path / "run") as run:
+    run.write_json("timing", {"seconds": 1.0})
+    assert run.timing == {"seconds": 1.0}
+    assert not (run.path / "timing.json").exists()
+    assert (run.private / "timing.json").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_private_run_killed_before_its_configuration_starts_again(tmp_path):
   open_private(tmp_path).close()
   (tmp_path / "config.json").unlink()

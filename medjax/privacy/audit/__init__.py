@@ -4,7 +4,7 @@
     step = private(loss, optax.sgd(1.0), plan, filter=...)
     release = audit.of_step(step, step.init(params, key))
     games = audit.gradient_games(params, examples, max_norm=plan.max_norm)
-    print(audit.audit_step(release, games, claim=1 / plan.noise_multiplier, key=key).report())
+    print(audit.audit_step(release, games, claim=1 / plan.effective_multiplier, key=key).report())
 
 The games put the canary into the sample, so that the claim is that of one release without the
 amplification of sampling: mu = sqrt(sum sigma_i^-2) of all releases from one sample. `only_first`
