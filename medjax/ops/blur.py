@@ -100,10 +100,13 @@ def low_resolution(
   for axis, size in enumerate(image.shape[:-1]):
     # Integers: XLA multiplies by the reciprocal of a constant, and floor would show it.
     count, voxels = num_samples[axis], jnp.arange(size)
-    position = jnp.maximum((2 * voxels + 1) * count - size, 0)  # among the samples, times 2 n
+    # Voxel i lies at (i + 1/2) m / n - 1/2 among the samples; times 2 n that is a whole number.
+    position = jnp.maximum((2 * voxels + 1) * count - size, 0)
     lower = position // (2 * size)
     weight = ((position % (2 * size)) / (2 * size))[:, None]
     neighbours = jnp.stack([lower, jnp.minimum(lower + 1, count - 1)])
+    # Sample k lies at (k + 1/2) n / m - 1/2; the nearest voxel, upwards in a tie, is
+    # floor((k + 1/2) n / m).
     nearest = (2 * neighbours + 1) * size // (2 * count)
     is_taken = nearest[..., None] == voxels[None, None, :]
     matrices.append(jnp.where(is_taken[0], 1 - weight, 0) + jnp.where(is_taken[1], weight, 0))

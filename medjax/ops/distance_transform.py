@@ -150,6 +150,7 @@ def _along_first(mask: jax.Array, spacing: jax.Array) -> jax.Array:
   bit = jnp.arange(32, dtype=jnp.uint32).reshape(1, 32, *axes)
   start = 32 * jnp.arange(words).reshape(words, 1, *axes)
   padded = jnp.pad(mask, [(0, 32 * words - size)] + [(0, 0)] * len(others))
+  # 32 voxels along the axis become the bits of one word.
   bits = padded.reshape(words, 32, *others).astype(jnp.uint32) << bit
   word = bits.sum(1, dtype=jnp.uint32, keepdims=True)
 
@@ -159,6 +160,7 @@ def _along_first(mask: jax.Array, spacing: jax.Array) -> jax.Array:
   lowest = jnp.where(word > 0, start + _lowest_bit(word), far)
   before = _shifted(lax.cummax(highest, axis=0), 1, -far)
   after = _shifted(lax.cummin(lowest, axis=0, reverse=True), -1, far)
+  # In the voxel's own word: the bits up to its own place, and those from it on.
   up_to = word & (jnp.uint32(0xFFFFFFFF) >> (31 - bit))
   from_on = (word >> bit) << bit
   before = jnp.where(up_to > 0, start + _highest_bit(up_to), before)
@@ -175,7 +177,7 @@ def _highest_bit(word: jax.Array) -> jax.Array:
 
 
 def _lowest_bit(word: jax.Array) -> jax.Array:
-  return _highest_bit(word & (~word + 1))
+  return _highest_bit(word & (~word + 1))  # x & -x keeps the lowest bit alone
 
 
 def _shifted(x: jax.Array, by: int, fill: int) -> jax.Array:

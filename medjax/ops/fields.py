@@ -46,6 +46,8 @@ def resize_linear(
     if num_nodes is None and field.shape[axis] == size:
       continue
     nodes = field.shape[axis] if num_nodes is None else num_nodes[axis].astype(jnp.float32)
+    # Voxel i of the result has its centre at (i + 1/2) / size of the extent, node j at
+    # (j + 1/2) / nodes: in units of nodes the voxel lies at (i + 1/2) nodes / size - 1/2.
     centres = jnp.arange(size, dtype=jnp.float32) + 0.5
     position = jnp.clip(centres * (nodes / size) - 0.5, 0, nodes - 1)
     lower = jnp.floor(position).astype(jnp.int32)
@@ -122,6 +124,8 @@ def integrate_velocity(
   check.require(steps >= 0, "steps >= 0", f"{steps}", "pass 0 or more")
   identity = warp.identity_coordinates(velocity.shape[:-1])
 
+  # A flow composed with itself takes twice the time: (x + u)(x + u) = x + u(x) + u(x + u(x)). From
+  # the time 2^-steps, in which the flow is v to first order, `steps` doublings lead to time 1.
   def square(_: Array | int, displacement: Array) -> Array:
     return displacement + warp.sample_linear(displacement, identity + displacement)
 
@@ -135,6 +139,7 @@ def jacobian_determinant(displacement: Float[Array, "*space ndim"]) -> Float[Arr
   Positive everywhere: the map keeps topology; below 0: it folds.
   """
   ndim = displacement.shape[-1]
+  # d(x + u) / dx = I + du / dx, whose column a holds the differences along axis a.
   inner = tuple(slice(0, size - 1) for size in displacement.shape[:-1])
   columns = [jnp.diff(displacement, axis=axis)[inner] for axis in range(ndim)]
   jacobian = jnp.stack(columns, axis=-1)
@@ -173,6 +178,7 @@ def affine_matrix(
     second = jnp.array([[cos[1], 0, sin[1]], [0, 1, 0], [-sin[1], 0, cos[1]]])
     third = jnp.array([[cos[2], -sin[2], 0], [sin[2], cos[2], 0], [0, 0, 1]])
     rotation = _product(_product(first, second), third)
+  # Ones on the diagonal, the shears around it.
   rows = iter(shear)
   shears = jnp.array([[1.0 if i == j else next(rows) for j in range(ndim)] for i in range(ndim)])
   return scaling[:, None] * _product(shears, rotation)

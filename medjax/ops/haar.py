@@ -37,10 +37,11 @@ def split(image: Float[Array, "*space channel"]) -> Float[Array, "*half band cha
   for axis in range(ndim):
     shape = bands.shape
     pairs = bands.reshape(*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :])
+    # The sums of neighbours along this axis, then their differences: twice the bands, half the side.
     first = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
     second = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
     bands = jnp.concatenate([first + second, second - first], axis=-2)
-  return bands * 0.5 ** (ndim / 2)
+  return bands * 0.5 ** (ndim / 2)  # 1 / sqrt2 for each axis
 
 
 def merge(bands: Float[Array, "*half band channel"]) -> Float[Array, "*space channel"]:
@@ -53,6 +54,8 @@ def merge(bands: Float[Array, "*half band channel"]) -> Float[Array, "*space cha
     "give all bands of a level",
   )
   for axis in reversed(range(ndim)):
+    # From low = a + b and high = b - a: 2 a = low - high and 2 b = low + high. The factor 2 meets
+    # the two factors 1 / sqrt2 of splitting and merging.
     low, high = jnp.split(bands, 2, axis=-2)
     pairs = jnp.stack([low - high, low + high], axis=axis + 1)
     shape = low.shape

@@ -1,4 +1,4 @@
-"""The Fourier domain in which a scanner measures: filters along one axis, and exact translations.
+"""The Fourier domain in which a scanner measures: filters along one axis, translations among them.
 
 k-space of an image [*space, channel] is its discrete Fourier transform over the spatial axes; the
 integer k counts cycles per field of view. One encoded line has one k along the phase axis, so
@@ -39,28 +39,14 @@ def weight_lines(
   return jnp.fft.ifft(jnp.fft.fft(image, axis=axis) * lines, axis=axis)
 
 
-def translate(
-  image: Inexact[Array, "*space channel"], shift: Float[Array, " ndim"]
-) -> Complex[Array, "*space channel"]:
-  """The image moved by `shift`, cyclically: x(r - shift), exact for band-limited images.
-
-  A phase ramp exp(-2 pi i k shift / size) per axis. At k = -size/2, which is its own mirror image,
-  the ramp is its real part, so that a real image stays real.
-
-  Args:
-    image: [*space, channel].
-    shift: [ndim] in voxels, any real numbers; whole numbers give `jnp.roll`, to rounding.
-  """
-  check.same_shape("shift", shift.shape, "spatial axes", (image.ndim - 1,))
-  result = image.astype(jnp.complex64)
-  for axis, size in enumerate(image.shape[:-1]):
-    result = weight_lines(result, ramp(size, shift[axis]), axis)
-  return result
-
-
 def ramp(size: int, shift: Float[Array, ""]) -> Complex[Array, " size"]:
-  """Weights of a translation by `shift` voxels along an axis of `size`; see `translate`."""
+  """Weights that translate by `shift` voxels, cyclically, along an axis of `size`.
+
+  The transform of x(r - shift) is exp(-2 pi i k shift / size) times that of x(r): exact for
+  band-limited images and any real shift, and `jnp.roll` for whole ones.
+  """
   k = frequencies(size)
+  # k = -size/2 is its own mirror image. Its weight must be real, or a real image would not stay so.
   phase = jnp.exp(-2j * jnp.pi * k * shift / size)
   return jnp.where(k == -size / 2, phase.real, phase)
 

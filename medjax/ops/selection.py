@@ -23,6 +23,8 @@ def kth_smallest(values: Float[Array, "..."], k: int | Int[Array, ""]) -> Float[
     enough = jnp.sum(ranks <= middle, dtype=jnp.int32) > place
     return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
+  # The answer is the least rank with more than `place` ranks at or below it. Each pass halves the
+  # interval [low, high] that holds it; 2^32 ranks take 32 passes.
   bounds = (jnp.uint32(0), jnp.uint32(0xFFFFFFFF))
   found, _ = jax.lax.fori_loop(0, 32, halve, bounds)
   is_negative = found < _SIGN
@@ -32,6 +34,9 @@ def kth_smallest(values: Float[Array, "..."], k: int | Int[Array, ""]) -> Float[
 
 def _ranks(values: jax.Array) -> jax.Array:
   """uint32 numbers in the order of the floats; every NaN counts as the positive one."""
+  # The bits of positive floats, read as an integer, stand in the order of the floats; those of
+  # negative ones in the reverse order. Flipping the sign of the former puts them above, flipping
+  # all bits of the latter turns their order round.
   values = jnp.where(jnp.isnan(values), jnp.nan, values)
   bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
   is_negative = bits >= _SIGN

@@ -34,6 +34,7 @@ def normalised(x: Float[Array, "*space channel"]) -> Float[Array, "*space channe
   axes = tuple(range(x.ndim - 1))
   mean = x.mean(axes, keepdims=True)
   variance = jnp.square(x - mean).mean(axes, keepdims=True)
+  # E[x^2] = variance + mean^2: a deviation below this share of the root mean square is rounding.
   varies = variance > _CONSTANT**2 * (variance + jnp.square(mean))
   return jnp.where(varies, (x - mean) * jax.lax.rsqrt(jnp.where(varies, variance, 1.0)), 0.0)
 
@@ -88,6 +89,7 @@ def basis(
 ) -> Float[Array, "row *space channel"]:
   """Images whose sum, weighted by the rows of a style, is `transfer`."""
   pyramid = _normalised_pyramid(image, levels)
+  # `_assembled` is linear in the style: unit styles, with one row 1 and the others 0, span it.
   rows = jnp.eye(size(image.ndim - 1, levels))
   units = jnp.broadcast_to(rows[..., None], (*rows.shape, image.shape[-1]))
   return jax.vmap(lambda unit: _assembled(pyramid, unit, image.shape[:-1]))(units)

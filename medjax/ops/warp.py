@@ -73,6 +73,8 @@ def sample_linear(
     lower.append(jnp.floor(position).astype(jnp.int32))
     weight.append(position - lower[-1])
   result = jnp.zeros((*coordinates.shape[:-1], array.shape[-1]), array.dtype)
+  # Of the 2^ndim voxels around a point, each has the product of its weights along the axes: w
+  # towards the upper neighbour, 1 - w towards the lower one.
   for corner in itertools.product((0, 1), repeat=ndim):
     flat_index, corner_weight, inside = 0, 1.0, True
     for axis, offset in enumerate(corner):
@@ -123,11 +125,14 @@ def sample_majority(
     offset = sum(step * stride for step, stride in zip(corner, strides, strict=True))
     share = math.prod(w if step else 1 - w for step, w in zip(corner, weight, strict=True))
     corners.append((flat.at[first + offset].get(mode="promise_in_bounds"), share))
+  # Boyer and Moore: a corner with another label than the candidate takes its weight off the lead;
+  # below 0 the candidate loses its place. A label with more than half of all weight cannot lose.
   candidate, lead = corners[0]
   for label, share in corners[1:]:
     lead = jnp.where(label == candidate, lead + share, lead - share)
     candidate = jnp.where(lead < 0, label, candidate)
     lead = jnp.abs(lead)
+  # The candidate holds a majority only if there is one: its weight is counted.
   held = sum(jnp.where(label == candidate, share, 0.0) for label, share in corners)
   return jnp.where(held > 0.5, candidate, flat.at[first + nearest].get(mode="promise_in_bounds"))
 

@@ -77,6 +77,7 @@ class Motion:
     size = space[self.axis]
     time = 0.5 + kspace.frequencies(size) / size  # of every line, in [0, 1)
     segment = jnp.sum(parameters.times[:, None] < time[None, :], axis=0)
+    # The scan is the sum over poses of the image in that pose, seen through the lines of its time.
     result = jnp.zeros(image.shape, jnp.complex64)
     for index in range(self.num_events + 1):
       moved = image
@@ -220,6 +221,7 @@ class IntensityCurve:
         (1 - inside) * left + inside * right
         for left, right in zip(ordinates, ordinates[1:], strict=False)
       ]
+    # f'(0) = n c_1 and f'(1) = n (1 - c_{n-1}), n times the first and the last increment.
     slope = self.degree * jnp.where(image > 1, parameters[-1], parameters[0])
     return ordinates[0] + slope * (image - inside)
 
@@ -233,6 +235,7 @@ def _rotate(
   ndim = len(spacing)
   size = jnp.asarray(spacing, jnp.float32)
   rotation = fields.affine_matrix(rotation_degrees, jnp.ones(ndim), jnp.zeros(ndim * (ndim - 1)))
+  # A rotation R of millimetres is D^-1 R D of voxels, with D the diagonal of their sizes.
   in_voxels = rotation * size[None, :] / size[:, None]
   grid = warp.identity_coordinates(image.shape[:-1])
   coordinates = fields.affine_coordinates(in_voxels, jnp.zeros(ndim), grid, image.shape[:-1])

@@ -79,7 +79,7 @@ class Coil:
       centres = (2 * jnp.arange(size, dtype=jnp.float32) + 1) / size - 1
       lead = [-1 if a == axis else 1 for a in range(len(shape))]
       position.append((centres + parameters.position[axis]).reshape(lead))
-    power = jnp.zeros(shape)
+    power = jnp.zeros(shape)  # sum of squares over the elements
     for element in range(self.num_elements):
       angle = parameters.angle + 2 * math.pi * element / self.num_elements
       centre = [jnp.zeros(())] * len(shape)

@@ -89,6 +89,7 @@ class Mixture:
     self, parameters: MixtureParameters, classes: Int[Array, "*space"]
   ) -> Float[Array, "*space 1"]:
     """Image of one channel in the units of `mean`; differentiable in the parameters."""
+    # x = mean_k + std_k eps, where k is the class of the voxel.
     table = materialise(jnp.stack([parameters.means, parameters.stds], axis=-1))
     return (table[:, 0][classes] + table[:, 1][classes] * parameters.noise)[..., None]
 

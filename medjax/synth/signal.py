@@ -39,7 +39,7 @@ def spoiled_gradient_echo(
     te: echo time in ms.
     flip_angle: in degrees, (0, 90].
   Returns:
-    Signal in units of pd; largest at `ernst_angle`.
+    Signal in units of pd; largest at the Ernst angle, arccos(exp(-TR / T1)).
 
   >>> one = jnp.ones(())
   >>> signal = spoiled_gradient_echo(800 * one, 50 * one, one, tr=1e6, te=0, flip_angle=90)
@@ -50,11 +50,6 @@ def spoiled_gradient_echo(
   remaining = jnp.exp(-tr / t1)
   saturated = (1 - remaining) / (1 - jnp.cos(angle) * remaining)
   return pd * jnp.sin(angle) * saturated * jnp.exp(-te / t2_star)
-
-
-def ernst_angle(t1: Float[Array, "*maps"], *, tr: float | int | Array) -> Float[Array, "*maps"]:
-  """Flip angle in degrees of the largest spoiled-gradient-echo signal: arccos(exp(-TR / T1))."""
-  return jnp.rad2deg(jnp.arccos(jnp.exp(-tr / t1)))
 
 
 def spin_echo(
@@ -165,9 +160,11 @@ def inversion_train(
     decay = ratio**count
     return (1 - remaining) / (1 - ratio) * (1 - decay), decay
 
+  # From the inversion to the middle of the train, and from there to the next inversion.
   inversion = jnp.zeros_like(t1), -jnp.ones_like(t1)
   to_centre = _chain(inversion, recovery(ti - num_before * echo_spacing), train(num_before))
   rest = _chain(train(num_after), recovery(tr - ti - num_after * echo_spacing))
+  # One repetition maps M at the centre to offset + factor M; in the steady state that is M again.
   offset, factor = _chain(rest, to_centre)
   centre = offset / (1 - factor)
   return pd * jnp.sin(angle) * centre * jnp.exp(-te / t2_star)
@@ -177,5 +174,6 @@ def _chain(*stages: tuple[Array, Array]) -> tuple[Array, Array]:
   """Affine maps (offset, factor) one after the other."""
   offset, factor = stages[0]
   for next_offset, next_factor in stages[1:]:
+    # o2 + f2 (o1 + f1 M) = (o2 + f2 o1) + f2 f1 M
     offset, factor = next_offset + next_factor * offset, next_factor * factor
   return offset, factor

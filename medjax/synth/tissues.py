@@ -91,7 +91,8 @@ def properties(field: float | int) -> Properties:
   """
   check.in_interval("field", field, MIN_FIELD, MAX_FIELD, "the tables hold for these, in tesla")
   table = np.asarray([_RELAXATION[name] for name in TISSUES])  # [tissue, field, time]
-  power = np.log2(table[:, 1] / table[:, 0])  # the fields differ by a factor of 2
+  # A power law in the field, T(B) = T(1.5) (B / 1.5)^p, through the values at 1.5 and 3 T.
+  power = np.log2(table[:, 1] / table[:, 0])
   times = table[:, 0] * (field / 1.5) ** power
   density = np.asarray([_PROTON_DENSITY[name] for name in TISSUES], np.float32)
   t1, t2, t2_star = times.T.astype(np.float32)

@@ -95,8 +95,15 @@ def test_energy_of_the_kept_lines_is_that_of_the_image():
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (3.0, -2.0)])
 def test_whole_translations_are_rolls(shift):
   x = image(8, 7)
-  got = kspace.translate(x, jnp.asarray(shift)).real
+  got = x
+  for axis, size in enumerate((8, 7)):
+    got = kspace.weight_lines(got, kspace.ramp(size, jnp.float32(shift[axis])), axis)
   np.testing.assert_allclose(got, jnp.roll(x, tuple(map(int, shift)), (0, 1)), atol=1e-5)
+
+
+def test_half_a_voxel_keeps_a_real_image_real():
+  moved = kspace.weight_lines(image(8, 7), kspace.ramp(8, jnp.float32(0.5)), 0)
+  np.testing.assert_allclose(moved.imag, 0, atol=1e-6)
 
 
 def test_curves_rise_from_0_to_1_and_go_on_along_their_tangent():
