@@ -37,7 +37,7 @@ def split(image: Float[Array, "*space channel"]) -> Float[Array, "*half band cha
   for axis in range(ndim):
     shape = bands.shape
     pairs = bands.reshape(*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :])
-    # The sums of neighbours along this axis, then their differences: twice the bands, half the side.
+    # Sums of neighbours along this axis, then their differences: half the side, twice the bands.
     first = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
     second = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
     bands = jnp.concatenate([first + second, second - first], axis=-2)
