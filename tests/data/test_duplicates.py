@@ -5,7 +5,9 @@ import pytest
 from scipy import ndimage
 
 from medjax.check import InputError
-from medjax.data.duplicates import check_near_duplicates, near_duplicates
+from medjax.data import png
+from medjax.data.duplicates import PICTURES, VOLUMES, check_near_duplicates, near_duplicates
+from medjax.data.inspection import middle
 from medjax.data.nnunet import NnUNetFolder
 from medjax.data.procedural import ProceduralAnatomy
 from medjax.data.splits import Splits, split_subjects
@@ -139,6 +141,37 @@ def test_a_copy_across_a_split_is_refused_by_name():
   check_near_duplicates(source, across, threshold=1.0)
   check_near_duplicates(source, Splits({"train": (*names[:6], names[10]), "test": names[6:10]}))
   check_near_duplicates(source, Splits({"train": names[:5], "test": names[5:10]}))  # 10 in no part
+
+
+def test_the_refused_pair_can_be_looked_at(tmp_path):
+  source = Listed([*PEOPLE, CHANGES["cropped"](PEOPLE[3])])
+  across = Splits({"train": source.subjects[:6], "test": source.subjects[6:]})
+  path = tmp_path / "pair.png"
+  with pytest.raises(InputError, match="look at .*pair.png: give them.*--near_duplicates"):
+    check_near_duplicates(source, across, picture=path)
+  shown = png.read_image(path).array
+  first, second = (middle(source[i])[0] for i in (3, 10))
+  assert shown.shape[1] == first.shape[1] + 4 + second.shape[1]
+  np.testing.assert_array_equal(shown[:, : first.shape[1]], np.rint(255 * first))
+
+
+def test_pictures_need_more_likeness_than_volumes():
+  """A copy of another shape of crop passes the threshold of volumes alone."""
+  flat = [person(seed, (60, 50)) for seed in range(12)]
+  copy = flat[2] + 0.5 * flat[2].std() * smooth(99, (60, 50), 1.0)
+  source = Listed([*flat, copy])
+  (pair,) = near_duplicates(source, threshold=VOLUMES)
+  assert pair[:2] == (2, 12) and VOLUMES < pair.similarity < PICTURES
+  assert near_duplicates(source) == []
+
+
+@pytest.mark.parametrize("name", ["blood_cells/site2", "retina"])
+def test_small_sets_of_pictures_that_differ_pass(name):
+  whole = NnUNetFolder(real_set(name), normalise="none")
+  random = np.random.default_rng(0)
+  for size in (8, 10, 15):
+    for _ in range(10):
+      assert not near_duplicates(whole, random.choice(len(whole), size, replace=False))
 
 
 def test_wrong_input():
