@@ -41,7 +41,7 @@ def alike_together(source: Source) -> tuple[str, ...]:
       subject = first[subject]
     return subject
 
-  for pair in data.near_duplicates(source):
+  for pair in data.near_duplicates(source, threshold=0.55):  # two people as one cost little
     one, two = sorted(root(source.subjects[i]) for i in pair[:2])
     first[two] = one
   return tuple(root(subject) for subject in source.subjects)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from medjax import loading, predict
 from medjax.check import InputError
-from medjax.data import Preprocessing, find_cases
+from medjax.data import Preprocessing, check_cases, find_cases
 from medjax.inference import Member
 from medjax.types import Model
 
@@ -364,6 +364,18 @@ def test_one_bad_file_does_not_end_a_batch(tmp_path):
   bad.write_bytes(whole)
   assert len(predict.predict([member()], tmp_path / "in", out, progress=False)) == 3
   assert (out / "b.nii.gz").exists()
+
+
+def test_broken_files_are_found_without_a_network(tmp_path):
+  for name in "abc":
+    write(tmp_path / "in" / f"{name}.nii.gz", classes(8, 6, 5).astype(np.float32), np.eye(4))
+  found = find_cases(tmp_path / "in", PREPROCESS)
+  check_cases(found, PREPROCESS)
+  for name in "ac":
+    path = tmp_path / "in" / f"{name}.nii.gz"
+    path.write_bytes(path.read_bytes()[:-20])
+  with pytest.raises(InputError, match=r"got 2 that cannot: a \(.*a.nii.gz.*; c \(.*c.nii.gz"):
+    check_cases(found, PREPROCESS)
 
 
 def test_small_components_are_removed_on_request(tmp_path):

@@ -50,13 +50,14 @@ PRESETS = {
 
 def build(config: Config, options: cli.RunOptions) -> None:
   root = _folder(options)
-  setting = load(config, root, options.seed)
+  pair = options.workdir.with_name(f"{options.workdir.name}-pair.png")
+  setting = load(config, root, options.seed, pair)
   with options.directory(config, setting.source.manifest()) as directory:
     if directory.finished:
       return
     directory.write_json("splits", setting.splits)
     if scores.has_unlabelled(setting.source):  # refused now, not after the training
-      data.find_cases(root / "imagesTs", setting.preprocess)
+      data.check_cases(data.find_cases(root / "imagesTs", setting.preprocess), setting.preprocess)
     trained: dict[str, list[Trained]] = {arm: [] for arm in config.arms}
     scored: dict[str, list[scores.Scored]] = {arm: [] for arm in config.arms}
     for fold in setting.folds:

@@ -35,6 +35,9 @@ class Config:
     plans: nnU-Net's nnUNetPlans.json, whose spacing, normalisation, patch and batch size replace
       those below; "" takes those below.
     plans_configuration: the configuration of the plans, for example "3d_fullres".
+    near_duplicates: similarity from which cases of two people are taken for one scan, and refused
+      on two sides of a fold; -1 takes the measured default (.55 for volumes, .8 for pictures), 0
+      does not look.
     validation_fraction: share of a fold's training subjects set aside for curves, the checkpoint
       rule and the temperature.
     spacing: voxel size in mm that images are resampled to, one per axis; () keeps the files' own.
@@ -68,6 +71,7 @@ class Config:
   splits_final: str = ""
   plans: str = ""
   plans_configuration: str = "3d_fullres"
+  near_duplicates: float = -1.0
   validation_fraction: float = 0.1
   spacing: tuple[float, ...] = ()
   normalise: Literal["zscore", "masked_zscore", "percentile", "minmax", "none", "ct"] = "zscore"
@@ -156,8 +160,13 @@ class Trained(NamedTuple):
   flops: float
 
 
-def load(config: Config, root: pathlib.Path, seed: int) -> Setting:
-  """Reads the folder, draws or imports folds, and refuses what would leak between their parts."""
+def load(
+  config: Config, root: pathlib.Path, seed: int, picture: pathlib.Path | None = None
+) -> Setting:
+  """Reads the folder, draws or imports folds, and refuses what would leak between their parts.
+
+  Two cases that look like one scan are shown in the file `picture`.
+  """
   plan = data.read_plans(config.plans, config.plans_configuration) if config.plans else None
   options: dict[str, Any] = {
     "subject_pattern": config.subject_pattern or None,
@@ -186,7 +195,9 @@ def load(config: Config, root: pathlib.Path, seed: int) -> Setting:
     parts = {part: _subjects(source, getattr(fold, part)) for part in Fold._fields[1:]}
     drawn = data.Splits({name: people for name, people in parts.items() if people}, seed)
     data.check_content(source, drawn)
-    data.check_near_duplicates(source, drawn)
+    if config.near_duplicates:
+      threshold = None if config.near_duplicates < 0 else config.near_duplicates
+      data.check_near_duplicates(source, drawn, threshold=threshold, picture=picture)
     recorded.append({"fold": fold.number, **parts})
   patch = config.patch if plan is None else plan.patch
   network = nets.UNet(

@@ -2,7 +2,7 @@
 
 from medjax.data import augmentation
 from medjax.data.cardiac import CardiacAnatomy
-from medjax.data.cases import Case, find_cases, read_case
+from medjax.data.cases import Case, check_cases, find_cases, read_case
 from medjax.data.cc359 import CC359
 from medjax.data.chest import chest_xray14, chexpert, shared_classes
 from medjax.data.class_folders import ClassFolders, kermany
@@ -66,6 +66,7 @@ __all__ = [
   "Volume",
   "augmentation",
   "batches",
+  "check_cases",
   "check_content",
   "check_disjoint",
   "check_near_duplicates",

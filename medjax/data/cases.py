@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -98,6 +99,30 @@ def read_case(case: Case) -> Volume:
     check_same_grid(str(case.files[0]), first, str(file), volume)
   arrays = [v.array if v.array.ndim > len(v.spacing) else v.array[..., None] for v in volumes]
   return first._replace(array=np.concatenate(arrays, axis=-1))
+
+
+def check_cases(found: Sequence[Case], preprocess: Preprocessing) -> None:
+  """Reads every case once, so that a file that cannot be predicted is known before a training.
+
+  Args:
+    found: from `find_cases`.
+    preprocess: of the network.
+  Raises:
+    InputError: naming all cases that are damaged, lie on several grids or have other channels.
+  """
+  failed = {}
+  for case in found:
+    try:
+      preprocess.apply(read_case(case), case.name)
+    except InputError as error:
+      failed[case.name] = str(error)
+  shown = "; ".join(f"{name} ({reason})" for name, reason in list(failed.items())[:3])
+  require(
+    not failed,
+    f"{len(found)} cases that can be predicted",
+    f"{len(failed)} that cannot: {shown}" + ("; ..." if len(failed) > 3 else ""),
+    "correct or remove them",
+  )
 
 
 def _dicom_series(path: pathlib.Path) -> tuple[Case, ...]:

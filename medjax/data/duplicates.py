@@ -35,6 +35,7 @@ for pictures that were resized and cropped, and for small objects on an empty fi
 
 import itertools
 import os
+import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -146,6 +147,7 @@ def check_near_duplicates(
       continue
     first, second = (source[i] for i in pair[:2])
     if picture is not None:
+      pathlib.Path(picture).parent.mkdir(parents=True, exist_ok=True)
       png.write_png(picture, _side_by_side(first, second))
     raise InputError(
       f"different people in {sides[0]} and {sides[1]}",

@@ -146,7 +146,7 @@ def test_a_copy_across_a_split_is_refused_by_name():
 def test_the_refused_pair_can_be_looked_at(tmp_path):
   source = Listed([*PEOPLE, CHANGES["cropped"](PEOPLE[3])])
   across = Splits({"train": source.subjects[:6], "test": source.subjects[6:]})
-  path = tmp_path / "pair.png"
+  path = tmp_path / "runs" / "pair.png"
   with pytest.raises(InputError, match="look at .*pair.png: give them.*--near_duplicates"):
     check_near_duplicates(source, across, picture=path)
   shown = png.read_image(path).array
