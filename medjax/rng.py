@@ -24,9 +24,16 @@ def stream(key: Key, name: str) -> Key:
 
 
 def streams(key: Key, *names: str) -> tuple[Key, ...]:
-  """One key per name, in the order of the names."""
-  if len(set(names)) != len(names):
-    raise ValueError(f"stream names must differ, got {names}; two equal names would share a key")
+  """One key per name, in the order of the names.
+
+  Raises:
+    ValueError: two names of one key: equal ones, or two that CRC-32 cannot tell apart, such as
+      "plumless" and "buckeroo".
+  """
+  if len({zlib.crc32(name.encode()) for name in names}) != len(names):
+    raise ValueError(
+      f"expected stream names with different keys, got {names}; two would share a key: rename one"
+    )
   return tuple(stream(key, name) for name in names)
 
 

@@ -25,6 +25,8 @@ from kernels.min_plus import min_plus
 from medjax import check
 
 _POINTS = 4096  # taken together by `distance_at`, which bounds its memory
+_PROGRAMS = 64  # of `distance_at` that are kept
+_seen: set[tuple[tuple[int, ...], ...]] = set()
 
 
 def distance_transform(
@@ -72,7 +74,19 @@ def distance_at(
     InputError: as `distance_transform`.
   """
   lengths = _check(mask, spacing)
+  if not any(isinstance(x, jax.core.Tracer) for x in (mask, points)):
+    _forget_if_many((mask.shape, points.shape))
   return _at(jnp.asarray(mask), jnp.asarray(points), lengths)
+
+
+def _forget_if_many(shapes: tuple[tuple[int, ...], ...]) -> None:
+  """Drops the programs of `distance_at` when shapes were many: a report of thousands of cases
+  would keep a program of some megabytes for each shape that it ever met."""
+  if shapes not in _seen and len(_seen) >= _PROGRAMS:
+    programs: Any = _at  # jax.jit's own type does not tell of its cache
+    programs.clear_cache()
+    _seen.clear()
+  _seen.add(shapes)
 
 
 def _check(mask: Any, spacing: Any) -> jax.Array:

@@ -66,6 +66,7 @@ class Checkpoints:
     state = jax.tree.map(_detached, state)
     record: Any = {"manifest": files.plain(manifest), "tree": types_and_shapes(state)}
     record["stamp"] = stamp
+    state = jax.tree.map(lambda x: x if x.size else jnp.zeros(1, jnp.int8), state)
     if self._checkpointer.save_async(step, state, force=True, custom_metadata=record) is None:
       raise RuntimeError(f"expected orbax to save step {step} in {self._path}, got a skipped save")
 
@@ -104,7 +105,7 @@ class Checkpoints:
         " network or batch",
         "restore the old setting, start in a new directory, or pass fit(..., allow_change=True)",
       )
-    return step, self._checkpointer.load(step, template)
+    return step, _with_empty(template, self._checkpointer.load(step, _without_empty(template)))
 
   def wait(self) -> None:
     """Returns when everything handed to `save` is on the disk; raises what went wrong there."""
@@ -119,6 +120,24 @@ class Checkpoints:
 
   def __exit__(self, *_: object) -> None:
     self.close()
+
+
+def _without_empty(template: PyTree) -> PyTree:
+  """The template with one number for each array of size 0, which orbax cannot write."""
+
+  def held(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return x if x.size else jax.ShapeDtypeStruct((1,), jnp.int8, sharding=x.sharding)
+
+  return jax.tree.map(held, template)
+
+
+def _with_empty(template: PyTree, loaded: PyTree) -> PyTree:
+  """The loaded arrays, and those of size 0 made anew."""
+
+  def whole(x: jax.ShapeDtypeStruct, array: jax.Array) -> jax.Array:
+    return array if x.size else jax.device_put(jnp.zeros(x.shape, x.dtype), array.sharding)
+
+  return jax.tree.map(whole, template, loaded)
 
 
 def _detached(x: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Streams are functions of (seed, step) that visit every example once an epoch."""
 
+import zlib
+
 import jax
 import numpy as np
 import pytest
@@ -154,3 +156,10 @@ def test_own_arrays_are_a_store():
   np.testing.assert_array_equal(named["index"], named["image"] + 7)
   with pytest.raises(InputError, match=r"one length.*'image': 5, 'label': 4"):
     batches({"image": np.zeros(5), "label": np.zeros(4)}, 2, 0)
+
+
+def test_names_whose_checksums_collide_are_refused():
+  assert zlib.crc32(b"plumless") == zlib.crc32(b"buckeroo")
+  for names in (("plumless", "buckeroo"), ("noise", "noise")):
+    with pytest.raises(ValueError, match="two would share a key: rename one"):
+      rng.streams(jax.random.key(0), *names)

@@ -145,8 +145,8 @@ def test_cases_under_vmap_and_the_background():
 def test_boxes_are_rounded_up_to_few_sizes():
   sizes = [surfaces._bucket(n) for n in range(1, 513)]
   assert all(size >= n for n, size in enumerate(sizes, 1))
-  assert all(size - n < max(16, n / 4) for n, size in enumerate(sizes, 1))
-  assert len(set(sizes)) == 17 and sizes == sorted(sizes)
+  assert all(size - n < max(16, n / 2) for n, size in enumerate(sizes, 1))
+  assert len(set(sizes)) == 11 and sizes == sorted(sizes)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Exact distances: against SciPy in float64, closed forms, and the batch against its members."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,3 +107,11 @@ def test_spacing_that_is_none(spacing):
 def test_masks_that_are_none(shape):
   with pytest.raises(ValueError, match="1, 2 or 3 axes"):
     distance_transform(jnp.ones(shape, bool), spacing=(1.0,) * len(shape))
+
+
+def test_programs_of_many_shapes_are_not_kept(monkeypatch):
+  module = importlib.import_module("medjax.ops.distance_transform")
+  monkeypatch.setattr(module, "_PROGRAMS", 2)
+  for size in range(3, 9):
+    found = module.distance_at(np.arange(size) == 0, np.array([size - 1], np.int32), spacing=(2.0,))
+    assert found[0] == 2.0 * (size - 1) and module._at._cache_size() <= 3

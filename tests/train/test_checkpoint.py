@@ -34,6 +34,17 @@ def test_every_leaf_comes_back_bit_for_bit(tmp_path):
   assert restored["extra"][1].dtype == saved["extra"][1].dtype  # the key's implementation too
 
 
+def test_arrays_of_size_0_come_back_too(tmp_path):
+  saved = {"lora_a": jnp.zeros((4, 0)), "lora_b": jnp.zeros((0, 3), jnp.bfloat16), "w": jnp.ones(2)}
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, saved, {})
+    restored = checkpoints.restore(template(saved), {})[1]
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), restored) == jax.tree.map(
+    lambda x: (x.shape, x.dtype), saved
+  )
+  assert restored["w"].tolist() == [1, 1]
+
+
 def test_no_save_is_skipped_and_two_are_kept(tmp_path):
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     for step in range(1, 6):
