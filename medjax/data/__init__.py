@@ -27,14 +27,16 @@ from medjax.data.normalise import (
   normalise,
   to_spec,
 )
+from medjax.data.parts import split_by_site
 from medjax.data.patches import patches
 from medjax.data.pictures import picture_table
 from medjax.data.plans import read_plans
-from medjax.data.prepared import Prepared, prepare, split_by_site
+from medjax.data.prepared import Prepared, prepare
 from medjax.data.preprocess import Preprocessing
 from medjax.data.procedural import ProceduralAnatomy
 from medjax.data.prostate import ProstateSites
 from medjax.data.readers import open_source
+from medjax.data.records import from_records
 from medjax.data.replay import replayed
 from medjax.data.resample import resample
 from medjax.data.simulated import Simulated
@@ -78,6 +80,7 @@ __all__ = [
   "fit_to_shape",
   "folds",
   "foreground_statistics",
+  "from_records",
   "from_spec",
   "kermany",
   "ljubljana",

@@ -29,6 +29,7 @@ import numpy as np
 
 from medjax.check import InputError, existing_folder, one_of, require
 from medjax.data import manifest
+from medjax.data.parts import indices_of_part
 from medjax.data.subjects import subjects_of
 from medjax.types import Example
 
@@ -150,7 +151,7 @@ class ClassFolders:
 
   def indices(self, part: str) -> tuple[int, ...]:
     """Cases of a part, without those whose subject is in a later part too."""
-    return manifest.indices_of_part(part, self.parts, self.subjects, PARTS)
+    return indices_of_part(part, self.parts, self.subjects, PARTS)
 
   def num_left_out(self, part: str) -> int:
     """How many cases of a part `indices` leaves out."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from medjax.check import one_of
 from medjax.files import plain
 
 _DIGITS = 16
@@ -38,29 +37,6 @@ def file_digests(root: str | os.PathLike, paths: Iterable[str | os.PathLike]) ->
     pathlib.Path(path).relative_to(root).as_posix(): file_digest(path)
     for path in sorted(map(pathlib.Path, paths))
   }
-
-
-def indices_of_part(
-  part: str, parts: Sequence[str], subjects: Sequence[str], order: Sequence[str]
-) -> tuple[int, ...]:
-  """Cases of a part of a set as published, without those whose subject is in a later part too.
-
-  The test set thus stays the published one, and nobody in it is trained on.
-
-  Args:
-    part: one of `parts`.
-    parts: part of each case.
-    subjects: subject of each case.
-    order: the parts from the one to train on to the one to test on.
-  """
-  one_of("part", part, sorted(set(parts)))
-  later = set(order[order.index(part) + 1 :]) if part in order else set()
-  held_out = {s for s, other in zip(subjects, parts, strict=True) if other in later}
-  return tuple(
-    i
-    for i, (subject, own) in enumerate(zip(subjects, parts, strict=True))
-    if own == part and subject not in held_out
-  )
 
 
 def describe(

@@ -17,6 +17,7 @@ import numpy as np
 
 from medjax.check import InputError, existing_file, one_of, require
 from medjax.data import manifest
+from medjax.data.parts import indices_of_part
 from medjax.types import Example
 
 SPLITS = ("train", "val", "test")
@@ -117,7 +118,7 @@ class MedMNIST:
 
   def indices(self, part: str) -> tuple[int, ...]:
     """Cases of a part, without those that are identical to one in a later part."""
-    return manifest.indices_of_part(part, self.parts, self.subjects, SPLITS)
+    return indices_of_part(part, self.parts, self.subjects, SPLITS)
 
   def duplicates(self) -> list[Duplicate]:
     """Groups of identical images over all splits of the file, in order of their first member."""

@@ -12,19 +12,17 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from medjax.check import InputError, require
+from medjax.check import require
 from medjax.data import manifest
+from medjax.data.parts import parts_of
+from medjax.data.record_info import INFO, read_info
 from medjax.data.seeds import Seed
-from medjax.data.splits import DEFAULT_FRACTIONS, Splits, check_disjoint, split_subjects
+from medjax.data.splits import Splits
 from medjax.types import Example, Source
-
-INFO = "medjax.json"
-FORMAT = 1
 
 
 def prepare(
@@ -46,7 +44,7 @@ def prepare(
     InputError: another kind of name, images beyond float16, and what reading the source raises; a
       set of this name that was made of other cases.
   """
-  from medjax.data import tfds_builders
+  from medjax.data import tfds_builders  # loads tensorflow_datasets
 
   require(
     re.fullmatch(r"[a-z][a-z0-9_]*", name),
@@ -156,46 +154,3 @@ class Prepared:
       subjects=self.subjects,
       options={"source": self._info["source"]},
     )
-
-
-def split_by_site(
-  source: Source, fractions: Mapping[str, float | int] = DEFAULT_FRACTIONS, *, seed: Seed
-) -> Splits:
-  """Splits over people, each site on its own; sites with fewer people than parts are pooled.
-
-  Raises:
-    InputError: a person at two sites, or too few people in all.
-  """
-  people: dict[str, set[str]] = {}
-  for subject, site in zip(source.subjects, source.domains, strict=True):
-    people.setdefault(site, set()).add(subject)
-  check_disjoint(people)
-  groups = [sorted(own) for _, own in sorted(people.items()) if len(own) >= len(fractions)]
-  small = sorted(s for own in people.values() if len(own) < len(fractions) for s in own)
-  drawn = [split_subjects(group, fractions, seed=seed) for group in [*groups, small] if group]
-  parts = {part: tuple(sorted(s for d in drawn for s in d.parts[part])) for part in fractions}
-  return Splits(parts, int(seed))
-
-
-def parts_of(source: Source, *, seed: Seed) -> Mapping[str, Sequence[int]]:
-  """Cases of each split: as published where the source says so, else by `split_by_site`."""
-  published: Any = getattr(source, "parts", ())
-  if published and all(published):
-    held: Any = source
-    return {part: held.indices(part) for part in dict.fromkeys(published)}
-  splits = split_by_site(source, seed=seed)
-  return {part: splits.indices(part, source.subjects) for part in splits.parts}
-
-
-def read_info(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    info = json.loads(path.read_text(encoding="utf-8"))
-    found = info["format"]
-  except (ValueError, KeyError, TypeError) as error:
-    raise InputError(f"a readable {path}", "a damaged one", "prepare the set anew") from error
-  require(found == FORMAT, f"format {FORMAT} in {path}", f"{found}", "prepare the set anew")
-  return info
-
-
-def write_info(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from medjax.check import InputError, one_of, require
-from medjax.data import cc359, chest, downloads, mnms, ms_sets, prepared, prostate
+from medjax.data import cc359, chest, downloads, mnms, ms_sets, prepared, prostate, record_info
 from medjax.data.class_folders import ENDINGS, PARTS, ClassFolders, kermany
 from medjax.data.combine import concat
 from medjax.data.labelmaps import LabelMapFolder
@@ -74,7 +74,7 @@ READERS: dict[str, Reader] = {
   "prepared": Reader(
     "a set that `prepare` wrote",
     ("medjax.json, dataset_info.json, NAME-train.array_record-00000-of-00001, ...",),
-    lambda path: (path / prepared.INFO).is_file(),
+    lambda path: (path / record_info.INFO).is_file(),
     prepared.Prepared,
   ),
   "nnunet": Reader(

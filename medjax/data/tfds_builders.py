@@ -22,8 +22,9 @@ import tensorflow_datasets as tfds
 from medjax.check import given, require
 from medjax.data import manifest, ms_sets
 from medjax.data.cc359 import CC359
-from medjax.data.prepared import FORMAT, INFO, parts_of, write_info
+from medjax.data.parts import parts_of
 from medjax.data.prostate import ProstateSites as ProstateSource
+from medjax.data.record_info import FORMAT, INFO, write_info
 from medjax.types import Example, Source
 
 _LARGEST = float(np.finfo(np.float16).max)

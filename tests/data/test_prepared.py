@@ -9,7 +9,8 @@ from medjax.check import InputError
 from medjax.data import tfds_builders
 from medjax.data.cc359 import CC359
 from medjax.data.chest import chest_xray14
-from medjax.data.prepared import Prepared, prepare, split_by_site
+from medjax.data.parts import split_by_site
+from medjax.data.prepared import Prepared, prepare
 from medjax.data.prostate import SITES, ProstateSites
 from tests.data import fake_downloads
 
