@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from medjax.types import Json
+
 _INFINITIES = {"inf": math.inf, "-inf": -math.inf}
 
 
@@ -73,7 +75,7 @@ def number(value: Any) -> Any:
   return _INFINITIES.get(value, value) if isinstance(value, str) else value
 
 
-def line(value: Mapping[str, Any]) -> str:
+def line(value: Mapping[str, Json]) -> str:
   """`value` on one line, keys in their order."""
   return json.dumps(plain(value), allow_nan=False)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 PyTree: TypeAlias = Any
 Params: TypeAlias = Any
+Json: TypeAlias = Any  # what strict JSON holds: dict, list, str, int, float, bool or None
 Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array  # a typed key, as jax.random.key(seed) makes it
 Metrics: TypeAlias = dict[str, jax.Array]

@@ -19,7 +19,7 @@ MAY_IMPORT = {
   "tables": {"check"},
   "rng": {"types", "tree"},
   "tree": {"types", "check"},
-  "files": set(),
+  "files": {"types"},
   "axes": {"check"},
   "labels": {"types", "check"},
   "programs": {"types", "tree", "rng", "sweeps"},

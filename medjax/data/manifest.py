@@ -8,11 +8,11 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from medjax.files import plain
+from medjax.types import Json
 
 _DIGITS = 16
 
@@ -47,8 +47,8 @@ def describe(
   subjects: Sequence[str],
   root: str | os.PathLike | None = None,
   files: Mapping[str, str] | None = None,
-  options: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+  options: Mapping[str, Json] | None = None,
+) -> dict[str, Json]:
   """The JSON-able manifest of a source.
 
   `root` keeps only its last part: the same data at another place gives the same manifest.

@@ -24,6 +24,7 @@ from medjax.data.volume import Volume, check_same_grid
 from medjax.metrics import case_table, panel, report
 from medjax.train import Report
 from medjax.train.progress import counted
+from medjax.types import Json
 
 _SHOWN = ("dice", "hd95_pooled", "hausdorff", "assd", "surface_dice_voxel")
 
@@ -77,7 +78,7 @@ def run(config: Config) -> None:
     "predict them too" + (", or pass --partial" if names else ""),
   )
   table = _labels(config, [true[name] for name in names], [predicted[name] for name in names])
-  settings: dict[str, Any] = {"tolerance_mm": config.tolerance_mm, "empty": config.empty}
+  settings: dict[str, Json] = {"tolerance_mm": config.tolerance_mm, "empty": config.empty}
   rows, worst = [], []
   for name in counted(names, "measuring"):
     case = _read(predicted[name], true[name], table)
@@ -184,7 +185,7 @@ def _read(predicted: pathlib.Path, true: pathlib.Path, table: _Labels) -> _Case:
   return _Case(maps[0].reshape(shape), maps[1].reshape(shape), spacing)
 
 
-def _page(config: Config, summary: Sequence[dict[str, Any]], cases: int) -> Report:
+def _page(config: Config, summary: Sequence[dict[str, Json]], cases: int) -> Report:
   page = Report(
     "Segmentation metrics",
     f"{cases} cases of {config.predictions} against {config.truth}; distances in mm, surface Dice"
@@ -227,9 +228,9 @@ def _caption(place: report.Worst) -> str:
   return f"{place.case}, {place.structure}: {place.distance_mm:.4g} mm, {where}"
 
 
-def _lines(summary: Sequence[dict[str, Any]]) -> list[str]:
+def _lines(summary: Sequence[dict[str, Json]]) -> list[str]:
   """A line a structure: the means, and how many cases they leave out."""
-  by_structure: dict[str, dict[str, Any]] = {}
+  by_structure: dict[str, dict[str, Json]] = {}
   for row in summary:
     by_structure.setdefault(row["structure"], {})[row["metric"]] = row
   cells = [["structure", *_SHOWN, "used", "missed", "invented", "absent"]]

@@ -36,9 +36,9 @@ class Bins(NamedTuple):
     hits: voxels where the class is the true one, [*class, bin] integer.
   """
 
-  count: Any
-  confidence: Any
-  hits: Any
+  count: jax.Array
+  confidence: jax.Array
+  hits: jax.Array
 
 
 class CalibrationSums(NamedTuple):
@@ -53,10 +53,10 @@ class CalibrationSums(NamedTuple):
 
   classwise: Bins
   top_label: Bins
-  voxels: Any
-  brier: Any
-  nll: Any
-  entropy: Any
+  voxels: jax.Array
+  brier: jax.Array
+  nll: jax.Array
+  entropy: jax.Array
 
 
 class Calibration(NamedTuple):
@@ -231,9 +231,9 @@ class EnsembleEntropy(NamedTuple):
     mutual_information: how far the members disagree (epistemic); 0 where they agree.
   """
 
-  total: Any
-  expected: Any
-  mutual_information: Any
+  total: jax.Array
+  expected: jax.Array
+  mutual_information: jax.Array
 
 
 def ensemble_entropy(probability: Float[Array, "member *space classes"]) -> EnsembleEntropy:

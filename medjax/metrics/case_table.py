@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from medjax import check, files, tables
+from medjax.types import Json
 
 _WHOLE = ("fold", "seed")
 _OVERLAP = ("dice", "jaccard", "surface_dice")  # 0 where a structure is missed
 
 
-def write_cases(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_cases(path: str | os.PathLike, rows: Sequence[Mapping[str, Json]]) -> None:
   """Writes rows as UTF-8 CSV, the file whole or not at all; floats read back exactly.
 
   Raises:
@@ -42,7 +43,7 @@ def write_cases(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> N
   files.write_text(path, text.getvalue())
 
 
-def read_cases(path: str | os.PathLike) -> list[dict[str, Any]]:
+def read_cases(path: str | os.PathLike) -> list[dict[str, Json]]:
   """What `write_cases` wrote; raises InputError naming the file and the line."""
   rows = []
   for row in tables.read_table(path):
@@ -56,8 +57,8 @@ def read_cases(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def summary(
-  rows: Iterable[Mapping[str, Any]], *, by: Sequence[str] = (), over: str | None = None
-) -> list[dict[str, Any]]:
+  rows: Iterable[Mapping[str, Json]], *, by: Sequence[str] = (), over: str | None = None
+) -> list[dict[str, Json]]:
   """Mean and spread of every figure, a row each, in the order of the cases.
 
   Args:
@@ -71,7 +72,7 @@ def summary(
       used: finite values in the mean; absent: NaN, the structure is in neither map;
       missed: cases where that class has an overlap of 0, or, without an overlap column, inf.
   """
-  groups: dict[tuple, list[Mapping[str, Any]]] = {}
+  groups: dict[tuple, list[Mapping[str, Json]]] = {}
   for row in rows:
     groups.setdefault(tuple(row[name] for name in by), []).append(row)
   found = []
@@ -98,7 +99,7 @@ def summary(
 
 
 def score_array(
-  rows: Iterable[Mapping[str, Any]], metric: str, *, levels: Sequence[str] = ("seed", "subject")
+  rows: Iterable[Mapping[str, Json]], metric: str, *, levels: Sequence[str] = ("seed", "subject")
 ) -> np.ndarray:
   """One arm's figures as an array for `compare`, one axis a level, members in sorted order.
 
@@ -121,7 +122,7 @@ def score_array(
   return total / count
 
 
-def _missed(rows: Sequence[Mapping[str, Any]], metric: str) -> int:
+def _missed(rows: Sequence[Mapping[str, Json]], metric: str) -> int:
   structure = metric.partition("/")[2]
   for name in (f"{overlap}/{structure}" for overlap in _OVERLAP):
     if name in rows[0]:

@@ -19,6 +19,7 @@ J. Survey Statistics and Methodology 2019). Where nobody differs (R = 0 or 1, or
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
@@ -38,10 +39,10 @@ class Rates(NamedTuple):
     f1: harmonic mean of sensitivity and precision.
   """
 
-  sensitivity: Any
-  specificity: Any
-  precision: Any
-  f1: Any
+  sensitivity: jax.Array
+  specificity: jax.Array
+  precision: jax.Array
+  f1: jax.Array
 
 
 def confusion_matrix(

@@ -24,6 +24,7 @@ import numpy as np
 
 from medjax import check
 from medjax.metrics import bootstrap
+from medjax.types import Json
 
 POWER = 0.8
 """Of the smallest detectable difference."""
@@ -74,7 +75,7 @@ class Comparison(NamedTuple):
 
 
 def compare(
-  scores: Mapping[str, Any],
+  scores: Mapping[str, Json],
   *,
   reference: str,
   margin: float | int = 0.01,
@@ -190,8 +191,8 @@ def holm(p_values: Sequence[float], alpha: float = 0.05) -> tuple[list[float], l
 
 
 def comparison_table(
-  columns: Mapping[str, Mapping[str, Any]], **settings: Any
-) -> list[dict[str, Any]]:
+  columns: Mapping[str, Mapping[str, Json]], **settings: Any
+) -> list[dict[str, Json]]:
   """Rows for results.json: every arm under every column, e.g. "equal updates", "equal compute".
 
   Args:
@@ -208,7 +209,7 @@ def comparison_table(
   ]
 
 
-def comparison_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def comparison_cells(rows: Sequence[Mapping[str, Json]]) -> tuple[list[str], list[list[Any]]]:
   """Header and cells of the report's table: a line an arm, five cells a column.
 
   Args:
@@ -231,7 +232,7 @@ def comparison_cells(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list
   return header, cells
 
 
-def _cells(row: Mapping[str, Any]) -> list[Any]:
+def _cells(row: Mapping[str, Json]) -> list[Any]:
   """Mean, difference, adjusted interval, verdict in words, smallest detectable difference."""
   remarks = [row["verdict"]]
   remarks += ["equivalent"] * row["equivalent"] + [row["note"]] * bool(row["note"])

@@ -10,7 +10,7 @@ import numpy as np
 
 from medjax import check
 from medjax.metrics import case_table, overlap, surface_distance, surface_overlap, surfaces
-from medjax.types import IGNORE
+from medjax.types import IGNORE, Json
 
 _VOXEL = ("hausdorff", "hd95_pooled", "hd95_max_directed", "assd", "surface_dice_voxel")
 _SURFEL = ("hd95_surfel", "surface_dice_surfel")
@@ -48,8 +48,8 @@ class SegmentationReport(NamedTuple):
     worst: worst value of every case and structure that is in a map, in the order of the cases.
   """
 
-  rows: list[dict[str, Any]]
-  summary: list[dict[str, Any]]
+  rows: list[dict[str, Json]]
+  summary: list[dict[str, Json]]
   worst: list[Worst]
 
 
@@ -99,7 +99,7 @@ def segmentation_report(
     surfaces.check_spacing(voxel_mm, target.ndim)
     missed = surfaces.of_missed(empty, target.shape, voxel_mm)
     tolerance = jnp.float32(tolerance_mm)
-    row: dict[str, Any] = {}
+    row: dict[str, Json] = {}
     classes = range(1, num_classes)
     masks = surfaces.class_masks(prediction, target, classes)
     for structure, k, pair in zip(structures, classes, masks, strict=True):
@@ -123,7 +123,7 @@ def segmentation_report(
   return SegmentationReport(rows, summarise(rows), worst)
 
 
-def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def summarise(rows: Sequence[Mapping[str, Json]]) -> list[dict[str, Json]]:
   """Aggregates of every metric and structure, from rows of a report or of its CSV.
 
   Returns:

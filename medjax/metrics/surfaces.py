@@ -39,8 +39,8 @@ class Side(NamedTuple):
     weight: [point] 1 (voxel, int32) or size in mm^(d - 1) (surfel, float32); 0 marks filling.
   """
 
-  distance: Any
-  weight: Any
+  distance: jax.Array | np.ndarray
+  weight: jax.Array | np.ndarray
 
 
 class Surfaces(NamedTuple):

@@ -7,7 +7,7 @@ Ranzato 2017; Diaz-Rodriguez et al. 2018). Axes before the last two (seeds, orde
   FWT = sum_{j>1} (R[j-1, j] - b_j) / (K - 1)   forgetting = mean_{j<K} max_{l<K} R[l, j] - R[K, j]
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,13 +29,13 @@ class Transfer(NamedTuple):
     zero_shot: [*runs, K - 1], mean of row i over the centres not seen by then.
   """
 
-  acc: Any
-  bwt: Any
-  fwt: Any
-  forgetting: Any
-  bwt_of_centre: Any
-  mean_all_centres: Any
-  zero_shot: Any
+  acc: np.ndarray
+  bwt: np.ndarray
+  fwt: np.ndarray
+  forgetting: np.ndarray
+  bwt_of_centre: np.ndarray
+  mean_all_centres: np.ndarray
+  zero_shot: np.ndarray
 
 
 def transfer_summary(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from medjax import files
 from medjax.check import InputError
 from medjax.tree import types_and_shapes
-from medjax.types import PyTree
+from medjax.types import Json, PyTree
 
 
 class Checkpoints:
@@ -49,7 +49,9 @@ class Checkpoints:
     record: Any = self._checkpointer.metadata(step).custom_metadata or {}
     return record.get("stamp", "")
 
-  def save(self, step: int, state: PyTree, manifest: Mapping[str, Any], *, stamp: str = "") -> None:
+  def save(
+    self, step: int, state: PyTree, manifest: Mapping[str, Json], *, stamp: str = ""
+  ) -> None:
     """Starts to write `state` as the checkpoint of `step`; returns before it is on the disk.
 
     Waits for the write before this one: orbax would skip the new one without a word.
@@ -71,7 +73,7 @@ class Checkpoints:
       raise RuntimeError(f"expected orbax to save step {step} in {self._path}, got a skipped save")
 
   def restore(
-    self, template: PyTree, manifest: Mapping[str, Any], *, allow_change: bool = False
+    self, template: PyTree, manifest: Mapping[str, Json], *, allow_change: bool = False
   ) -> tuple[int, PyTree]:
     """The newest checkpoint.
 

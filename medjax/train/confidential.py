@@ -11,12 +11,13 @@ from typing import Any
 
 from medjax import files
 from medjax.check import InputError
+from medjax.types import Json
 
 FOLDER = "private"
 _MANIFEST = "data.json"
 
 
-def counts(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def counts(manifest: Mapping[str, Json]) -> dict[str, Json]:
   """What a private run shows of its data manifest: kind, names of classes and channels, counts.
 
   >>> counts({"kind": "folder", "files": {"p1.png": "0f"}, "subjects": ["p1", "p1"], "size": 8})
@@ -24,7 +25,7 @@ def counts(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
   Manifests inside it (of sites or parts) are treated alike, everything else is left out.
   """
-  shown: dict[str, Any] = {}
+  shown: dict[str, Json] = {}
   for key, value in manifest.items():
     if key in ("kind", "class_names", "channel_names"):
       shown[key] = value
@@ -45,7 +46,7 @@ def write(path: pathlib.Path, value: Any) -> pathlib.Path:
   return path
 
 
-def keep(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
+def keep(directory: pathlib.Path, manifest: dict[str, Json]) -> None:
   """Keeps the manifest of the run in `directory`."""
   write(directory / FOLDER / _MANIFEST, manifest)
 
@@ -57,7 +58,7 @@ def is_only_kept(directory: pathlib.Path) -> bool:
   return all(name == _MANIFEST or name.endswith(".tmp") for name in names)
 
 
-def check_same(directory: pathlib.Path, manifest: dict[str, Any]) -> None:
+def check_same(directory: pathlib.Path, manifest: dict[str, Json]) -> None:
   """Raises InputError, which names no one, unless `manifest` is the one that was kept."""
   file = directory / FOLDER / _MANIFEST
   if not file.exists():

@@ -44,9 +44,9 @@ class Window(NamedTuple):
     bad: the metrics of that step.
   """
 
-  count: Any
+  count: jax.Array
   sums: Metrics
-  bad_step: Any
+  bad_step: jax.Array
   bad: Metrics
 
   def means(self) -> dict[str, float]:
@@ -63,9 +63,9 @@ class Best(NamedTuple):
     state: the state without its optimiser's, which is ().
   """
 
-  value: Any
-  step: Any
-  state: Any
+  value: jax.Array
+  step: jax.Array
+  state: TrainState
 
 
 class RunState(NamedTuple):

@@ -4,9 +4,10 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from medjax import files
+from medjax.types import Json
 
 FILE = "metrics.jsonl"
 
@@ -15,14 +16,14 @@ FILE = "metrics.jsonl"
 class Writer(Protocol):
   """Where the rows of a run go beside metrics.jsonl: TensorBoard, wandb, your own."""
 
-  def write(self, run: str, step: int, values: Mapping[str, Any], /) -> None:
+  def write(self, run: str, step: int, values: Mapping[str, Json], /) -> None:
     """One row: numbers (NaN for nothing to measure) by name after `step` steps of `run`."""
     ...
 
   def close(self) -> None: ...
 
 
-Row = dict[str, Any]
+Row = dict[str, Json]
 """{"run": name, "step": steps done, metric: number, "evaluator/metric": number, ...}"""
 
 
@@ -80,7 +81,7 @@ class MetricsWriter:
     self._run = run
     self._file = open(path, "a", encoding="utf-8", newline="\n")
 
-  def write(self, step: int, values: Mapping[str, Any]) -> None:
+  def write(self, step: int, values: Mapping[str, Json]) -> None:
     """Appends a row and hands it to the operating system: it survives the end of this process."""
     self._file.write(files.line({"run": self._run, "step": step, **values}) + "\n")
     self._file.flush()

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ from medjax.train.record import RunRecord
 from medjax.train.signals import Interrupt
 from medjax.train.timing import Stopwatch, Timing
 from medjax.tree import size
-from medjax.types import Beginning, Evaluator, Key, Params, PyTree, Step, Stream, TrainState
+from medjax.types import Beginning, Evaluator, Json, Key, Params, PyTree, Step, Stream, TrainState
 
 
 class Fit(NamedTuple):
@@ -38,7 +38,7 @@ class Fit(NamedTuple):
   """
 
   state: TrainState
-  history: list[dict[str, Any]]
+  history: list[dict[str, Json]]
   timing: Timing
   best: Best | None = None
 
@@ -208,7 +208,7 @@ def fit(
   return Fit(carry.state, record.rows, watch.timing(), best)
 
 
-def _manifest(step: Step, key: Key) -> dict[str, Any]:
+def _manifest(step: Step, key: Key) -> dict[str, Json]:
   """The Step's manifest and the key, without which a resumed run would be another run."""
   words = np.asarray(jax.random.key_data(key)).ravel().tolist()
   return {**step.manifest, "key": f"{jax.random.key_impl(key)}:{words}"}

@@ -3,13 +3,13 @@
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from medjax import programs
 from medjax.check import InputError
 from medjax.train import logging
 from medjax.train.checkpoint import Checkpoints
 from medjax.train.engine import RunState
+from medjax.types import Json
 
 
 class RunRecord:
@@ -27,7 +27,7 @@ class RunRecord:
     self,
     workdir: str | os.PathLike | None,
     name: str,
-    manifest: Mapping[str, Any],
+    manifest: Mapping[str, Json],
     writers: Sequence[logging.Writer] = (),
   ):
     if not name or name.startswith(".") or set(name) & set("/\\"):

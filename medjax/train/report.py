@@ -10,6 +10,7 @@ import numpy as np
 
 from medjax import check, files
 from medjax.train import figures, page
+from medjax.types import Json
 
 
 class Report:
@@ -166,7 +167,7 @@ class Report:
     series: Mapping[str, tuple[Any, Any]],
     xlabel: str,
     ylabel: str,
-    hlines: Mapping[str, Any] | None = None,
+    hlines: Mapping[str, Json] | None = None,
     *,
     caption: str = "",
     log_y: bool = False,
@@ -183,7 +184,7 @@ class Report:
     )
     return self._add(f'<figure class="curves">{svg}{_caption(caption)}</figure>')
 
-  def what_ran(self, config: Mapping[str, Any]) -> "Report":
+  def what_ran(self, config: Mapping[str, Json]) -> "Report":
     """A section with what config.json holds: settings, seed, versions, commit, devices."""
     self.section("What ran")
     settings = [[name, str(value)] for name, value in config["config"].items()]

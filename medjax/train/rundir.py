@@ -21,6 +21,7 @@ from medjax import files
 from medjax.check import InputError, one_of
 from medjax.train import confidential, writers
 from medjax.train.logging import Writer
+from medjax.types import Json
 
 CONFIG, RESULTS, TIMING = "config.json", "results.json", "timing.json"
 _BEFORE = "results-before.json"  # of a run that was given more steps
@@ -33,16 +34,16 @@ _REPORTING = ("log_every", "eval_every", "checkpoint_every")
 _LENGTHS = ("num_steps", "num_epochs")
 
 
-def _tensorboard(path: pathlib.Path, config: dict[str, Any]) -> Writer:
+def _tensorboard(path: pathlib.Path, config: dict[str, Json]) -> Writer:
   del config
   return writers.tensorboard(path / "tensorboard")
 
 
-def _wandb(path: pathlib.Path, config: dict[str, Any]) -> Writer:
+def _wandb(path: pathlib.Path, config: dict[str, Json]) -> Writer:
   return writers.wandb(f"medjax-{config['experiment']}", group=path.name, config=config["config"])
 
 
-LOGGERS: dict[str, Callable[[pathlib.Path, dict[str, Any]], Writer]] = {
+LOGGERS: dict[str, Callable[[pathlib.Path, dict[str, Json]], Writer]] = {
   "tensorboard": _tensorboard,
   "wandb": _wandb,
 }
@@ -63,7 +64,7 @@ class RunDirectory:
   def __init__(
     self,
     path: pathlib.Path,
-    config: dict[str, Any],
+    config: dict[str, Json],
     lock: IO[str],
     writers: Sequence[Writer] = (),
   ):
@@ -81,7 +82,7 @@ class RunDirectory:
     preset: str,
     config: Any,
     seed: int,
-    data_manifest: Mapping[str, Any] | None = None,
+    data_manifest: Mapping[str, Json] | None = None,
     log_to: Sequence[str] = (),
     private: bool = False,
     more_steps: bool = False,
@@ -231,7 +232,7 @@ def _acquire(path: pathlib.Path) -> IO[str]:
   return lock
 
 
-def _longer(saved: dict, current: dict) -> dict[str, Any]:
+def _longer(saved: dict, current: dict) -> dict[str, Json]:
   """The lengths of the training, by dotted name, that are larger now."""
   old, new = _flatten(saved.get("config"), "config"), _flatten(current["config"], "config")
   return {
@@ -244,7 +245,7 @@ def _longer(saved: dict, current: dict) -> dict[str, Any]:
   }
 
 
-def _check_same(path: pathlib.Path, saved: dict, current: dict, longer: Mapping[str, Any]) -> dict:
+def _check_same(path: pathlib.Path, saved: dict, current: dict, longer: Mapping[str, Json]) -> dict:
   old, new = (_flatten({k: x.get(k) for k in _COMPARED}) for x in (saved, current))
   keys = [k for k in {**old, **new} if old.get(k, "nothing") != new.get(k, "nothing")]
   keys = [k for k in keys if k not in longer and not _may_differ(k, old)]
@@ -273,7 +274,7 @@ def _check_same(path: pathlib.Path, saved: dict, current: dict, longer: Mapping[
   return {**saved, "config": current["config"]} if longer else saved
 
 
-def _may_differ(key: str, saved: Mapping[str, Any]) -> bool:
+def _may_differ(key: str, saved: Mapping[str, Json]) -> bool:
   """Whether a run may go on with another value here."""
   parent, _, name = key.rpartition(".")
   if key.startswith("config"):
@@ -283,7 +284,7 @@ def _may_differ(key: str, saved: Mapping[str, Any]) -> bool:
   return key.startswith("data") and name == "root" and has_digests
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(value: Any, prefix: str = "") -> dict[str, Json]:
   """Nested dicts as dotted names."""
   if not isinstance(value, dict) or not value:
     return {prefix: value}
@@ -298,7 +299,7 @@ def _short(value: Any) -> str:
   return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _surroundings() -> dict[str, Any]:
+def _surroundings() -> dict[str, Json]:
   versions: dict[str, str | None] = {"python": platform.python_version()}
   for package in _PACKAGES:
     try:

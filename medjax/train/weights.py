@@ -16,7 +16,7 @@ import numpy as np
 from medjax import files
 from medjax.check import InputError, existing_file
 from medjax.tree import named_leaves
-from medjax.types import PyTree
+from medjax.types import Json, PyTree
 
 _HEADER = "medjax"
 
@@ -25,7 +25,7 @@ class Weights(NamedTuple):
   """What a file holds: arrays by leaf path, and the settings saved with them ({} for others')."""
 
   arrays: dict[str, np.ndarray]
-  settings: dict[str, Any]
+  settings: dict[str, Json]
 
 
 class Loaded(NamedTuple):
@@ -55,7 +55,7 @@ class Loaded(NamedTuple):
 
 
 def save_weights(
-  path: str | os.PathLike, params: PyTree, settings: Mapping[str, Any] | None = None
+  path: str | os.PathLike, params: PyTree, settings: Mapping[str, Json] | None = None
 ) -> None:
   """Writes a tree of arrays and JSON-able settings; the file appears whole or not at all."""
   from safetensors import numpy as safetensors
@@ -87,7 +87,7 @@ def read_weights(path: str | os.PathLike) -> Weights:
 
 def load_into(
   params: PyTree,
-  arrays: Mapping[str, Any],
+  arrays: Mapping[str, Json],
   *,
   rename: Callable[[str], str] | None = None,
   strict: bool = False,

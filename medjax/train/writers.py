@@ -14,6 +14,7 @@ from typing import Any
 
 from medjax.check import InputError
 from medjax.train.logging import Writer
+from medjax.types import Json
 
 
 def tensorboard(directory: str | os.PathLike) -> Writer:
@@ -26,7 +27,7 @@ def tensorboard(directory: str | os.PathLike) -> Writer:
 
 
 def wandb(
-  project: str, *, group: str | None = None, config: Mapping[str, Any] | None = None
+  project: str, *, group: str | None = None, config: Mapping[str, Json] | None = None
 ) -> Writer:
   """Runs of a Weights & Biases project; extra `medjax[wandb]`.
 
@@ -45,9 +46,9 @@ def wandb(
 class _TensorBoard:
   def __init__(self, library: Any, directory: str):
     self._library, self._directory = library, directory
-    self._runs: dict[str, Any] = {}
+    self._runs: dict[str, Json] = {}
 
-  def write(self, run: str, step: int, values: Mapping[str, Any]) -> None:
+  def write(self, run: str, step: int, values: Mapping[str, Json]) -> None:
     if run not in self._runs:
       folder = os.path.join(self._directory, run)
       self._runs[run] = self._library.SummaryWriter(folder, write_to_disk=True)
@@ -62,11 +63,11 @@ class _TensorBoard:
 
 
 class _Wandb:
-  def __init__(self, library: Any, project: str, group: str | None, config: dict[str, Any]):
+  def __init__(self, library: Any, project: str, group: str | None, config: dict[str, Json]):
     self._library, self._options = library, {"project": project, "group": group, "config": config}
     self._name, self._run = "", None
 
-  def write(self, run: str, step: int, values: Mapping[str, Any]) -> None:
+  def write(self, run: str, step: int, values: Mapping[str, Json]) -> None:
     if run != self._name:
       self.close()
       self._name, self._run = run, self._library.init(name=run, **self._options)
