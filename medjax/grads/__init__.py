@@ -1,8 +1,10 @@
 """Computations on gradients: per-example, clipped, and hypergradients through an optimiser step."""
 
+from medjax.grads import combine
 from medjax.grads.batch import batch_mean
 from medjax.grads.clipping import ClippedSum, clipped_sum
 from medjax.grads.ghost.explain import Explanation, LeafCost, explain
+from medjax.grads.gramian import gramian, jacobian
 from medjax.grads.hyper import Hyper, HyperAux, hypergradient
 from medjax.grads.per_sample import PerSample, per_sample, per_sample_dot
 from medjax.grads.sketch import sketched
@@ -15,9 +17,12 @@ __all__ = [
   "LeafCost",
   "PerSample",
   "batch_mean",
+  "combine",
   "clipped_sum",
   "explain",
+  "gramian",
   "hypergradient",
+  "jacobian",
   "per_sample",
   "per_sample_dot",
   "sketched",

@@ -12,6 +12,7 @@ from medjax.methods.ewc import Anchor, ewc, fisher_anchor, merged_anchors
 from medjax.methods.fine_tuning import l2sp, only, pull_to_start, with_frozen
 from medjax.methods.learn2synth import learn2synth
 from medjax.methods.lscl import lscl
+from medjax.methods.multitask import multitask
 from medjax.methods.octl import continued_adam, octl, remembering
 from medjax.methods.private import private
 from medjax.methods.private_curriculum import private_curriculum
@@ -47,6 +48,7 @@ __all__ = [
   "lscl",
   "merged_anchors",
   "mixing",
+  "multitask",
   "octl",
   "only",
   "private",

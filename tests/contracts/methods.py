@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medjax import methods, privacy
+from medjax import grads, methods, privacy
 from medjax.types import Batch, Step
 
 NUM_FEATURES = 3
@@ -158,6 +158,15 @@ ROWS = (
     lambda: methods.agem(_loss, optax.adam(3e-2)),
     lambda t: {"current": batch_of(t, 0), "memory": batch_of(t, 1)},
     _params,
+  ),
+  Row(
+    "multitask",
+    lambda: methods.multitask(
+      {"noisy": _loss, "plain": _outer}, optax.adam(3e-2), combine=grads.combine.upgrad()
+    ),
+    lambda t: batch_of(t, 0),
+    _params,
+    frozenset({"loss", "grad_norm", "conflicts", "loss/noisy", "skipped/plain"}),
   ),
   Row(
     "spottune",

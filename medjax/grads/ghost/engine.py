@@ -74,7 +74,7 @@ def plan(program: Program, leaves: Sequence[Any]) -> Plan:
   chosen = tuple(rules.choose(s, own, constants) for s, own in zip(sites, cuts, strict=True))
   added = frozenset(_overlapping(program))
   keeps = tuple(
-    rule.pair_norm is not None and site.cuts[0].leaf not in added and _is_float32(site, own)
+    rule.pair_norm is not None and site.cuts[0].leaf not in added and is_float32(site, own)
     for rule, site, own in zip(chosen, sites, cuts, strict=True)
   )
   return Plan(chosen, added, keeps)
@@ -103,13 +103,7 @@ def run(
   if direction is not None:
     toward = program.cuts(list(map(at_least_float32, direction)))
 
-  def backward(*example: Any) -> tuple[Any, Any]:
-    loss, pull, seen = jax.vjp(
-      lambda taps: program.forward(constants, example, taps), program.taps(), has_aux=True
-    )
-    return seen, pull(jnp.ones_like(loss))[0]
-
-  seen, cotangents = jax.vmap(backward)(*examples)
+  seen, cotangents = backward(program, constants, examples)
   sites = tuple(program.sites.values())
   found = []
   for s, (site, rule) in enumerate(zip(sites, how.rules, strict=True)):
@@ -122,7 +116,8 @@ def run(
     for cut, norm in zip(site.cuts, part.norms, strict=True):
       if cut.leaf not in how.added:
         parts[cut.leaf].append(norm)
-  for leaf, total in _added_gradients(sites, found, how.added, cuts, pull_cuts).items():
+  gradients = [part.gradients for part in found]
+  for leaf, total in added_gradients(sites, gradients, how.added, cuts, pull_cuts).items():
     parts[leaf].append(lengths.of_rows(total))
   nothing = jnp.zeros(examples[0].shape[0], jnp.float32)
   table = jnp.stack([lengths.joint([nothing, *own]) for own in parts], axis=1)
@@ -140,6 +135,20 @@ def run(
   if direction is not None:
     dots = sum((part.dots for part in found), start=jnp.zeros(examples[0].shape[0]))
   return Chunk(seen.loss, seen.aux, table, dots, weighted_sum)
+
+
+def backward(
+  program: Program, constants: Mapping[int, Any], examples: Sequence[Any]
+) -> tuple[Any, Any]:
+  """What a forward pass saw at the sites, and the cotangents of their results; examples first."""
+
+  def one(*example: Any) -> tuple[Any, Any]:
+    loss, pull, seen = jax.vjp(
+      lambda taps: program.forward(constants, example, taps), program.taps(), has_aux=True
+    )
+    return seen, pull(jnp.ones_like(loss))[0]
+
+  return jax.vmap(one)(*examples)
 
 
 def of_gradients(
@@ -213,7 +222,7 @@ def _pair_norm(rule: rules.Rule, cuts: Sequence[Any], operands: Any, cotangents:
   # Operands and cotangents at their own size: a tiny one times a huge one is an ordinary gradient.
   unit, is_zero, scaled = jnp.float32(1), jnp.bool_(False), []
   for values in (operands, cotangents):
-    scaled.append(tuple(map(_at_size_one, values)))
+    scaled.append(tuple(map(at_size_one, values)))
     for x in values:
       if jnp.issubdtype(x.dtype, jnp.inexact):
         unit = unit * lengths.magnitude(lengths.flat(x))
@@ -232,21 +241,21 @@ def _pair_norm(rule: rules.Rule, cuts: Sequence[Any], operands: Any, cotangents:
   return jax.lax.cond(jnp.any(is_rounding), formed, lambda: norm)
 
 
-def _at_size_one(x: jax.Array) -> jax.Array:
+def at_size_one(x: jax.Array) -> jax.Array:
   """Every example divided by its magnitude; indices as they are."""
   if not jnp.issubdtype(x.dtype, jnp.inexact):
     return x
   return x / _column(lengths.magnitude(lengths.flat(x)), x)
 
 
-def _added_gradients(
+def added_gradients(
   sites: Sequence[Site],
-  found: Sequence[_Found],
+  gradients: Sequence[tuple[Any, ...] | None],
   added: frozenset[int],
   cuts: Sequence[Any],
   pull_cuts: Callable[..., Any],
 ) -> dict[int, jax.Array]:
-  """[chunk, *leaf] gradients of the leaves in `added`."""
+  """[chunk, *leaf] gradients of the leaves in `added`, from those of the sites' cuts."""
   if not added:
     return {}
 
@@ -263,11 +272,11 @@ def _added_gradients(
     pulled = pull_cuts(full)
     return [pulled[leaf] for leaf in sorted(added)]
 
-  totals = jax.vmap(of_leaves)(tuple(part.gradients for part in found))
+  totals = jax.vmap(of_leaves)(tuple(gradients))
   return dict(zip(sorted(added), totals, strict=True))
 
 
-def _is_float32(site: Site, cuts: Sequence[Any]) -> bool:
+def is_float32(site: Site, cuts: Sequence[Any]) -> bool:
   """A weighted pair in a narrower type would round above the bound."""
   avals = [*cuts, *site.operation.input_avals, *site.operation.avals]
   return all(a.dtype == jnp.float32 for a in avals if jnp.issubdtype(a.dtype, jnp.inexact))

@@ -35,11 +35,15 @@ class Rule(NamedTuple):
     pair_norm: `pair_norm(operands, cotangents) -> (squared norm, scale)` of one example; rounding
       is that of numbers as large as `scale`, 0 if it is of the squared norm itself. None if there
       is none or it would not pay.
+    pairs: `pairs(operands, cotangents) -> (a, b)` of one example, whose gradient is the sum
+      over blocks and rows of a (outer) b: a [block, row, in] or, for a lookup, numbers of table
+      rows [1, row], -1 for none; b [block, row, out]. None if there is no such form.
   """
 
   name: str
   gradient: Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, ...]]
   pair_norm: Callable[[Sequence[Any], Sequence[Any]], tuple[jax.Array, jax.Array]] | None
+  pairs: Callable[[Sequence[Any], Sequence[Any]], tuple[jax.Array, jax.Array]] | None = None
 
 
 def choose(site: Site, cuts: Sequence[Any], constants: Mapping[int, Any]) -> Rule:
@@ -114,12 +118,16 @@ def _lookup(site: Site, table: tuple[int, ...], constants: Mapping[int, Any]) ->
     narrow = {**operation.params, "slice_sizes": (1,) * len(table), "fill_value": -1}
     return operation._replace(params=narrow).run([numbers, index])[0]
 
-  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+  def rows_and_cotangents(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
     b = cotangents[0]
     leading = [axis for axis in range(b.ndim) if axis not in offsets]
     row = rows_read(operands[0]).reshape(-1)
     b = b.transpose(*leading, *offsets).reshape(row.size, -1).astype(jnp.float32)
-    b = jnp.where((row >= 0)[:, None], b, 0.0)  # a constant was read, which has no gradient
+    # Where no row was read a constant was, which has no gradient.
+    return row[None], jnp.where((row >= 0)[:, None], b, 0.0)[None]
+
+  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+    (row,), (b,) = rows_and_cotangents(operands, cotangents)
     is_same = row[:, None] == row[None, :]
     products = jnp.matmul(b, b.T, precision=HIGHEST)
     scale = jnp.sum(jnp.sqrt(jnp.diagonal(products))) ** 2
@@ -127,7 +135,8 @@ def _lookup(site: Site, table: tuple[int, ...], constants: Mapping[int, Any]) ->
 
   count = math.prod(operation.avals[0].shape) // max(math.prod(table[1:]), 1)
   pays = _pays(count**2 * math.prod(table[1:]), table)
-  return Rule("lookup", _by_vjp(site, constants), pair_norm if pays else None)
+  gradient = _by_vjp(site, constants)
+  return Rule("lookup", gradient, pair_norm if pays else None, rows_and_cotangents)
 
 
 def _dense(site: Site, weight: tuple[int, ...], constants: Mapping[int, Any]) -> Rule:
@@ -156,6 +165,9 @@ def _dense(site: Site, weight: tuple[int, ...], constants: Mapping[int, Any]) ->
       b = cotangent.reshape(blocks, size_out, rows).swapaxes(1, 2)
     return a.astype(jnp.float32), b.astype(jnp.float32)
 
+  def pairs(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+    return matrices(operands[0], cotangents[0])
+
   def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
     a, b = matrices(operands[0], cotangents[0])
     lengths = (a * a).sum(2) * (b * b).sum(2)  # [block, row]
@@ -165,4 +177,4 @@ def _dense(site: Site, weight: tuple[int, ...], constants: Mapping[int, Any]) ->
     return jnp.sum(between[0] * between[1]), (jnp.sqrt(lengths).sum(1) ** 2).sum()
 
   pays = _pays(blocks * rows**2 * (size_in + size_out), weight)
-  return Rule("dense", _by_vjp(site, constants), pair_norm if pays else None)
+  return Rule("dense", _by_vjp(site, constants), pair_norm if pays else None, pairs)

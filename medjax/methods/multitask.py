@@ -1,0 +1,131 @@
+"""Training on several tasks whose gradients are combined by a rule of the user's choice.
+
+  phi <- phi + U(d, s, phi),   d = combine(g_1, ..., g_K),   g_k = grad_phi mean_i L_k(phi, x_i)
+
+on the parameters that the tasks share; heads of single tasks take the sum of their own gradients.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medjax import check, grads, rng, tree
+from medjax.grads.combine import Combiner, conflicts, gramian_of_rows
+from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
+
+
+def multitask(
+  losses: Mapping[str, Callable[..., Any]],
+  tx: optax.GradientTransformation,
+  *,
+  combine: Combiner | None = None,
+  shared: Callable[[str], bool] | None = None,
+  labelled: Mapping[str, Callable[[PyTree], Any]] | None = None,
+) -> Step:
+  """Step of gradient descent on several losses.
+
+  >>> losses = {"a": lambda p, x, key: jnp.sum((p - x) ** 2), "b": lambda p, x, key: jnp.sum(p * x)}
+  >>> step = multitask(losses, optax.sgd(0.1), combine=grads.combine.pcgrad())
+  >>> state = step.init(jnp.zeros(2), jax.random.key(0))
+  >>> state, metrics = step.update(state, jnp.ones((4, 2)), jax.random.key(1))
+  >>> float(metrics["conflicts"]), state.params.tolist()  # (-2, -2) against (1, 1): nothing is left
+  (1.0, [0.0, 0.0])
+
+  Args:
+    losses: name of a task -> `loss(params, example, key) -> scalar` of ONE example. The key is the
+      same for all tasks, so that they see one augmentation.
+    tx: any optax transformation; it sees the combined gradient.
+    combine: from `medjax.grads.combine`; default `mean()`. Some rules sum, others average: give
+      `tx` a rate that fits.
+    shared: path of a leaf -> whether the tasks share it; None for all. The other leaves are heads.
+    labelled: name of a task -> `fn(example)`, 1 where the example has a label for it and 0 where it
+      has none; a task that is not named has labels everywhere. The loss must have a finite gradient
+      there nevertheless.
+  Returns:
+    Step with the metrics "loss" (mean of the tasks that took part), "loss/NAME", "skipped/NAME" (1
+    for a task without a label in the batch, or whose loss or gradient is not finite: the others go
+    on), "grad_norm" of the combined gradient, and on the shared parameters "conflicts" (share of
+    pairs of tasks whose gradients point apart), "lowest_cosine" and "size_ratio" (shortest by
+    longest gradient). "loss" is NaN if no task took part.
+  Raises:
+    InputError: no task, an unknown name in `labelled`; on tracing, no leaf that is shared.
+  """
+  check.require(losses, "at least one task", "none", "pass losses by name")
+  unknown = set(labelled or {}) - set(losses)
+  check.require(
+    not unknown, f"tasks among {', '.join(losses)}", f"{sorted(unknown)} in labelled", "rename them"
+  )
+  rule = grads.combine.mean() if combine is None else combine
+  names = tuple(losses)
+
+  def has_label(example: PyTree) -> jax.Array:
+    one = lambda example: 1.0  # noqa: E731
+    found = [(labelled or {}).get(name, one)(example) for name in names]
+    return jnp.stack([jnp.asarray(x, jnp.float32) for x in found])
+
+  jacobian = grads.jacobian(tuple(losses.values()), has_label)
+
+  def init(params: Params, key: Key) -> TrainState:
+    del key
+    return TrainState.start(params, tx.init(params))
+
+  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    values, rows = jacobian(state.params, batch, rng.stream(key, "loss"))
+    has_any = jax.vmap(has_label)(batch)
+    weight = tree.entry(batch, "weight")
+    has_any = (has_any if weight is None else has_any * weight[:, None]).sum(0) > 0
+    is_there = has_any & jnp.isfinite(values) & _finite_rows(rows)
+    gradient, gramian = _combined(rule, shared, rows, is_there, rng.stream(key, "combine"))
+    updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    found = conflicts(gramian)
+    kept = jnp.where(is_there, values, 0.0)
+    metrics = {
+      "loss": jnp.where(is_there.any(), kept.sum() / jnp.maximum(is_there.sum(), 1), jnp.nan),
+      "grad_norm": optax.tree.norm(gradient),
+      "conflicts": found.share,
+      "lowest_cosine": found.lowest,
+      "size_ratio": found.ratio,
+    }
+    for k, name in enumerate(names):
+      metrics |= {f"loss/{name}": kept[k], f"skipped/{name}": 1.0 - is_there[k]}
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+  return Step(init, update)
+
+
+def _combined(
+  rule: Combiner,
+  shared: Callable[[str], bool] | None,
+  rows: PyTree,
+  is_there: jax.Array,
+  key: Key,
+) -> tuple[PyTree, jax.Array]:
+  """The gradient of all parameters, and the Gramian of the rows on those that are shared."""
+
+  def cleared(x: jax.Array, value: float) -> jax.Array:
+    return jnp.where(is_there.reshape(-1, *[1] * (x.ndim - 1)), x, value)
+
+  common, heads = tree.split(rows, shared or (lambda name: True))
+  leaves, structure = jax.tree.flatten(common)
+  wide = [tree.at_least_float32(x).reshape(x.shape[0], -1) for x in leaves]
+  table = cleared(jnp.concatenate(wide, axis=1), jnp.nan)  # NaN marks a row that is not there
+  direction = rule(table, key)
+  ends = [0]
+  for x in wide:
+    ends.append(ends[-1] + x.shape[1])
+  parts = [
+    direction[ends[i] : ends[i + 1]].reshape(x.shape[1:]).astype(x.dtype)
+    for i, x in enumerate(leaves)
+  ]
+  own = jax.tree.map(lambda x: cleared(x, 0.0).sum(0), heads)
+  return tree.merge(jax.tree.unflatten(structure, parts), own), gramian_of_rows(table)
+
+
+def _finite_rows(rows: PyTree) -> jax.Array:
+  """[tasks] whether every number of a row is finite."""
+  each = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in jax.tree.leaves(rows)]
+  return jnp.stack(each).all(axis=0)

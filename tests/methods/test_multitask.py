@@ -1,0 +1,101 @@
+"""Several tasks in one step: heads, missing labels, lost tasks, the report of conflicts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from medjax import grads, methods
+from medjax.check import InputError
+
+KEY = jax.random.key(0)
+PARAMS = {"body": jnp.array([1.0, -1.0]), "head_a": jnp.float32(2), "head_b": jnp.float32(-1)}
+BATCH = {
+  "x": jnp.array([[1.0, 0.5], [0.0, 2.0], [3.0, -1.0]]),
+  "has_b": jnp.array([1.0, 0.0, 1.0]),
+  "weight": jnp.array([1.0, 1.0, 2.0]),
+}
+
+
+def task_a(p, e, key):
+  del key
+  return p["head_a"] * (p["body"] @ e["x"])
+
+
+def task_b(p, e, key):
+  del key
+  return (p["head_b"] * (p["body"] @ e["x"]) - 1) ** 2
+
+
+LOSSES = {"a": task_a, "b": task_b}
+
+
+def step_of(losses=None, **options):
+  step = methods.multitask(losses or LOSSES, optax.sgd(1.0), **options)
+  state, metrics = jax.jit(step.update)(step.init(PARAMS, KEY), BATCH, KEY)
+  moved = jax.tree.map(lambda a, b: np.asarray(a - b), PARAMS, state.params)
+  return moved, {name: float(value) for name, value in metrics.items()}
+
+
+def mean_gradient(loss, weight):
+  def mean(p):
+    values = jax.vmap(lambda x: loss(p, {"x": x}, KEY))(BATCH["x"])
+    return (values * weight).sum() / weight.sum()
+
+  return jax.value_and_grad(mean)(PARAMS)
+
+
+def test_shared_parameters_are_combined_and_heads_are_not():
+  shared = lambda name: name == "body"  # noqa: E731
+  moved, metrics = step_of(
+    combine=grads.combine.upgrad(), shared=shared, labelled={"b": lambda e: e["has_b"]}
+  )
+  value_a, a = mean_gradient(task_a, BATCH["weight"])
+  value_b, b = mean_gradient(task_b, BATCH["weight"] * BATCH["has_b"])
+  rows = jnp.stack([a["body"], b["body"]])
+  np.testing.assert_allclose(moved["body"], grads.combine.upgrad()(rows, KEY), rtol=1e-5)
+  np.testing.assert_allclose(moved["head_a"], a["head_a"], rtol=1e-5)
+  np.testing.assert_allclose(moved["head_b"], b["head_b"], rtol=1e-5)
+  cosine = rows[0] @ rows[1] / jnp.linalg.norm(rows[0]) / jnp.linalg.norm(rows[1])
+  np.testing.assert_allclose(metrics["lowest_cosine"], cosine, rtol=1e-5)
+  np.testing.assert_allclose(
+    [metrics["loss/a"], metrics["loss/b"], metrics["loss"]],
+    [value_a, value_b, (value_a + value_b) / 2],
+    rtol=1e-5,
+  )
+  assert metrics["conflicts"] == float(cosine < 0)
+
+
+def test_the_mean_is_training_on_the_mean_of_the_losses():
+  moved, _ = step_of()
+  both = lambda p, e, key: (task_a(p, e, key) + task_b(p, e, key)) / 2  # noqa: E731
+  _, want = mean_gradient(both, BATCH["weight"])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moved, want)
+
+
+def lost(p, e, key):
+  return task_b(p, e, key) * jnp.log(-jnp.ones(()))
+
+
+@pytest.mark.parametrize("combine", [grads.combine.mgda, grads.combine.mean])
+@pytest.mark.parametrize("case", ["not finite", "no label"])
+def test_a_task_that_takes_no_part_is_named_and_the_others_go_on(case, combine):
+  if case == "no label":
+    moved, metrics = step_of(combine=combine(), labelled={"b": lambda e: 0 * e["has_b"]})
+  else:
+    moved, metrics = step_of({"a": task_a, "b": lost}, combine=combine())
+  _, want = mean_gradient(task_a, BATCH["weight"])
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4), moved, want)
+  assert (metrics["skipped/a"], metrics["skipped/b"], metrics["conflicts"]) == (0, 1, 0)
+  assert np.isfinite(list(metrics.values())).all()
+
+
+def test_no_task_at_all_moves_nothing_and_says_so():
+  moved, metrics = step_of({"b": lost})
+  assert all(float(np.abs(x).max()) == 0 for x in jax.tree.leaves(moved))
+  assert np.isnan(metrics["loss"])
+  with pytest.raises(InputError, match="at least one task"):
+    methods.multitask({}, optax.sgd(1.0))
+  with pytest.raises(InputError, match="tasks among a, b, got .'c'."):
+    methods.multitask(LOSSES, optax.sgd(1.0), labelled={"c": lambda e: 1.0})
