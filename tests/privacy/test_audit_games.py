@@ -17,8 +17,9 @@ from scipy import stats
 from medjax import grads
 from medjax.check import InputError
 from medjax.privacy import audit
+from medjax.privacy.audit import tails
 from medjax.types import Step, TrainState
-from tests.privacy import mechanisms
+from tests.privacy import mechanisms, mistakes
 from tests.privacy.mechanisms import EXPECTED, LOSS, PARAMS, REFERENCE, SIGMA
 
 MU = 1 / SIGMA
@@ -26,6 +27,10 @@ GAMES = audit.gradient_games(
   PARAMS, mechanisms.examples(EXPECTED - 1), max_norm=1.0, direction=REFERENCE
 )
 GAME = {game.name: game for game in GAMES}
+GAME["tail"] = audit.tail_game(PARAMS, mechanisms.examples(2), max_norm=1.0)
+GAME["support"] = audit.support_game(
+  PARAMS, mechanisms.examples(2), max_norm=1.0, released=lambda z: np.float32(SIGMA) * z / EXPECTED
+)
 TWO = audit.only_first(GAME["aligned"])
 OUTSIDE = audit.outside(GAME["aligned"])
 
@@ -39,7 +44,7 @@ def quick_compilation():
 
 
 def played(release, games, claim=MU, seed=0, **options):
-  options = {"trials": 50_000, "held_out": 10_000, "chunk": 10_000} | options
+  options = {"trials": 20_000, "held_out": 5_000, "chunk": 5_000} | options
   return audit.audit_step(release, games, claim=claim, key=jax.random.key(seed), **options)
 
 
@@ -75,6 +80,22 @@ def test_seeded_mistakes_are_refuted_and_their_counterparts_are_not(mistaken, so
   assert found.verdict == "refuted", found.report()
   if sound is not None:  # else it plays this game in another test
     assert played(sound, [game]).verdict == "not refuted"
+
+
+@pytest.mark.parametrize("name", mistakes.GAMES)
+def test_every_mistake_is_refuted_by_the_game_that_is_made_for_it(name):
+  release, game, options = mistakes.GAMES[name]
+  found = played(release, [GAME[game]], **options)
+  assert found.verdict == "refuted", found.report()
+
+
+def test_the_noise_of_medjax_passes_the_games_about_noise():
+  games = GAME["one number"], GAME["tail"]._replace(trials=100_000), GAME["support"]
+  found = played(mechanisms.with_own_noise, games)
+  assert found.verdict == "not refuted", found.report()
+  by_game = {result.game: result for result in found.results}
+  assert by_game["one number"].mu_lower >= 0.9 * MU
+  assert by_game["support"].mu_lower < 0.3  # as impossible without the canary as with it
 
 
 @pytest.mark.parametrize("draw", ["shared", "per_example"])
@@ -139,10 +160,10 @@ def test_a_score_and_threshold_fixed_beforehand():
   """N(0, 1) against N(1, 1) at 1/2: rates Phi(-1/2), on either side."""
   game = audit.Game("shift", jnp.zeros(3), jnp.array([0.0, 1.0, 0.0]), lambda x: x[1], 0.5)
   (found,) = played(gaussian, [game], 1.0).results
-  expected = 0.308538 * 50_000
+  expected = 0.308538 * 20_000
   assert np.abs(np.array(found.errors) - expected).max() < 5 * (expected * 0.69) ** 0.5
   for errors, rate in zip(found.errors, found.rates, strict=True):  # half of .001 for each
-    assert stats.binom.cdf(errors, 50_000, rate) == pytest.approx(0.0005, rel=1e-6)
+    assert stats.binom.cdf(errors, 20_000, rate) == pytest.approx(0.0005, rel=1e-6)
   assert 0.9 < found.mu_lower < 1.0
 
 
@@ -206,10 +227,20 @@ def test_neighbours_differ_by_one_person():
     assert all(jax.tree.leaves(same)), game.name
 
 
+def test_the_values_of_jax_normal_are_those_that_it_draws():
+  """All of a draw are among them; ends and middle of the table are in order."""
+  drawn = jax.random.normal(jax.random.key(0), (1000,))
+  near = tails._place(drawn)[:, None] + np.arange(-24, 25)[None]
+  assert (jax.jit(tails.jax_normal)(near) == drawn[:, None]).any(1).all()
+  some = np.asarray(tails.jax_normal(jnp.arange(0, 2**23, 999)))
+  assert (np.diff(some) > 0).all()
+
+
 def test_parameters_may_be_one_array():
   games = audit.gradient_games(np.ones(4), np.ones((2, 3)), max_norm=2.0, factor=10.0)
   np.testing.assert_allclose(games[0].with_canary.gradient[-1], 10.0 * np.ones(4))  # 20 / sqrt(4)
-  np.testing.assert_allclose(games[-1].with_canary.example[-1], 10.0 * np.ones(3))
+  outlier = next(game for game in games if game.name == "outlier")
+  np.testing.assert_allclose(outlier.with_canary.example[-1], 10.0 * np.ones(3))
 
 
 def test_release_of_a_step_is_its_state_afterwards():

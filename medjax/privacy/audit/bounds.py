@@ -13,12 +13,9 @@ exact for independent trials, whatever the mechanism.
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-
-Claim: TypeAlias = float | int | tuple[float | int, float]
-"""What a mechanism claims to be: mu of mu-GDP, or (epsilon, delta)."""
 
 
 def clopper_pearson(errors: Any, trials: int, significance: float) -> Any:
@@ -78,18 +75,18 @@ def gdp_epsilon(mu: float | int, delta: float) -> float:
 
 
 def largest(is_exceeded: Callable[[float], bool]) -> float:
-  """Largest x >= 0, to 50 bisections, at which a monotone `is_exceeded` still holds; 0 if at none.
+  """Largest x >= 0 at which a monotone `is_exceeded` still holds; 0 if at none.
 
-  Rounded down, so that a lower bound stays one. Stops looking at 1e6.
+  Rounded down by 1e-9, so that a lower bound stays one. Stops looking at 1e6.
   """
+  from scipy import optimize  # for audits alone
+
   if not is_exceeded(0.0):
     return 0.0
-  low, high = 0.0, 1.0
+  high = 1.0
   while is_exceeded(high):
-    low, high = high, 2 * high
+    high *= 2
     if high > 1e6:
-      return low
-  for _ in range(50):
-    middle = (low + high) / 2
-    low, high = (middle, high) if is_exceeded(middle) else (low, middle)
-  return low
+      return high / 2
+  found = optimize.bisect(lambda x: 0.5 - is_exceeded(x), 0.0, high, xtol=1e-9)
+  return max(float(np.asarray(found)) - 1e-9, 0.0)

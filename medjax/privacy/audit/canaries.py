@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import check
-from medjax.privacy.audit.games import Game, Release
+from medjax.privacy.audit.games import Game, Release, flat
 from medjax.types import Array, Key, LossFn, Params, PyTree, Step, TrainState
 
 
@@ -50,12 +50,13 @@ def of_step(
   *,
   seen: Callable[[TrainState], PyTree] = lambda after: after.params,
 ) -> Release:
-  """Release of a Step whose loss is `planted`: what is seen of the state after one update.
+  """Release of a private Step: what is seen of the state after one update.
 
-  Build the Step with optax.sgd(1.0), which hands the noisy gradient through:
-  step = private(planted(loss_fn), optax.sgd(1.0), plan, filter=...). The key of each trial goes to
-  `update` in place of the plan's secret ones, so that an audit spends no budget. Where a sample
-  has several releases, let all be seen: lambda after: (after.params, after.extra).
+  Build the Step with optax.sgd(1.0), which hands the noisy gradient through, and with a plan whose
+  secrets protect nobody: `DPPlan(..., vault=Vault.from_seed(0))`. For `gradient_games` its loss is
+  `planted(loss_fn)`, for `people_games` it is `loss_fn`. The key of each trial goes to `update` in
+  place of the plan's. Where a sample has several releases, let all be seen:
+  lambda after: (after.params, after.extra).
   """
 
   def release(batch: PyTree, key: Key) -> PyTree:
@@ -72,7 +73,7 @@ def gradient_games(
   direction: PyTree | None = None,
   factor: float | int = 100.0,
 ) -> tuple[Game, ...]:
-  """Six games around a batch of examples, each a canary for other mistakes.
+  """Eight games around a batch of examples, each a canary for other mistakes.
 
     aligned    gradient along `direction`: noise scale, clipping, denominators
     alone      the same canary in an otherwise empty sample: means over those who are there
@@ -80,6 +81,13 @@ def gradient_games(
     last leaf  gradient in the last parameter only: leaves that clipping forgets
     nan        gradient that is no number: it must add exactly 0
     outlier    an example whose values are `factor` times as large: batch statistics
+    one number gradient in the first parameter only, told by the digits of what is released: noise
+               that is cut or coarse, digits that have none
+    crowds     half of the others with tiny gradients, half with large ones, between which the
+               canary decides: bounds and noise that follow the sample
+
+  The planted loss is not the loss that trains, and may be clipped by another rule of
+  `grads.clipped_sum`: play `people_games` with the Step that trains as well.
 
   Args:
     params: parameters of the model, real floating point.
@@ -109,6 +117,7 @@ def gradient_games(
     crowd: PyTree | None = None,
     present: float = 1.0,
     example_factor: float | int = 1.0,
+    features: Any = None,
   ) -> Game:
     """`canary`: planted gradient; `crowd`: those of the others; None keeps the loss's own."""
     is_canary = np.arange(others + 1) == others
@@ -128,13 +137,19 @@ def gradient_games(
     without = world(zero, 1.0, others_planted, present * ~is_canary)
     is_planted = others_planted | (is_canary & (canary is not None))
     weight = np.where(is_canary, 1.0, present)
-    return Game(name, without, world(of_canary, example_factor, is_planted, weight))
+    with_canary = world(of_canary, example_factor, is_planted, weight)
+    return Game(name, without, with_canary, features=features)
 
   def times(by: float | int) -> PyTree:
     return jax.tree.map(lambda u: np.float32(by) * u, along)
 
   leaves, structure = jax.tree.flatten(zero)
   leaves[-1] = leaves[-1] + np.float32(factor * max_norm)
+  is_large = np.arange(others) >= (others + 1) // 2
+  sizes = np.where(is_large, factor, 1 / factor).astype(np.float32)
+  two_crowds = jax.tree.map(
+    lambda u: u * sizes.reshape(-1, *[1] * (u.ndim - 1)), _crowd(along, others)
+  )
   return (
     game("aligned", times(factor)),
     game("alone", times(factor), present=0.0),
@@ -142,7 +157,26 @@ def gradient_games(
     game("last leaf", jax.tree.unflatten(structure, leaves)),
     game("nan", times(np.nan)),
     game("outlier", None, example_factor=factor),
+    game("one number", in_one_number(params, factor * max_norm), features=digits),
+    game("crowds", times(factor), crowd=two_crowds),
   )
+
+
+def in_one_number(params: Params, size: float | int) -> PyTree:
+  """A gradient of this size in the first parameter, 0 in all others."""
+  leaves, structure = jax.tree.flatten(jax.tree.map(np.zeros_like, params))
+  leaves[0].flat[0] = size
+  return jax.tree.unflatten(structure, leaves)
+
+
+_SPACINGS = 2.0 ** np.arange(-20, 5)
+
+
+def digits(released: PyTree) -> jax.Array:
+  """The first released number, and how far it is from multiples of powers of two."""
+  x = flat(released)[0]
+  parts = x / jnp.asarray(_SPACINGS, jnp.float32)
+  return jnp.concatenate([jnp.stack([x, jnp.log(jnp.abs(x) + 1e-30)]), parts - jnp.round(parts)])
 
 
 def _crowd(along: PyTree, count: int) -> PyTree:

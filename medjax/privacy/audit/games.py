@@ -19,8 +19,7 @@ import numpy as np
 
 from medjax import check, rng
 from medjax.privacy.audit import bounds
-from medjax.privacy.audit.bounds import Claim
-from medjax.privacy.audit.verdict import ABSENCE, refutes, stated
+from medjax.privacy.audit.claims import ABSENCE, Claim, excess, refutes, smallest_refutable, stated
 from medjax.types import Key, PyTree
 
 Release: TypeAlias = Callable[[PyTree, Key], PyTree]
@@ -35,11 +34,15 @@ class Game(NamedTuple):
     without: data set of the release.
     with_canary: the same with one person more.
     score: `score(released) -> scalar`, NaN counts as +inf, or None: Fisher's linear discriminant
-      of all released numbers, from held-out trials. Where these are more than some thousand, pass
+      of the features, from held-out trials. Where these are more than some thousand, pass
       functools.partial(optax.tree.vdot, direction).
     threshold: fixed beforehand, where a larger score means "with"; or None: side and threshold
-      with the best bound on held-out trials.
+      by `choose`.
     claim: for this game, in place of that of the audit.
+    features: `features(released) -> [number]`; default all released numbers and their energy.
+    choose: `choose(without, with_canary) -> (side, threshold)` from held-out scores; default the
+      best bound on them.
+    trials: counted trials in place of those of the audit; held out are a fifth as many.
   """
 
   name: str
@@ -48,6 +51,9 @@ class Game(NamedTuple):
   score: Callable[[Any], Any] | None = None
   threshold: float | None = None
   claim: Claim | None = None
+  features: Callable[[Any], Any] | None = None
+  choose: Callable[[np.ndarray, np.ndarray], tuple[float, float]] | None = None
+  trials: int | None = None
 
 
 class Result(NamedTuple):
@@ -59,7 +65,7 @@ class Result(NamedTuple):
     errors: (false alarms without, misses with the canary).
     rates: upper bounds on the two error rates.
     confidence: probability that both hold.
-    claim: mu, or (epsilon, delta).
+    claim: see `claims`.
     mu_lower: no mu-GDP with a smaller mu is compatible with the errors; at least 0.
   """
 
@@ -87,12 +93,18 @@ class Result(NamedTuple):
     """ "refuted" or "not refuted"."""
     return "refuted" if refutes(self.claim, self.mu_lower, self.epsilon_any) else "not refuted"
 
+  @property
+  def smallest_refutable(self) -> float:
+    """mu from which a Gaussian release would have been refuted by these trials."""
+    return smallest_refutable(self.claim, self.trials, 1 - self.confidence)
+
   def report(self) -> str:
     """One line."""
     return (
       f"{self.game}: {self.errors[0]} false alarms and {self.errors[1]} misses in {self.trials} "
       f"trials each, mu >= {self.mu_lower:.3f} at {100 * self.confidence:.6g} % confidence; claim "
-      f"{stated(self.claim)} {self.verdict}"
+      f"{stated(self.claim)} {self.verdict}; a Gaussian leak is refuted from mu = "
+      f"{self.smallest_refutable:.3f}"
     )
 
 
@@ -116,7 +128,11 @@ class Audit(NamedTuple):
   def report(self) -> str:
     """A line for each game, the verdict, and what it does not mean."""
     lines = [result.report() for result in self.results]
-    lines.append(f"All together at {100 * self.confidence:g} % confidence: {self.verdict}.")
+    least = min(result.smallest_refutable for result in self.results)
+    lines.append(
+      f"All together at {100 * self.confidence:g} % confidence: {self.verdict}. The smallest leak "
+      f"that these games refute in half of all audits is that of mu = {least:.3f}."
+    )
     return "\n".join([*lines, ABSENCE])
 
 
@@ -144,7 +160,8 @@ def audit_step(
     release: `release(data, key) -> tree of arrays`, all that an adversary sees; jittable.
     games: from `gradient_games`, or your own. A bound holds for the canary at hand; which one hurts
       most is for you to think of.
-    claim: mu of mu-GDP, 1 / noise multiplier for one Gaussian release, or (epsilon, delta).
+    claim: mu of mu-GDP, 1 / noise multiplier for one Gaussian release; (epsilon, delta), or several
+      such pairs, as ((1.2, 1e-3), (2.0, 1e-5)).
     key: key of the audit; every trial has its own.
     trials: counted trials in each world. Without any error 10^4 show a mu of up to 6, 10^5 of 7.
     held_out: trials in each world for discriminant, side and threshold.
@@ -161,30 +178,36 @@ def audit_step(
   for name, count in (("trials", trials), ("held_out", held_out), ("chunk", chunk)):
     check.positive(name, count)
   share = (1 - confidence) / len(games)
-  vectors = _sampler(lambda data, k: _flat(release(data, k)), chunk)
+  by_features: dict[Any, Sampler] = {}  # games with the same features share one program
   results = []
   for number, game in enumerate(games):
     learn, count = rng.streams(jax.random.fold_in(key, number), "held out", "counted")
     of_game = claim if game.claim is None else game.claim
+    num, num_held_out = trials, held_out
+    if game.trials is not None:
+      num, num_held_out = game.trials, max(game.trials // 5, 1)
     if game.score is None:
+      features = game.features or _flat
+      if features not in by_features:
+        by_features[features] = _sampler(_of_release(release, features), chunk)
+      vectors = by_features[features]
       discriminant = _fisher(*_worlds(vectors, game, learn, held_out))
       run = _projected(vectors, discriminant)
     else:
       run = _scored(release, game.score, chunk)
     side, threshold = 1.0, game.threshold
     if threshold is None:
-      side, threshold = _best(*_worlds(run, game, learn, held_out), share, of_game)
-    without, with_canary = (_finite(s) for s in _worlds(run, game, count, trials))
+      seen = _worlds(run, game, learn, num_held_out)
+      side, threshold = _best(*seen, share, of_game) if game.choose is None else game.choose(*seen)
+    without, with_canary = (_finite(s) for s in _worlds(run, game, count, num))
     alarms = int((side * without > threshold).sum())
     misses = int((side * with_canary <= threshold).sum())
     alarm_rate, miss_rate = (
-      float(bounds.clopper_pearson(e, trials, share / 2)) for e in (alarms, misses)
+      float(bounds.clopper_pearson(e, num, share / 2)) for e in (alarms, misses)
     )
     mu = max(float(bounds.gdp_from_errors(alarm_rate, miss_rate)), 0.0)
     errors = (alarms, misses)
-    results.append(
-      Result(game.name, trials, errors, (alarm_rate, miss_rate), 1 - share, of_game, mu)
-    )
+    results.append(Result(game.name, num, errors, (alarm_rate, miss_rate), 1 - share, of_game, mu))
   return Audit(tuple(results), confidence)
 
 
@@ -212,8 +235,19 @@ def _sampler(function: Callable[[PyTree, Key], jax.Array], chunk: int) -> Sample
   return run
 
 
-def _flat(released: PyTree) -> jax.Array:
+def flat(released: PyTree) -> jax.Array:
+  """All released numbers, float32."""
   return jnp.concatenate([jnp.ravel(x).astype(jnp.float32) for x in jax.tree.leaves(released)])
+
+
+def _flat(released: PyTree) -> jax.Array:
+  """All released numbers, and the logarithm of their squares' sum, which tells their spread."""
+  x = flat(released)
+  return jnp.append(x, jnp.log(jnp.vdot(x, x) + 1e-30))
+
+
+def _of_release(release: Release, features: Callable[[Any], Any]) -> Callable[..., jax.Array]:
+  return lambda data, key: features(release(data, key))
 
 
 def _scored(release: Release, score: Callable[[Any], Any], chunk: int) -> Sampler:
@@ -243,10 +277,13 @@ def _fisher(without: np.ndarray, with_canary: np.ndarray) -> np.ndarray:
   worlds = [x[np.isfinite(x).all(1)] for x in (without, with_canary)]
   if min(len(x) for x in worlds) < 2:
     return np.zeros(size)
+  scale = np.concatenate(worlds).std(0)
+  scale = np.where(scale > 0, scale, 1.0)  # numbers of every size count alike
+  worlds = [x / scale for x in worlds]
   shift = worlds[1].mean(0) - worlds[0].mean(0)
   spread = sum(np.cov(x, rowvar=False).reshape(size, size) for x in worlds) / 2
-  ridge = 1e-12 * np.trace(spread) / size + 1e-30  # releases without noise are told apart by sight
-  return np.linalg.solve(spread + ridge * np.eye(size), shift)
+  ridge = 1e-9  # numbers without noise are told apart by sight
+  return np.linalg.solve(spread + ridge * np.eye(size), shift) / scale
 
 
 def _best(
@@ -267,10 +304,7 @@ def _best(
     alarm_rate, miss_rate = (
       bounds.clopper_pearson(e, len(out), share / 2) for e in (alarms, misses)
     )
-    if isinstance(claim, tuple):
-      bound = bounds.epsilon_from_errors(alarm_rate, miss_rate, claim[1])
-    else:
-      bound = bounds.gdp_from_errors(alarm_rate, miss_rate)
+    bound = excess(claim, alarm_rate, miss_rate)
     at = int(np.argmax(bound))
     found = max(found, (float(bound[at]), side, float(cuts[at])))
   return found[1], found[2]

@@ -21,8 +21,8 @@ from typing import NamedTuple
 import numpy as np
 
 from medjax import check
-from medjax.privacy.audit.bounds import Claim, gdp_epsilon, largest
-from medjax.privacy.audit.verdict import ABSENCE, refutes, stated
+from medjax.privacy.audit.bounds import gdp_epsilon, largest
+from medjax.privacy.audit.claims import ABSENCE, Claim, refutes, stated
 
 
 class OneRun(NamedTuple):
@@ -33,7 +33,7 @@ class OneRun(NamedTuple):
     guesses: how many coins were guessed.
     errors: wrong guesses.
     confidence: probability that no bound is too high.
-    claim: mu, or (epsilon, delta).
+    claim: see `claims`.
     mu_lower: no mu-GDP with a smaller mu is compatible with the guesses.
   """
 
@@ -56,6 +56,14 @@ class OneRun(NamedTuple):
     )
 
   @property
+  def most(self) -> float:
+    """mu that would have been shown had all guesses been right: no larger one can be refuted."""
+    significance = 1 - self.confidence
+    return largest(
+      lambda mu: refutes_gdp(self.trials, self.guesses, self.guesses, mu, significance)
+    )
+
+  @property
   def verdict(self) -> str:
     """ "refuted" or "not refuted"."""
     return "refuted" if refutes(self.claim, self.mu_lower, self.epsilon_any) else "not refuted"
@@ -65,7 +73,8 @@ class OneRun(NamedTuple):
     return (
       f"{self.guesses - self.errors} of {self.guesses} guesses right, {self.trials} canaries: "
       f"mu >= {self.mu_lower:.3f} at {100 * self.confidence:g} % confidence; "
-      f"claim {stated(self.claim)} {self.verdict}.\n{ABSENCE}"
+      f"claim {stated(self.claim)} {self.verdict}.\n"
+      f"With all guesses right it would have shown mu = {self.most:.3f}, no more.\n{ABSENCE}"
     )
 
 
