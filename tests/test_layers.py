@@ -2,7 +2,9 @@
 
 import ast
 import functools
+import graphlib
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -94,6 +96,23 @@ def test_imports_point_down(path):
   allowed = MAY_IMPORT[own] | {own}
   rooms = {room(name) for name in imported(path)} - {None}
   assert rooms <= allowed, f"{relative} imports {sorted(rooms - allowed)}"
+
+
+def test_the_map_shows_every_room():
+  rows = [line for line in (ROOT / "ARCHITECTURE.md").read_text().splitlines() if line[:1] == "|"]
+  shown = {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+  assert shown == set(MAY_IMPORT)
+
+
+def test_no_circle_of_imports():
+  """Files of medjax in an order in which each imports earlier ones only; packages are no files."""
+  files = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in modules("medjax")
+    if path.name != "__init__.py"
+  }
+  graph = {name: set(imported(path)) & set(files) - {name} for name, path in files.items()}
+  tuple(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError and names the circle
 
 
 @pytest.mark.parametrize("path", modules("kernels"), ids=lambda p: str(p.relative_to(ROOT)))
