@@ -3,7 +3,8 @@
 Every label map lies on the grid of its input: the same shape, affine, sform and qform, codes and
 units, with the label values of the training set. A folder with a DICOM series gives a NIfTI file.
 Probabilities are averaged over windows, symmetries and networks, brought back to that grid, and
-only then compared.
+only then compared. A network that was trained on classes or findings of pictures gives
+predictions.csv instead, see `predict_classes`.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from medjax.inference import (
   rotations,
 )
 from medjax.loading import load_members
+from medjax.predict_classes import predict_classes
 from medjax.train.progress import counted
 
 SETTINGS = "prediction.json"
@@ -167,6 +169,13 @@ class Config:
 def run(config: Config) -> None:
   members = _members(config)
   preprocess = members[0].preprocess
+  known = {digest for path in config.run for digest in training_files(path)}
+  if preprocess.answers != "masks":
+    table = predict_classes(
+      members, config.input, config.output, overwrite=config.overwrite, training_files=known
+    )
+    print(f"see {table}")
+    return
   moves: tuple[Symmetry, ...] = (IDENTITY,)
   if preprocess.patch is not None:
     if config.mirror:
@@ -185,7 +194,7 @@ def run(config: Config) -> None:
     probabilities=config.probabilities,
     overwrite=config.overwrite,
     smallest_component=config.smallest_component,
-    training_files={digest for path in config.run for digest in training_files(path)},
+    training_files=known,
   )
   print(f"{len(paths)} label maps in {config.output}")
 

@@ -44,7 +44,8 @@ MAY_IMPORT = {
   "study": BASE | {"metrics", "synth", "data", "inference", "train"},
   "loading": BASE | {"nets", "data", "inference", "train"},
   "cli": BASE | {"train"},
-  "predict": BASE | {"cli", "data", "inference", "loading", "train"},
+  "predict_classes": BASE | {"data", "inference", "metrics", "train"},
+  "predict": BASE | {"cli", "data", "inference", "loading", "predict_classes", "train"},
   "export": BASE | {"cli", "inference", "loading", "train"},
 }
 OWNERS = {

@@ -39,6 +39,8 @@ class Preprocessing:
     patch: spatial shape of the images that the network was trained on; prediction slides a window
       of this shape.
     axis: axis of the volume across which a 2D network works slice by slice; None for 3D and PNG.
+    answers: "masks" (a class for every voxel), "classes" (one for the image) or "findings" (of
+      which an image has any number). For the last two `patch` is the size that pictures are cut to.
   Raises:
     InputError: a field of another kind than stated, or lengths that disagree.
   """
@@ -52,6 +54,7 @@ class Preprocessing:
   file_ending: str = ".nii.gz"
   patch: tuple[int, ...] | None = None
   axis: int | None = None
+  answers: str = "masks"
 
   def __post_init__(self):
     _check_kinds(vars(self))
@@ -82,6 +85,35 @@ class Preprocessing:
       name=name,
     )
 
+  @classmethod
+  def of_pictures(
+    cls,
+    class_names: Sequence[str],
+    channel_names: Sequence[str],
+    size: tuple[int, int],
+    *,
+    answers: str = "classes",
+  ) -> "Preprocessing":
+    """For a classifier of pictures in [0, 1] as `ClassFolders` and `picture_table` give them.
+
+    Args:
+      class_names: of the classes or findings, in the order of the logits.
+      channel_names: ("grey",) or ("R", "G", "B").
+      size: height and width that pictures are cut to.
+      answers: "classes" or "findings".
+    """
+    return cls(
+      channel_names=tuple(channel_names),
+      class_names=tuple(class_names),
+      label_values=tuple(range(len(class_names))),
+      spacing=None,
+      normalisation=({"name": "none"},) * len(channel_names),
+      reorient=False,
+      file_ending=".png",
+      patch=size,
+      answers=answers,
+    )
+
   def restore(self, values: np.ndarray, volume: Volume) -> np.ndarray:
     """Values [*network space, k] on the grid of the file that `volume` was read from, linearly.
 
@@ -100,7 +132,10 @@ class Preprocessing:
 
   def to_dict(self) -> dict[str, Any]:
     """JSON-able; `from_dict` undoes it."""
-    return dataclasses.asdict(self)
+    content = dataclasses.asdict(self)
+    if self.answers == "masks":
+      del content["answers"]  # so that such networks stay readable by version 0.1
+    return content
 
   @classmethod
   def from_dict(cls, content: Any) -> "Preprocessing":
@@ -109,6 +144,7 @@ class Preprocessing:
       isinstance(content, Mapping), "preprocessing as a mapping", f"{content!r}", "save it again"
     )
     known = {field.name for field in dataclasses.fields(cls)}
+    content = {"answers": "masks", **content}  # files of version 0.1 do not say it
     if set(content) != known:
       different = sorted(known.symmetric_difference(content))
       raise InputError(
@@ -195,6 +231,7 @@ _FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
   "file_ending": (" or ".join(FILE_ENDINGS), lambda v: v in FILE_ENDINGS),
   "patch": ("whole numbers above 0, or None", lambda v: v is None or _each(v, Integral, 0)),
   "axis": ("0, 1, 2 or None", lambda v: v in (None, 0, 1, 2)),
+  "answers": ("masks, classes or findings", lambda v: v in ("masks", "classes", "findings")),
 }
 
 
