@@ -109,6 +109,13 @@ class Chunked(NamedTuple):
   carry: Callable[[PyTree, Key], PyTree] = lambda chunk, key: ()
 
 
+@runtime_checkable
+class Evaluator(Protocol):
+  """Measures a state; returns finite or NaN floats by name (NaN: nothing to measure)."""
+
+  def __call__(self, state: TrainState) -> Mapping[str, float]: ...
+
+
 class Beginning(NamedTuple):
   """What a loop is about to do, told to a Step that answers for what it releases.
 
@@ -128,7 +135,7 @@ class Beginning(NamedTuple):
   done: int
   stamp: str
   num_steps: int
-  evaluators: Mapping[str, "Evaluator"]
+  evaluators: Mapping[str, Evaluator]
   keep_best: str | None
 
 
@@ -192,13 +199,6 @@ class Stream(Protocol):
   """
 
   def __call__(self, step: int, /) -> PyTree: ...
-
-
-@runtime_checkable
-class Evaluator(Protocol):
-  """Measures a state; returns finite or NaN floats by name (NaN: nothing to measure)."""
-
-  def __call__(self, state: TrainState) -> Mapping[str, float]: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ which is orthonormal: the inverse is the transpose, and energy is kept. Over d a
 low band, which the next level splits, and 2^d - 1 detail bands.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,8 @@ class Pyramid(NamedTuple):
       those axes whose bits are set in k + 1, the first axis being the lowest bit.
   """
 
-  low: Any
-  details: Any
+  low: Float[Array, "*grid channel"]
+  details: tuple[Float[Array, "*grid band channel"], ...]
 
 
 def split(image: Float[Array, "*space channel"]) -> Float[Array, "*half band channel"]:

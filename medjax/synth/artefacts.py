@@ -5,11 +5,11 @@ lines of one phase-encoding axis, and end in a magnitude image: images in are 0 
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from medjax import check, rng
 from medjax.ops import fields, kspace, warp
@@ -19,9 +19,9 @@ from medjax.types import Key
 class MotionParameters(NamedTuple):
   """[event] times in [0, 1], [event + 1, ndim] shifts in mm, [event + 1, num_angles] degrees."""
 
-  times: Any
-  translation_mm: Any
-  rotation_degrees: Any
+  times: Float[Array, " event"]
+  translation_mm: Float[Array, "pose ndim"]
+  rotation_degrees: Float[Array, "pose angle"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +96,9 @@ class Motion:
 class GhostingParameters(NamedTuple):
   """[] every how many lines, [] amplitude of a ghost, [] its phase in radians."""
 
-  period: Any
-  amplitude: Any
-  phase: Any
+  period: Int[Array, ""]
+  amplitude: Float[Array, ""]
+  phase: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True)

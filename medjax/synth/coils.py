@@ -9,7 +9,7 @@ used in all directions. The elements combine as root sum of squares (Roemer et a
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,8 @@ from medjax.types import Key
 class CoilParameters(NamedTuple):
   """[] angle of the first element in radians, [ndim] place of the head in half fields of view."""
 
-  angle: Any
-  position: Any
+  angle: Float[Array, ""]
+  position: Float[Array, " ndim"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ scaling and squaring; values come from the nearest voxel.
 
 import dataclasses
 import math
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,10 @@ class DeformationParameters(NamedTuple):
     num_nodes: [ndim] nodes in use, or None for all.
   """
 
-  matrix: Any
-  translation: Any
-  velocity: Any
-  num_nodes: Any
+  matrix: Float[Array, "ndim ndim"]
+  translation: Float[Array, " ndim"]
+  velocity: Float[Array, "*nodes ndim"]
+  num_nodes: Int[Array, " ndim"] | None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ SynthSeg (Billot et al. 2023), domain randomisation: every class draws its own m
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +23,9 @@ from medjax.types import Key
 class MixtureParameters(NamedTuple):
   """[num_classes] means and standard deviations, [*space] standard normal noise."""
 
-  means: Any
-  stds: Any
-  noise: Any
+  means: Float[Array, " class"]
+  stds: Float[Array, " class"]
+  noise: Float[Array, "*space"]
 
 
 @dataclasses.dataclass(frozen=True)

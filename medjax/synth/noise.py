@@ -7,11 +7,11 @@ with n ~ N(0, sigma^2) per voxel. At high signal both agree; in air Rician noise
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from medjax import check, rng
 from medjax.types import Key
@@ -20,9 +20,9 @@ from medjax.types import Key
 class NoiseParameters(NamedTuple):
   """[] standard deviation, [] bool Rician, [2, *space, channel] standard normal parts."""
 
-  std: Any
-  is_rician: Any
-  parts: Any
+  std: Float[Array, ""]
+  is_rician: Bool[Array, ""]
+  parts: Float[Array, "part *space channel"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ and separable: one matrix per axis, so random axes and factors need no branch.
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +51,8 @@ class Blur:
 class ResolutionParameters(NamedTuple):
   """[ndim] sampling distance and [ndim] slice thickness, in voxels, both at least 1."""
 
-  spacing: Any
-  thickness: Any
+  spacing: Float[Array, " ndim"]
+  thickness: Float[Array, " ndim"]
 
 
 @dataclasses.dataclass(frozen=True)

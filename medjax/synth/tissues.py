@@ -7,7 +7,7 @@ also varies them from person to person.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,10 +69,10 @@ _EXTRACEREBRAL = {
 class Properties(NamedTuple):
   """[tissue] or [*space] each: T1, T2, T2* in ms and proton density (water 1)."""
 
-  t1: Any
-  t2: Any
-  t2_star: Any
-  pd: Any
+  t1: Float[Array, "*any"]
+  t2: Float[Array, "*any"]
+  t2_star: Float[Array, "*any"]
+  pd: Float[Array, "*any"]
 
 
 def properties(field: float | int) -> Properties:

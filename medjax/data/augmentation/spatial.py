@@ -10,7 +10,7 @@ scaling and u a smooth displacement. All of them off: an exact crop of the middl
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,8 @@ from medjax.types import IGNORE, Key
 class SpatialParameters(NamedTuple):
   """[ndim, ndim] matrix s R F; the elastic draw, None where it is off."""
 
-  matrix: Any
-  elastic: Any
+  matrix: Float[Array, "ndim ndim"]
+  elastic: deformation.DeformationParameters | None
 
 
 @dataclasses.dataclass(frozen=True)
