@@ -11,6 +11,7 @@ from medjax import check, files
 from medjax.nets.densenet import DenseNet
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
+from medjax.nets.small_cnn import SmallCNN
 from medjax.nets.sum_unet import SumUNet
 from medjax.nets.unet import UNet
 
@@ -18,6 +19,7 @@ CLASSES: dict[str, type[linen.Module]] = {
   "DenseNet": DenseNet,
   "ResNet9": ResNet9,
   "ResidualUNet": ResidualUNet,
+  "SmallCNN": SmallCNN,
   "SumUNet": SumUNet,
   "UNet": UNet,
 }

@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import NamedTuple
 
-from experiments import fusestyle
+from experiments import classification, fusestyle
 
 
 class Row(NamedTuple):
@@ -27,6 +27,13 @@ class Row(NamedTuple):
 
 
 ROWS = (
+  Row(
+    "classification",
+    classification,
+    "--num_pictures 40 --size 8 --widths 4 4 --num_steps 30 --num_seeds 1 --eval_every 15"
+    " --log_every 15 --learning_rate 0.03",
+    "auroc",
+  ),
   Row(
     "fusestyle",
     fusestyle,
