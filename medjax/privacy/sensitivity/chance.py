@@ -6,7 +6,7 @@ constant. After everything else the draw is merely `used`: the value depends on 
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,46 +59,3 @@ class Chance:
 
 
 NOTHING = Chance()
-
-
-def identity(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
-  return [x]
-
-
-def _slice(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
-  p = eqn.params
-  strides = p["strides"] or (1,) * x.ndim
-  spans = zip(p["start_indices"], p["limit_indices"], strides, strict=True)
-  return [x[tuple(slice(*span) for span in spans)]]
-
-
-def _split(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
-  return np.split(x, np.cumsum(eqn.params["sizes"])[:-1], eqn.params["axis"])
-
-
-def _reshape(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
-  order = eqn.params["dimensions"]
-  return [(x if order is None else x.transpose(order)).reshape(eqn.outvars[0].aval.shape)]
-
-
-def _broadcast(eqn: Any, x: np.ndarray) -> list[np.ndarray]:
-  shape = eqn.outvars[0].aval.shape
-  sizes = [1] * len(shape)
-  for axis, target in enumerate(eqn.params["broadcast_dimensions"]):
-    sizes[target] = x.shape[axis]
-  return [np.broadcast_to(x.reshape(sizes), shape)]
-
-
-MOVES: dict[str, Any] = {
-  "reshape": _reshape,
-  "squeeze": lambda eqn, x: [x.squeeze(tuple(d % x.ndim for d in eqn.params["dimensions"]))],
-  "transpose": lambda eqn, x: [x.transpose(eqn.params["permutation"])],
-  "rev": lambda eqn, x: [np.flip(x, eqn.params["dimensions"])],
-  "slice": _slice,
-  "split": _split,
-  "unstack": lambda eqn, x: list(np.moveaxis(x, eqn.params["axis"], 0)),
-  "broadcast_in_dim": _broadcast,
-  "tile": lambda eqn, x: [np.tile(x, eqn.params["reps"])],
-  **dict.fromkeys(("copy", "copy_p", "stop_gradient", "name", "sharding_constraint"), identity),
-}
-"""{primitive: rule}: where the elements of an array go; rule(equation, array) -> results."""

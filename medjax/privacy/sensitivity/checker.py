@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import check
-from medjax.privacy.sensitivity import forms, intervals, keys, outputs
+from medjax.privacy.sensitivity import forms, intervals, keys, outputs, primitives
 from medjax.privacy.sensitivity.chance import Chance
 from medjax.privacy.sensitivity.ledger import Ledger, ProofStep
 from medjax.privacy.sensitivity.values import Public, Range, Row, Sum, Value
@@ -220,7 +220,7 @@ def traced(release: Callable[..., PyTree], batch: PyTree, *args: PyTree) -> Trac
     jax.tree_util.keystr(p) or "the output" for p, _ in jax.tree_util.tree_leaves_with_path(out)
   ]
   place = next((i for i, leaf in enumerate(leaves) if leaf is weight), None)
-  return Traced(program, Ledger(count), paths, place, len(leaves))
+  return Traced(program, Ledger(count, primitives.TABLE), paths, place, len(leaves))
 
 
 def _argument(aval: Any, number: int) -> Public:

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from medjax.privacy.sensitivity import intervals, moves, norms, owners
+from medjax.privacy.sensitivity.kinds import Asked, Primitive
 from medjax.privacy.sensitivity.ledger import Ledger, together
 from medjax.privacy.sensitivity.values import Public, Range, Row, Value, is_float, is_wide
 
 
 def apply(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
-  """Rule of every operation of `intervals.NAMES` with a row among its operands."""
+  """Rule of every elementwise operation with a row among its operands."""
   aval = eqn.outvars[0].aval
   ins = [moves.broadcast_to(ledger, v, aval.shape) for v in ins]
   rows = [v for v in ins if isinstance(v, Row)]
@@ -35,30 +36,32 @@ def _apart(ledger: Ledger, row: Row, whose: owners.Owners) -> Row:
 
 def _result(ledger: Ledger, eqn: Any, aval: Any, ins: Sequence[Any], whose: owners.Owners) -> Value:
   name, params = eqn.primitive.name, eqn.params
+  row = ledger.primitive(name)
   if name in ("add", "add_any", "sub") and isinstance(ins[1], Public) and ins[1].is_zero:
     return ins[0]
   if name in ("add", "add_any") and isinstance(ins[0], Public) and ins[0].is_zero:
     return ins[1]
-  if name in _ALIASES:
+  if row.is_alias:
     return moves.alias(ledger, ins[0], aval)
   if name == "convert_element_type" and _is_exact(ins[0].dtype, aval.dtype):
     return _converted(ledger, ins[0], aval)
   is_self = len(ins) == 2 and ins[0] is ins[1]
-  found, is_sound = intervals.of(name, params, aval.dtype, [v.range for v in ins], is_self)
+  asked = Asked(params, aval.dtype, [v.range for v in ins], is_self)
+  found, is_sound = intervals.of(row.range, asked)
   if name == "select_n" and ins[0].range.low == ins[0].range.high:
     chosen = ins[1 + int(ins[0].range.low)]
     if isinstance(chosen, Row):
       return dataclasses.replace(chosen, owners=whose, suspects=together(ins[0], chosen))
-  rule = norms.RULES.get(name) if is_wide(aval.dtype) or aval.dtype == jnp.bool_ else None
+  rule = row.facts if is_wide(aval.dtype) or aval.dtype == jnp.bool_ else None
   facts = rule(ledger, params, ins) if rule else {}
   facts = {key: fact for key, fact in facts.items() if fact or key in ("form", "suspects")}
   suspects = facts.pop("suspects", together(*ins))
   known: dict[str, Any] = {
-    "is_padding_zero": _is_padding_zero(eqn, aval, ins),
+    "is_padding_zero": _is_padding_zero(row, eqn, aval, ins),
     "is_even": all(norms.is_even(v) for v in ins),
     "range": found,
   }
-  if name in _SPREADS and params.get("y", 1) > 0:
+  if row.spreads and params.get("y", 1) > 0:
     known["witnesses"] = frozenset().union(*(v.witnesses for v in ins if isinstance(v, Row)))
   if not facts and found.low == -math.inf and found.high == math.inf:
     known.pop("range")
@@ -67,11 +70,6 @@ def _result(ledger: Ledger, eqn: Any, aval: Any, ins: Sequence[Any], whose: owne
     suspects |= ledger.suspect()
     known["range"] = Range(found.low, found.high, is_finite=True)
   return ledger.fresh(aval, whose, *ins, suspects=suspects, **facts, **known)
-
-
-# A number that is not finite makes the result so.
-_SPREADS = ("square", "integer_pow", "mul", "add", "add_any", "sub", "neg", "abs", "sqrt")
-_ALIASES = ("copy", "copy_p", "stop_gradient", "name", "sharding_constraint")
 
 
 def _is_exact(source: Any, target: Any) -> bool:
@@ -100,16 +98,12 @@ def _narrowed(ledger: Ledger, v: Row, aval: Any) -> Row:
   return ledger.fresh(aval, v.owners, v, **known)
 
 
-def _is_padding_zero(eqn: Any, aval: Any, ins: Sequence[Any]) -> bool:
+def _is_padding_zero(row: Primitive, eqn: Any, aval: Any, ins: Sequence[Any]) -> bool:
   """Whether operands that are 0 at padding make a result that is."""
   zero = [v.is_zero if isinstance(v, Public) else v.is_padding_zero for v in ins]
-  if eqn.primitive.name in _ODD and all(zero):
+  if row.zero_at_zero and all(zero):
     return True
   nothing = Range(0.0, 0.0, True)
   ranges = [nothing if is_zero else v.range for is_zero, v in zip(zero, ins, strict=True)]
-  found, _ = intervals.of(eqn.primitive.name, eqn.params, aval.dtype, ranges)
+  found, _ = intervals.of(row.range, Asked(eqn.params, aval.dtype, ranges))
   return any(zero) and found.low == found.high == 0
-
-
-# Functions f with f(0) = 0 of which the interval does not say it.
-_ODD = ("tanh", "sin", "erf", "floor", "ceil", "round")

@@ -3,12 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-_COLLECTIVES = frozenset(
-  ["psum", "psum2", "psum_invariant", "pmax", "pmin", "pbroadcast", "ppermute", "all_gather"]
-  + ["all_gather_invariant", "all_to_all", "ragged_all_to_all", "reduce_scatter", "axis_index"]
-  + ["psum_scatter", "pgather", "psend", "precv", "unreduced_psum", "reduced_vary_cast"]
-)
-"""Operations over a named axis of an outer program, behind which other examples may stand."""
+_AXES = ("axes", "axis_name", "axis_names")
+"""Parameters that name an axis of an outer program, behind which other examples may stand."""
 
 
 def programs(eqn: Any) -> Iterator[Any]:
@@ -50,6 +46,12 @@ def mixing(program: Any) -> str | None:
   """
   for eqn in equations(program):
     name = eqn.primitive.name
-    if is_shown(eqn) or name in _COLLECTIVES or "custom_vmap" in name:
+    if is_shown(eqn) or _is_collective(eqn) or "custom_vmap" in name:
       return name
   return None
+
+
+def _is_collective(eqn: Any) -> bool:
+  named = [eqn.params[key] for key in _AXES if key in eqn.params]
+  axes = [axis for n in named for axis in (n if isinstance(n, tuple | list) else (n,))]
+  return any(isinstance(axis, str) for axis in axes)

@@ -2,48 +2,24 @@
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from medjax.privacy.sensitivity.kinds import Asked, RangeRule
 from medjax.privacy.sensitivity.values import Range
 
 _INF = math.inf
-_UNIT = {"logistic": (0.0, 1.0), "tanh": (-1.0, 1.0), "erf": (-1.0, 1.0), "erfc": (0.0, 2.0)}
-_WAVES = ("sin", "cos")
-_COMPARE = ("eq", "ne", "lt", "le", "gt", "ge", "is_finite")
-_STEPS = ("floor", "ceil", "round")
-_SAME = ("copy", "copy_p", "stop_gradient", "real")
-NAMES = frozenset(
-  ["neg", "abs", "sign", "add", "add_any", "sub", "mul", "div", "max", "min", "clamp", "select_n"]
-  + ["exp", "exp2", "expm1", "log", "log1p", "sqrt", "rsqrt", "cbrt", "square", "integer_pow"]
-  + ["pow", "convert_element_type", "and", "or", "not", "xor", "rem", "nextafter", "atan2"]
-  + ["tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "erf_inv"]
-  + ["lgamma", "digamma", "igamma", "igammac", "bessel_i0e", "bessel_i1e", "polygamma"]
-  + ["shift_left", "shift_right_logical", "shift_right_arithmetic", "population_count", "clz"]
-  + ["random_fold_in", "threefry2x32", "random_seed", "random_gamma", "sharding_constraint"]
-  + ["bitcast_convert_type", "name", "imag", "conj", "complex", "regularized_incomplete_beta"]
-  + [*_UNIT, *_WAVES, *_COMPARE, *_STEPS, *_SAME]
-)
-"""Operations that treat every element by itself."""
 
 
-def of(
-  name: str, params: Mapping[str, Any], dtype: Any, ins: Sequence[Range], is_self: bool = False
-) -> tuple[Range, bool]:
-  """(range of the result, whether it is no NaN and, where `is_finite` is claimed, not infinite).
-
-  Args:
-    is_self: both operands are the same value.
-  """
-  if any(math.isnan(x) for r in ins for x in (r.low, r.high)):
-    return default(dtype), False
-  if name == "not" and dtype != jnp.bool_:
-    return default(dtype), True
-  found, is_sound = _of(name, params, ins, is_self)
-  return fitted(found, dtype), is_sound
+def of(rule: RangeRule | None, asked: Asked) -> tuple[Range, bool]:
+  """(range of the result, whether it is no NaN and, where `is_finite` is claimed, not infinite)."""
+  if any(math.isnan(x) for r in asked.ins for x in (r.low, r.high)):
+    return default(asked.dtype), False
+  found, is_sound = (Range(), False) if rule is None else rule(asked)
+  return fitted(found, asked.dtype), is_sound
 
 
 def fitted(found: Range, dtype: Any) -> Range:
@@ -87,40 +63,76 @@ def _cut(r: Range, low: float, high: float) -> Range:
   return Range(min(max(r.low, low), high), max(min(r.high, high), low), True)
 
 
-def _of(
-  name: str, params: Mapping[str, Any], ins: Sequence[Range], is_self: bool
-) -> tuple[Range, bool]:
-  a = ins[0]
-  if name in _UNIT:
-    return Range(*_UNIT[name], True), True
-  if name in _WAVES:
-    return Range(-1.0, 1.0, True), not a.may_be_infinite
-  if name in _COMPARE:
-    return _compared(name, ins, is_self), True
-  if name in _SAME or name in ("name", "sharding_constraint"):
-    return a, True
-  if name == "convert_element_type":
-    return _converted(a, params["new_dtype"])
-  if name in _STEPS:
-    return Range(a.low - 1, a.high + 1, a.is_finite), True
-  if name in ("select_n", "max", "min", "clamp"):
-    return _chosen(name, ins), True
-  if name in _SIMPLE:
-    return _SIMPLE[name](*ins)
-  if name in ("mul", "square") or (name == "integer_pow" and params["y"] == 2):
-    return _square(a) if is_self or len(ins) == 1 else _product(a, ins[1])
-  if name == "integer_pow" and params["y"] > 0 and params["y"] % 2 == 0:
-    return Range(0.0, _raised(a.cap, params["y"])), True
-  if name == "integer_pow" and params["y"] > 0:
-    return Range(_raised(a.low, params["y"]), _raised(a.high, params["y"])), True
-  if name == "integer_pow" and params["y"] == -1:
-    return _quotient(Range(1.0, 1.0, True), a)
-  if name == "div":
-    return (Range(), False) if is_self else _quotient(a, ins[1])
-  return Range(), False
+def within(low: float, high: float) -> RangeRule:
+  """Of a function that never leaves an interval."""
+  return lambda asked: (Range(low, high, True), True)
 
 
-def _converted(a: Range, dtype: Any) -> tuple[Range, bool]:
+def each(function: Callable[..., tuple[Range, bool]]) -> RangeRule:
+  """Of a function of the operands' intervals alone."""
+  return lambda asked: function(*asked.ins)
+
+
+def wave(asked: Asked) -> tuple[Range, bool]:
+  """Of sine and cosine, which are NaN at infinity."""
+  return Range(-1.0, 1.0, True), not asked.ins[0].may_be_infinite
+
+
+def same(asked: Asked) -> tuple[Range, bool]:
+  return asked.ins[0], True
+
+
+def stepped(asked: Asked) -> tuple[Range, bool]:
+  """Of rounding to a whole number."""
+  a = asked.ins[0]
+  return Range(a.low - 1, a.high + 1, a.is_finite), True
+
+
+def negated_bits(asked: Asked) -> tuple[Range, bool]:
+  """Of `not`: the other truth value, or all bits of an integer."""
+  if asked.dtype != jnp.bool_:
+    return default(asked.dtype), True
+  return Range(1 - asked.ins[0].high, 1 - asked.ins[0].low, True), True
+
+
+def compared(name: str) -> RangeRule:
+  return lambda asked: (_compared(name, asked.ins, asked.is_self), True)
+
+
+def chosen(name: str) -> RangeRule:
+  return lambda asked: (_chosen(name, asked.ins), True)
+
+
+def product(asked: Asked) -> tuple[Range, bool]:
+  return _square(asked.ins[0]) if asked.is_self else _product(*asked.ins)
+
+
+def quotient(asked: Asked) -> tuple[Range, bool]:
+  return (Range(), False) if asked.is_self else _quotient(*asked.ins)
+
+
+def square(asked: Asked) -> tuple[Range, bool]:
+  return _square(asked.ins[0])
+
+
+def whole_power(asked: Asked) -> tuple[Range, bool]:
+  """Of x^y with a whole y that is part of the program."""
+  a, y = asked.ins[0], asked.params["y"]
+  if y == 2:
+    return _square(a)
+  if y > 0 and y % 2 == 0:
+    return Range(0.0, _raised(a.cap, y)), True
+  if y > 0:
+    return Range(_raised(a.low, y), _raised(a.high, y)), True
+  return inverse(a) if y == -1 else (Range(), False)
+
+
+def inverse(a: Range) -> tuple[Range, bool]:
+  return _quotient(Range(1.0, 1.0, True), a)
+
+
+def converted(asked: Asked) -> tuple[Range, bool]:
+  a, dtype = asked.ins[0], asked.params["new_dtype"]
   if dtype == jnp.bool_:
     return Range(0.0, 0.0 if a.low == a.high == 0 else 1.0, True), True
   if jnp.issubdtype(dtype, jnp.integer):
@@ -229,30 +241,36 @@ def _rsqrt(a: Range) -> tuple[Range, bool]:
   return Range(low, high), a.low >= 0
 
 
-_SIMPLE: dict[str, Any] = {
-  "neg": lambda a: (Range(-a.high, -a.low, a.is_finite), True),
-  "abs": lambda a: (
-    Range(0.0 if a.low <= 0 <= a.high else min(abs(a.low), abs(a.high)), a.cap, a.is_finite),
-    True,
-  ),
-  "sign": lambda a: (Range(-1.0 if a.low < 0 else 0.0, 1.0 if a.high > 0 else 0.0, True), True),
-  "add": _sum,
-  "add_any": _sum,
-  "sub": lambda a, b: _sum(a, Range(-b.high, -b.low, b.is_finite)),
-  "exp": _monotone(math.exp),
-  "exp2": _monotone(lambda x: 2.0**x),
-  "expm1": _monotone(math.expm1),
-  "log": _monotone(lambda x: math.log(x) if x > 0 else -_INF, 0.0),
-  "log1p": _monotone(lambda x: math.log1p(x) if x > -1 else -_INF, -1.0),
-  "sqrt": _monotone(math.sqrt, 0.0),
-  "rsqrt": _rsqrt,
-  "and": lambda a, b: (
-    (Range(0.0, min(a.high, b.high), True), True) if min(a.low, b.low) >= 0 else (Range(), True)
-  ),
-  "not": lambda a: (Range(1 - a.high, 1 - a.low, True), True),
-  "or": lambda a, b: (
-    (Range(max(a.low, b.low), 1.0, True), True)
-    if max(a.high, b.high) <= 1 and min(a.low, b.low) >= 0
-    else (Range(), True)
-  ),
-}
+def _absolute(a: Range) -> tuple[Range, bool]:
+  low = 0.0 if a.low <= 0 <= a.high else min(abs(a.low), abs(a.high))
+  return Range(low, a.cap, a.is_finite), True
+
+
+def _both(a: Range, b: Range) -> tuple[Range, bool]:
+  """Of `and`: bits of non-negative numbers."""
+  if min(a.low, b.low) < 0:
+    return Range(), True
+  return Range(0.0, min(a.high, b.high), True), True
+
+
+def _either(a: Range, b: Range) -> tuple[Range, bool]:
+  """Of `or` on truth values."""
+  if max(a.high, b.high) > 1 or min(a.low, b.low) < 0:
+    return Range(), True
+  return Range(max(a.low, b.low), 1.0, True), True
+
+
+negative = each(lambda a: (Range(-a.high, -a.low, a.is_finite), True))
+absolute = each(_absolute)
+sign = each(lambda a: (Range(-1.0 if a.low < 0 else 0.0, 1.0 if a.high > 0 else 0.0, True), True))
+total = each(_sum)
+difference = each(lambda a, b: _sum(a, Range(-b.high, -b.low, b.is_finite)))
+both_bits = each(_both)
+either_bits = each(_either)
+exp = each(_monotone(math.exp))
+exp2 = each(_monotone(lambda x: 2.0**x))
+expm1 = each(_monotone(math.expm1))
+log = each(_monotone(lambda x: math.log(x) if x > 0 else -_INF, 0.0))
+log1p = each(_monotone(lambda x: math.log1p(x) if x > -1 else -_INF, -1.0))
+root = each(_monotone(math.sqrt, 0.0))
+inverse_root = each(_rsqrt)

@@ -14,6 +14,7 @@ from medjax import grads
 from medjax.privacy.sensitivity import forms, intervals, keys, owners
 from medjax.privacy.sensitivity.chance import Chance
 from medjax.privacy.sensitivity.keys import Path
+from medjax.privacy.sensitivity.kinds import UNKNOWN, Primitive, Table
 from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Sum, Value
 
 
@@ -38,6 +39,7 @@ class ProofStep(NamedTuple):
 class Ledger:
   """Attributes:
   num_examples: number of examples of the batch.
+  primitives: what is known of every primitive.
   steps: steps of the proof, in order.
   suspects: {number: where} of results that are assumed finite.
   where: the equation at work.
@@ -47,6 +49,7 @@ class Ledger:
   """
 
   num_examples: int
+  primitives: Table
   steps: list[ProofStep] = dataclasses.field(default_factory=list)
   suspects: dict[int, str] = dataclasses.field(default_factory=dict)
   where: str = "the arguments"
@@ -58,6 +61,10 @@ class Ledger:
   _caller: str = ""
   _drawn: dict[Any, int] = dataclasses.field(default_factory=dict)
   _everyone: dict[int, tuple[Value, Any]] = dataclasses.field(default_factory=dict)
+
+  def primitive(self, name: str) -> Primitive:
+    """What is known of a primitive."""
+    return self.primitives.get(name, UNKNOWN)
 
   def number(self) -> int:
     self._count += 1

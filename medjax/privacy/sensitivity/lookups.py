@@ -10,7 +10,7 @@ from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import NOBODY, OWN_ROWS, Axes, MixesError, Owners
 from medjax.privacy.sensitivity.values import Public, Range, Row, Value
 
-_BOUNDED = ("CLIP", "PROMISE_IN_BOUNDS")
+BOUNDED = ("CLIP", "PROMISE_IN_BOUNDS")
 
 
 def _whose(v: Any) -> Owners:
@@ -20,7 +20,7 @@ def _whose(v: Any) -> Owners:
 def gather(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   operand, indices = ins
   aval, numbers = eqn.outvars[0].aval, eqn.params["dimension_numbers"]
-  range_ = operand.range if eqn.params["mode"].name in _BOUNDED else Range()
+  range_ = operand.range if eqn.params["mode"].name in BOUNDED else Range()
   rank = len(aval.shape)
   offset = [int(d) for d in numbers.offset_dims]
   lead = [d for d in range(rank) if d not in offset]  # from the indices
@@ -157,20 +157,3 @@ def keys(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
     ledger.fresh(var.aval, whose.reshape((*whose.shape, *[1] * (rank - whose.ndim))), *ins)
     for var in eqn.outvars
   ]
-
-
-RULES: dict[str, Any] = {
-  "gather": gather,
-  **dict.fromkeys(
-    ("scatter", *(f"scatter-{n}" for n in ("add", "sub", "mul", "min", "max"))), scatter
-  ),
-  "conv_general_dilated": convolution,
-  **dict.fromkeys(
-    ("reduce_window_sum", "reduce_window_max", "reduce_window_min", "select_and_scatter_add")
-    + ("select_and_gather_add",),
-    windows,
-  ),
-  **dict.fromkeys(
-    ("random_bits", "random_split", "random_wrap", "random_unwrap", "random_clone"), keys
-  ),
-}

@@ -209,6 +209,3 @@ def _either(walker: Any, aval: Any, which: Public, cases: Sequence[Any]) -> Valu
     cause = Cause(problem.args[0], walker.ledger.where, problem.args[1])
     mixed = [walker.ledger.everyones(v, cause) for v in cases]
     return elementwise.apply(walker.ledger, select, [scalar, *mixed])[0]
-
-
-RULES = {"scan": scan, "while": while_, "cond": cond}

@@ -147,13 +147,3 @@ def tile(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   aval = eqn.outvars[0].aval
   whose = owners.reshaped(copies.owners, shape, aval.shape) if isinstance(copies, Row) else None
   return [alias(ledger, copies, aval, whose)]
-
-
-RULES: dict[str, Any] = {
-  "broadcast_in_dim": broadcast_in_dim,
-  "reshape": reshape,
-  "transpose": transpose,
-  "squeeze": squeeze,
-  "rev": rev,
-  "tile": tile,
-}

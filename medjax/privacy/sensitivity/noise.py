@@ -17,8 +17,9 @@ import numpy as np
 
 from medjax.privacy import noise
 from medjax.privacy.sensitivity import chance, keys, parts
-from medjax.privacy.sensitivity.chance import MOVES, NOTHING, Chance, Law
+from medjax.privacy.sensitivity.chance import NOTHING, Chance, Law
 from medjax.privacy.sensitivity.keys import ANY, MANY, Path
+from medjax.privacy.sensitivity.kinds import Primitive
 from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.reductions import Equation
 from medjax.privacy.sensitivity.values import Public, Row, Sum, Value, is_wide, with_chance
@@ -122,7 +123,7 @@ def followed(ledger: Ledger, eqn: Any, ins: Sequence[Value], outs: Sequence[Valu
   for place, out in enumerate(outs):
     law, extra = laws[place] if laws else (None, frozenset())
     if _is_key(out.dtype) or name == "random_unwrap":
-      known = _derived(eqn, ins, out, inherited)
+      known = _derived(ledger.primitive(name), eqn, ins, out, inherited)
     elif law is not None and not isinstance(out, Row):
       known = Chance(law, used=keys.covering(inherited | extra))
     else:
@@ -187,7 +188,9 @@ def _one_of(paths: Sequence[Path] | frozenset[Path]) -> Path:
 # Keys.
 
 
-def _derived(eqn: Any, ins: Sequence[Value], out: Value, inherited: frozenset[Path]) -> Chance:
+def _derived(
+  row: Primitive, eqn: Any, ins: Sequence[Value], out: Value, inherited: frozenset[Path]
+) -> Chance:
   """Paths of keys that were made of others."""
   name, first = eqn.primitive.name, ins[0]
   before = first.chance.keys
@@ -210,8 +213,8 @@ def _derived(eqn: Any, ins: Sequence[Value], out: Value, inherited: frozenset[Pa
     step = ANY if number is None else number % 2**32
     whole = np.broadcast_to(before, out.shape)
     paths = keys.array([keys.child(p, step) for p in whole.flat], tuple(out.shape))
-  elif before is not None and name in MOVES:
-    paths = MOVES[name](eqn, before)[0] if len(eqn.outvars) == 1 else None
+  elif before is not None and row.moved is not None:
+    paths = row.moved(eqn, before)[0] if len(eqn.outvars) == 1 else None
   elif before is not None and name == "dynamic_slice":
     paths = _cut(eqn, ins, before)
   if paths is None:
@@ -250,17 +253,15 @@ Found = list[tuple[Law | None, frozenset[Path]]] | None
 
 
 def _laws(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
-  name = eqn.primitive.name
+  row = ledger.primitive(eqn.primitive.name)
   if all(v.chance.law is None for v in ins):
     return None
   first = ins[0].chance.law
-  if name in MOVES or name == "neg":
+  if row.moved is not None:
     assert first is not None
-    move = MOVES.get(name, chance.identity)
-    moved = zip(move(eqn, first.number), move(eqn, first.std), strict=True)
+    moved = zip(row.moved(eqn, first.number), row.moved(eqn, first.std), strict=True)
     return [(Law(*pair), frozenset()) for pair in moved]
-  rule = _RULES.get(name)
-  return None if rule is None else rule(ledger, eqn, ins)
+  return None if row.law is None else row.law(ledger, eqn, ins)
 
 
 def _laid(law: Law | None, shape: tuple[int, ...]) -> Law:
@@ -270,7 +271,7 @@ def _laid(law: Law | None, shape: tuple[int, ...]) -> Law:
   return Law(np.broadcast_to(law.number, shape), np.broadcast_to(law.std, shape))
 
 
-def _plus(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def plus(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   shape = tuple(eqn.outvars[0].aval.shape)
   a, b = (_laid(v.chance.law, shape) for v in ins)
   is_twice = (a.number != 0) & (b.number != 0)
@@ -281,7 +282,7 @@ def _plus(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   return [(Law(number, std), frozenset(ledger.draws[d] for d in left))]
 
 
-def _times(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def times(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   a, b = ins
   if a.chance.law is not None and b.chance.law is not None:
     return None
@@ -299,12 +300,12 @@ def _times(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   return [(Law(law.number, law.std * factor), frozenset())]
 
 
-def _converted(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def converted(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   is_kept = is_wide(ins[0].dtype) and is_wide(eqn.params["new_dtype"])
   return [(ins[0].chance.law, frozenset())] if is_kept else None
 
 
-def _joined(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def joined(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   laws = [_laid(v.chance.law, tuple(v.shape)) for v in ins]
   if eqn.primitive.name == "stack":
     pair = [np.stack(x, eqn.params["axis"]) for x in zip(*laws, strict=True)]
@@ -313,7 +314,7 @@ def _joined(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   return [(Law(*pair), frozenset())]
 
 
-def _cut_law(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def cut(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   law = ins[0].chance.law
   if law is None or any(v.chance is not NOTHING for v in ins[1:]):
     return None
@@ -321,7 +322,7 @@ def _cut_law(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   return None if number is None or std is None else [(Law(number, std), frozenset())]
 
 
-def _selected(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def selected(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   which, *cases = ins
   number = _known(which)
   if number is not None:
@@ -329,13 +330,3 @@ def _selected(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   laws = [_laid(v.chance.law, tuple(eqn.outvars[0].aval.shape)) for v in cases]
   is_same = all(np.array_equal(x, y) for law in laws[1:] for x, y in zip(laws[0], law, strict=True))
   return [(laws[0], frozenset())] if is_same and which.chance is NOTHING else None
-
-
-_RULES: dict[str, Any] = {
-  **dict.fromkeys(("add", "add_any", "sub"), _plus),
-  **dict.fromkeys(("mul", "div"), _times),
-  **dict.fromkeys(("concatenate", "stack"), _joined),
-  "convert_element_type": _converted,
-  "dynamic_slice": _cut_law,
-  "select_n": _selected,
-}

@@ -24,7 +24,7 @@ Facts = dict[str, Any]
 """Attributes of the `Row` that results."""
 
 
-def _square(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def square(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   if params.get("y", 2) == -1:
     return {"below": _Factor(ins[0], is_inverse=True).below}
   if params.get("y", 2) != 2:
@@ -33,14 +33,14 @@ def _square(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Fa
   return {"totals": ins[0].covers, "above_square": above_square}
 
 
-def _multiply(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def multiply(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   a, b = ins
   if a is b:
-    return _square(ledger, {}, ins)
+    return square(ledger, {}, ins)
   return _product(ledger, a, b)
 
 
-def _divide(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def divide(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   a, b = ins
   return _product(ledger, a, b, is_quotient=True)
 
@@ -55,7 +55,7 @@ class _Factor:
     self.below = v.below if isinstance(v, Row) else {}
     self.row = v if isinstance(v, Row) else None
     if is_inverse:
-      self.range = intervals.of("integer_pow", {"y": -1}, v.dtype, [self.range])[0]
+      self.range = intervals.fitted(intervals.inverse(self.range)[0], v.dtype)
       self.below = {x: 1 / a for x, a in self.above.items()}
       self.above, self.row = {}, None
 
@@ -149,9 +149,9 @@ def through(form: Form, norm: Norm, k: float, cap: float) -> Form | None:
   return out
 
 
-def _add(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def add(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   a, b = ins
-  facts = _difference(ledger, params, ins)
+  facts = difference(ledger, params, ins)
   sources = [(a, b), (b, a)]
   above: dict[Norm, float] = {}
   square: dict[Norm, float] = {}
@@ -185,7 +185,7 @@ def _plus(a: Cover, b: Cover) -> dict[int, float]:
   return {m: a.get(m, 0.0) + b.get(m, 0.0) for m in {**a, **b}}
 
 
-def _difference(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def difference(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   a, b = ins
   if not (isinstance(a, Row) and isinstance(b, Row)):
     return {}
@@ -196,7 +196,7 @@ def _difference(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -
   return facts
 
 
-def _maximum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def maximum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   a, b = (_Factor(v) for v in ins)
   below = _larger([a, b], [{}, {}])
   square: dict[Norm, float] = {}
@@ -205,7 +205,7 @@ def _maximum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> F
   return {"below": below, "above": {**a.above, **b.above}, "above_square": square}
 
 
-def _minimum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def minimum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   a, b = (_Factor(v) for v in ins)
   above = {x: min(a.above[x], b.above[x]) for x in a.above.keys() & b.above.keys()}
   if a.range.low >= 0 and b.range.low >= 0:
@@ -217,43 +217,43 @@ def _minimum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> F
   return {"below": below, "above": above}
 
 
-def _root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   return {"above": {x: math.sqrt(a) for x, a in ins[0].above_square.items()}}
 
 
-def _inverse_root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def inverse_root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   return {"below": {x: 1 / math.sqrt(a) for x, a in ins[0].above_square.items()}}
 
 
-def _power(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def power(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   base, exponent = ins
   ends = exponent.range if isinstance(exponent, Public) else Range()
   if not isinstance(base, Row) or ends.low != ends.high:
     return {}
-  rules = {0.5: _root, -0.5: _inverse_root}
+  rules = {0.5: root, -0.5: inverse_root}
   if ends.low == -1.0:
     return {"below": _Factor(base, is_inverse=True).below}
   return rules[ends.low](ledger, params, [base]) if ends.low in rules else {}
 
 
-def _clamp(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def clamp(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   low, x, high = ins
   is_cut = isinstance(x, Row) and low.range.high <= 0 <= min(high.range.low, x.range.low)
   return {"below": x.below} if is_cut else {}
 
 
-def _negate(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def negate(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   (a,) = ins
   return {"atom": a.atom, "form": a.form, "below": a.below, "covers": a.covers}
 
 
-def _absolute(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def absolute(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   (a,) = ins
   above = {"above": a.above, "above_square": a.above_square}
-  return _negate(ledger, params, ins) | above
+  return negate(ledger, params, ins) | above
 
 
-def _compare(name: str) -> Any:
+def compare(name: str) -> Any:
   def rule(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
     left, right = ins if name in ("lt", "le", "eq") else (ins[1], ins[0])
     if name == "ne":
@@ -274,13 +274,13 @@ def _limits(v: Any, bound: Any) -> dict[Norm, float]:
   return limits | {x: math.sqrt(high / a) for x, a in v.above_square.items()}
 
 
-def _finite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def finite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   (a,) = ins
   finite_when = a.witnesses if a.is_even else frozenset()
   return {"tests": a, "finite_when": finite_when, "suspects": frozenset()}
 
 
-def _both(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def both(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   rows = [v for v in ins if isinstance(v, Row)]
   if rows[0].dtype != jnp.bool_:
     return {}
@@ -290,11 +290,11 @@ def _both(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Fact
   return {"when": ({}, when), "finite_when": frozenset().union(*(r.finite_when for r in rows))}
 
 
-def _opposite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def opposite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   return {"when": ins[0].when[::-1]} if ins[0].dtype == jnp.bool_ else {}
 
 
-def _select(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def select(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   pred, *cases = ins
   if isinstance(pred, Row) and len(cases) == 2 and _is_bare(cases[1]) and pred.tests is cases[1]:
     return {"form": cases[1].form, "suspects": together(cases[0])} if _is_zero(cases[0]) else {}
@@ -374,27 +374,3 @@ def _either(ledger: Ledger, options: Sequence[Form]) -> Form:
   if forms.size(joint) <= largest * (1 + 1e-12):
     return joint
   return forms.at_most(largest, ledger.number())
-
-
-RULES: dict[str, Any] = {
-  "square": _square,
-  "integer_pow": _square,
-  "mul": _multiply,
-  "div": _divide,
-  "add": _add,
-  "add_any": _add,
-  "sub": _difference,
-  "max": _maximum,
-  "min": _minimum,
-  "clamp": _clamp,
-  "sqrt": _root,
-  "rsqrt": _inverse_root,
-  "pow": _power,
-  "neg": _negate,
-  "abs": _absolute,
-  "is_finite": _finite,
-  "and": _both,
-  "not": _opposite,
-  "select_n": _select,
-  **{name: _compare(name) for name in ("lt", "le", "gt", "ge", "eq", "ne")},
-}

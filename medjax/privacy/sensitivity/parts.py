@@ -299,15 +299,3 @@ def _written(v: Any, update: Any, starts: Axes) -> owners.Owners:
   )
   out[at] = above
   return owners.compressed(out)
-
-
-RULES: dict[str, Any] = {
-  "slice": slice_,
-  "split": split,
-  "stack": stack,
-  "unstack": unstack,
-  "concatenate": concatenate,
-  "pad": pad,
-  "dynamic_slice": dynamic_slice,
-  "dynamic_update_slice": dynamic_update_slice,
-}

@@ -4,7 +4,6 @@ Only a sum may run over examples: it is where rows end and sensitivity begins.
 """
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -204,22 +203,3 @@ def on_matrices(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
     )
     for var in eqn.outvars
   ]
-
-
-RULES: dict[str, Any] = {
-  "reduce_sum": reduce_sum,
-  "dot_general": dot_general,
-  **dict.fromkeys(
-    itertools.chain(
-      (f"reduce_{n}" for n in ("max", "min", "prod", "and", "or", "xor")), ("argmax", "argmin")
-    ),
-    reduce_other,
-  ),
-  **dict.fromkeys(
-    ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort", "top_k"), along_axis
-  ),
-  **dict.fromkeys(
-    ("cholesky", "triangular_solve", "lu", "qr", "householder_product", "eigh", "svd", "fft"),
-    on_matrices,
-  ),
-}

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from medjax.privacy.sensitivity import forms, moves, owners, parts, reductions
+from medjax.privacy.sensitivity import forms, moves, owners
+from medjax.privacy.sensitivity.kinds import Rule
 from medjax.privacy.sensitivity.ledger import Ledger, together
 from medjax.privacy.sensitivity.owners import MixesError
 from medjax.privacy.sensitivity.values import Row, Sum, Value, is_wide
@@ -16,29 +17,45 @@ DIVISOR = "divide by a public constant, such as the expected batch size, not by 
 
 def apply(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   """Rule of an operation with a sum among its operands."""
-  name, aval = eqn.primitive.name, eqn.outvars[0].aval
-  if name in moves.RULES or name in parts.RULES:
-    return (moves.RULES | parts.RULES)[name](ledger, eqn, ins)
-  if name == "reduce_sum":
-    return reductions.reduce_sum(ledger, eqn, ins)
-  is_beside_rows = any(isinstance(v, Row) for v in ins)
-  if name in ("copy", "copy_p", "stop_gradient", "name", "sharding_constraint", "neg"):
-    return [moves.alias(ledger, ins[0], aval)]
-  if name == "convert_element_type":
-    if is_wide(aval.dtype):
-      return [moves.alias(ledger, ins[0], aval)]
-    what = f"rounds a sum over the batch to {aval.dtype}"
-    raise MixesError(what, "sum, add noise and release in float32; convert what was released")
-  if is_beside_rows:
-    what = "lets rows of single examples depend on a sum over the batch"
-    raise MixesError(what, owners.OWN_ROWS)
-  if name in _RULES:
-    ins = [moves.broadcast_to(ledger, v, aval.shape) for v in ins]
-    return [dataclasses.replace(_RULES[name](ins), dtype=aval.dtype)]
+  rule = ledger.primitive(eqn.primitive.name).linear
+  if rule is not None:
+    return rule(ledger, eqn, ins)
+  _refuse_rows(ins)
   raise MixesError("is not linear in a sum over the batch", "release the sum, then go on from that")
 
 
-def _add(ins: Sequence[Any]) -> Sum:
+def _refuse_rows(ins: Sequence[Any]) -> None:
+  if any(isinstance(v, Row) for v in ins):
+    what = "lets rows of single examples depend on a sum over the batch"
+    raise MixesError(what, owners.OWN_ROWS)
+
+
+def same(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+  """Of an operation that keeps the size of every element."""
+  return [moves.alias(ledger, ins[0], eqn.outvars[0].aval)]
+
+
+def converted(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+  aval = eqn.outvars[0].aval
+  if is_wide(aval.dtype):
+    return [moves.alias(ledger, ins[0], aval)]
+  what = f"rounds a sum over the batch to {aval.dtype}"
+  raise MixesError(what, "sum, add noise and release in float32; convert what was released")
+
+
+def elementwise(rule: Callable[[Sequence[Any]], Sum]) -> Rule:
+  """Of an operation on sums and public values of one shape."""
+
+  def broadcast(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+    _refuse_rows(ins)
+    aval = eqn.outvars[0].aval
+    wide = [moves.broadcast_to(ledger, v, aval.shape) for v in ins]
+    return [dataclasses.replace(rule(wide), dtype=aval.dtype)]
+
+  return broadcast
+
+
+def add(ins: Sequence[Any]) -> Sum:
   a, b = ins
   if isinstance(a, Sum) and isinstance(b, Sum):
     form, where = forms.added(a.form, b.form), a.where
@@ -51,7 +68,7 @@ def _scale(total: Sum, factor: float) -> Sum:
   return dataclasses.replace(total, form=forms.scaled(total.form, factor))
 
 
-def _multiply(ins: Sequence[Any]) -> Sum:
+def multiply(ins: Sequence[Any]) -> Sum:
   a, b = ins
   if isinstance(a, Sum) and isinstance(b, Sum):
     raise MixesError("multiplies two sums over the batch", FACTOR)
@@ -61,7 +78,7 @@ def _multiply(ins: Sequence[Any]) -> Sum:
   return _scale(total, public.range.cap)
 
 
-def _divide(ins: Sequence[Any]) -> Sum:
+def divide(ins: Sequence[Any]) -> Sum:
   total, divisor = ins
   if isinstance(divisor, Sum):
     raise MixesError("divides by a sum over the batch", DIVISOR)
@@ -71,7 +88,7 @@ def _divide(ins: Sequence[Any]) -> Sum:
   return _scale(total, 1 / low)
 
 
-def _select(ins: Sequence[Any]) -> Sum:
+def select(ins: Sequence[Any]) -> Sum:
   pred, *cases = ins
   if isinstance(pred, Sum):
     raise MixesError("chooses by a sum over the batch", "choose by released values")
@@ -81,13 +98,3 @@ def _select(ins: Sequence[Any]) -> Sum:
   is_zero = all(v.is_padding_zero for v in sums)
   first = sums[0]
   return Sum(first.shape, first.dtype, form, first.where, together(*sums), is_zero)
-
-
-_RULES = {
-  "add": _add,
-  "add_any": _add,
-  "sub": _add,
-  "mul": _multiply,
-  "div": _divide,
-  "select_n": _select,
-}

@@ -8,35 +8,12 @@ from jax.extend import core
 
 from medjax import check
 from medjax.grads.contract import Contract, contract_of, is_marked
-from medjax.privacy.sensitivity import (
-  elementwise,
-  hidden,
-  intervals,
-  lookups,
-  loops,
-  moves,
-  noise,
-  owners,
-  parts,
-  public,
-  reductions,
-  sums,
-  trusted,
-)
+from medjax.privacy.sensitivity import elementwise, hidden, noise, owners, public, sums, trusted
 from medjax.privacy.sensitivity.chance import Chance
+from medjax.privacy.sensitivity.kinds import Kind, Primitive, Rule
 from medjax.privacy.sensitivity.ledger import Ledger, constant
 from medjax.privacy.sensitivity.owners import MixesError
 from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Sum, Value
-
-CALLS = ("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint", "remat")
-CALLS += ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
-_ROW_RULES: dict[str, Any] = {
-  **dict.fromkeys(intervals.NAMES, elementwise.apply),
-  **moves.RULES,
-  **parts.RULES,
-  **reductions.RULES,
-  **lookups.RULES,
-}
 
 
 class Walker:
@@ -81,16 +58,17 @@ class Walker:
       return self.given_up(eqn, ins, what, "call it on one batch; loop over parts with lax.scan")
     if contract is not None and is_private:
       return self._clipped_sum(eqn, contract, ins)
-    if name == "optimization_barrier":
+    row = self.ledger.primitive(name)
+    if row.kind is Kind.PASS:
       return list(ins)
     draw = noise.drawn(self.ledger, eqn, ins) or noise.added(self.ledger, eqn, ins)
     if draw is not None:
       return [self._published(v) for v in draw]
-    if name in CALLS and _body(eqn) is not None:
+    if row.kind is Kind.CALL and _body(eqn) is not None:
       with self.ledger.inside():
         return self.run(_body(eqn), ins)
-    if name in loops.RULES:
-      return self._parameters_read(lambda: loops.RULES[name](self, eqn, ins), eqn, ins)
+    if row.kind is Kind.LOOP:
+      return self._parameters_read(lambda: _rule_of(row)(self, eqn, ins), eqn, ins)
     shapes = tuple(str(v.aval) for v in eqn.outvars)
     key = (name, repr(eqn.params), tuple(map(id, ins)), shapes)
     if key not in self._done:
@@ -101,7 +79,8 @@ class Walker:
     """Results of an operation that holds no program."""
     publics = [v for v in ins if isinstance(v, Public)]
     if len(publics) == len(ins):
-      found: list[Value] = list(public.apply(eqn, publics))
+      row = self.ledger.primitive(eqn.primitive.name)
+      found: list[Value] = list(public.apply(row, eqn, publics))
     else:
       found = self._guarded(eqn, ins, lambda v: self._rule(eqn, v))
     return [self._published(v) for v in noise.followed(self.ledger, eqn, ins, found)]
@@ -142,10 +121,8 @@ class Walker:
       ins = [self.ledger.everyones(v, coupled.cause) for v in ins]
     if any(isinstance(v, Sum) for v in ins):
       out = sums.apply(self.ledger, eqn, ins)
-    elif name in _ROW_RULES:
-      out = _ROW_RULES[name](self.ledger, eqn, ins)
     else:
-      raise UnknownError
+      out = _rule_of(self.ledger.primitive(name))(self.ledger, eqn, ins)
     nothing = Range(0.0, 0.0, True)
     return [Public(v.shape, v.dtype, nothing) if 0 in v.shape else v for v in out]
 
@@ -188,6 +165,15 @@ def _refuse_to_show(where: str) -> None:
     f"private values in {where}",
     "remove the callback or print: what it shows has no noise",
   )
+
+
+def _rule_of(row: Primitive) -> Rule:
+  """The rule of a primitive on rows; raises UnknownError where there is none."""
+  if row.kind is Kind.ELEMENTWISE:
+    return elementwise.apply
+  if row.rule is None:
+    raise UnknownError
+  return row.rule
 
 
 class UnknownError(Exception):

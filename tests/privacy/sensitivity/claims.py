@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax.check import InputError
-from medjax.privacy.sensitivity import check_sensitivity, forms, ledger, walker
+from medjax.privacy.sensitivity import check_sensitivity, forms, ledger, primitives, walker
+from medjax.privacy.sensitivity.kinds import Kind
 from medjax.privacy.sensitivity.values import Public, Row, Sum
 
 SHAPES = (3,), (2, 3)
@@ -149,7 +150,7 @@ def check(function, seed):
   """Runs a program in numbers beside the check and compares after every operation."""
   inputs = batches(seed)
   closed = jax.make_jaxpr(function)(*inputs[0][0])
-  log = ledger.Ledger(COUNT)
+  log = ledger.Ledger(COUNT, primitives.TABLE)
   log.where = "the batch"
   beside = _Beside(log, [number for _, number in inputs])
   arguments = []
@@ -187,7 +188,7 @@ class _Beside(walker.Walker):
 
   def _equation(self, eqn, ins):
     found = super()._equation(eqn, ins)
-    if eqn.primitive.name in walker.CALLS:
+    if self.ledger.primitive(eqn.primitive.name).kind is Kind.CALL:
       return found
     params = eqn.primitive.get_bind_params(eqn.params)
     runs = [
