@@ -42,7 +42,7 @@ def run(config: Config) -> None:
   )
   content = exported.export_member(members[0], platforms=config.platforms or None)
   files.write_bytes(config.output, content)
-  print(f"{config.output}: {len(content) / 2**20:.1f} MiB")
+  print(f"{config.output}: {len(content) / 1000:,.0f} kB")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ The files are a TFDS set (see `tfds_builders`): `tfds.builder_from_directory` re
 Images are kept as float16: relative steps of 2^-11, finer than any scanner's noise.
 """
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -64,7 +66,8 @@ def prepare(
     )
     return target
   builder = tfds_builders.builder_of(source, name, lambda held: parts_of(held, seed=seed))
-  builder(data_dir=str(folder), file_format="array_record").download_and_prepare()
+  with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of downloads; there are none
+    builder(data_dir=str(folder), file_format="array_record").download_and_prepare()
   return target
 
 
