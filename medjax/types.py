@@ -150,7 +150,8 @@ class Step:
       stops on a value that is not finite.
     manifest: flat dict saved with every checkpoint and compared on resume.
     hints: name of a metric that is 0 when all is well -> what to do when it is not; shown by the
-      loop when it stops on a value that is not finite.
+      loop when it stops on a value that is not finite, and once when the metric's mean over the
+      steps of a row is 1 or more.
     chunked: the update in pieces; `update` is these on one chunk. Streams for such a Step may give
       a list of chunks.
     releases_per_sample: how many noisy results of one sample leave the update, for privacy plans;

@@ -53,7 +53,8 @@ def learn2synth(
   Returns:
     Step over batches `{"inner": batch, "outer": batch}`; theta lives in `state.extra.theta`.
     Metrics: "loss" (synthetic), "outer_loss" (real, after the step), "grad_norm", "hyper_norm",
-    "alignment" (cosine of the real and the synthetic gradient), "zero_second_moment".
+    "alignment" (cosine of the real and the synthetic gradient), "zero_second_moment", and
+    "no_derivative" (1 where the hypergradient is exactly 0, of which the loop warns).
   """
   compute = grads.hypergradient(inner_loss, outer_loss, tx)
 
@@ -83,6 +84,7 @@ def learn2synth(
       "hyper_norm": optax.tree.norm(out.grad),
       "alignment": out.aux.alignment,
       "zero_second_moment": out.aux.zero_second_moment.astype(jnp.float32),
+      "no_derivative": out.aux.is_zero.astype(jnp.float32),
     }
     if describe is not None:
       metrics |= {f"theta/{name}": value for name, value in describe(theta).items()}
@@ -91,4 +93,5 @@ def learn2synth(
     )
     return new_state, metrics
 
-  return Step(init, update, hints={"zero_second_moment": hyper.ZERO_SECOND_MOMENT})
+  hints = {"zero_second_moment": hyper.ZERO_SECOND_MOMENT, "no_derivative": hyper.NO_DERIVATIVE}
+  return Step(init, update, hints=hints)

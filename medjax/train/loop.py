@@ -157,6 +157,7 @@ def fit(
       carry = engine.init(params, init_key)
     else:
       carry = record.restore(engine.template, allow_change=allow_change or stamp is not None)
+    told: frozenset[str] = frozenset()
     with Progress(name, done, num_steps, enabled=progress) as bar:
       while True:
         window = jax.device_get(carry.window)  # the one wait for the device
@@ -168,6 +169,8 @@ def fit(
           if schedule.is_due(log_every, done) and window.count > 0:
             row |= window.means()
             bar.loss(row.get("loss", float("nan")))
+            if progress:
+              told = _tell_hints(name, step, row, told)
           if schedule.is_due(eval_every, done):
             with watch.evaluating():
               row |= (scores := _evaluate(evaluators, carry.state))
@@ -220,6 +223,16 @@ def _evaluate(evaluators: Mapping[str, Evaluator], state: TrainState) -> dict[st
     for name, evaluator in evaluators.items()
     for metric, value in evaluator(state).items()
   }
+
+
+def _tell_hints(
+  name: str, step: Step, row: Mapping[str, float], told: frozenset[str]
+) -> frozenset[str]:
+  """Says once what to do about a metric that ought to be 0 and was 1 or more in a whole window."""
+  new = {metric for metric in step.hints if row.get(metric, 0.0) >= 1} - told
+  for metric in sorted(new):
+    print(f"{name}: {metric} is {row[metric]:.3g}: {step.hints[metric]}", flush=True)
+  return told | new
 
 
 def _score(scores: Mapping[str, float], name: str) -> float:

@@ -177,6 +177,22 @@ def test_a_restored_state_and_a_fresh_one_are_one_program(tmp_path):
   assert texts[0] == texts[1]
 
 
+def test_a_hint_is_shown_once_when_its_metric_is_up_for_a_whole_row(capsys):
+  plain = toy.linear()
+
+  def update(state, batch, key):
+    state, metrics = plain.update(state, batch, key)
+    trouble = (state.step > 4).astype(np.float32)  # in no step of the first row, in all of the rest
+    return state, {**metrics, "trouble": trouble}
+
+  step = Step(plain.init, update, hints={"trouble": "do this", "loss of all": "never asked"})
+  fit(step, num_steps=12, progress=True)
+  out = capsys.readouterr().out
+  assert out.count("main: trouble is 1: do this") == 1 and "never asked" not in out
+  fit(step, num_steps=4, progress=True)
+  assert "trouble" not in capsys.readouterr().out
+
+
 def test_runs_share_a_directory(tmp_path):
   a = fit(workdir=tmp_path, name="a")
   fit(workdir=tmp_path, name="b", num_steps=3)

@@ -1,0 +1,267 @@
+"""The inner steps of a hypergradient, forwards and backwards.
+
+Forwards, with inner gradient g_k, optimiser state s_k and any optax transformation U:
+
+  g_k = grad_phi L_k(phi_k, theta);   phi_{k+1} = phi_k + U(g_k, s_k, phi_k),   s_{k+1} likewise
+
+Backwards from v_K = grad L_outer(phi_K) and m_K = 0, with A_k the map (g, phi, s) -> (phi', s') of
+one update:
+
+  (w_k, a_k, b_k) = A_k'^T (v_{k+1}, m_{k+1})       through the optimiser
+  v_k = a_k + H_k w_k,   m_k = b_k                  H_k = d^2 L_k / d phi^2
+  h  += M_k w_k                                     M_k = d^2 L_k / d theta d phi
+
+H w and M w are one directional derivative, of (grad_phi L, grad_theta L) along w in phi. All that
+is kept of a step is (phi_k, s_k, g_k): the activations are computed anew on the way back.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medjax.types import Params, PyTree
+
+Loss = Callable[[Params, PyTree], jax.Array]
+"""Mean inner loss of one step's batch, of (params, theta)."""
+Product = Callable[[Params], tuple[Params, PyTree]]
+"""w -> (H w, M w)."""
+
+
+class Taken(NamedTuple):
+  """One inner step as it was taken: where it began, and its gradient."""
+
+  params: Params
+  opt_state: PyTree
+  gradient: Params
+
+
+class Ends(NamedTuple):
+  """What the backward sweep found.
+
+  Attributes:
+    grad: h, a tree like theta.
+    pulled: w_{K-1}, the outer gradient pulled through the last update.
+    zero_second_moment: entries of all w_k that are not finite where g_k is exactly zero.
+  """
+
+  grad: PyTree
+  pulled: Params
+  zero_second_moment: jax.Array
+
+
+def forwards(
+  losses: list[Loss],
+  tx: optax.GradientTransformation,
+  theta: PyTree,
+  params: Params,
+  opt_state: PyTree,
+  *,
+  keeps_last: bool,
+) -> tuple[list[Taken], Params, PyTree, jax.Array, Product | None]:
+  """The steps, the parameters and the state after them, the mean loss, and the last's products.
+
+  With `keeps_last` the last step's gradient is linearised as it is taken, which costs one forward
+  and one backward pass less than to compute it again, and its activations stay in memory.
+  """
+  taken, values, product = [], [], None
+  for number, loss in enumerate(losses):
+    if keeps_last and number == len(losses) - 1:
+      both = _gradients(loss, theta)
+      (gradient, _), product, value = jax.linearize(both, params, has_aux=True)
+    else:
+      value, gradient = jax.value_and_grad(loss)(params, theta)
+    taken.append(Taken(params, opt_state, gradient))
+    params, opt_state = applied(tx, gradient, params, opt_state)
+    values.append(value)
+  return taken, params, opt_state, jnp.stack(values).mean(), product
+
+
+def applied(
+  tx: optax.GradientTransformation, gradient: Params, params: Params, opt_state: PyTree
+) -> tuple[Params, PyTree]:
+  """Parameters and optimiser state after one update."""
+  updates, opt_state = tx.update(gradient, opt_state, params)
+  return optax.apply_updates(params, updates), opt_state
+
+
+def backwards(
+  taken: list[Taken],
+  products: list[Product],
+  tx: optax.GradientTransformation,
+  theta: PyTree,
+  v: Params,
+  *,
+  through_state: bool,
+  as_sgd: bool,
+) -> Ends:
+  """The recursion on top, from v_K.
+
+  Args:
+    taken, products: of every step.
+    tx: the optimiser.
+    theta: what the hypergradient is a gradient with respect to.
+    v: the outer gradient at the last parameters.
+    through_state: whether the gradient also flows from step to step through the optimiser's state.
+    as_sgd: take each update for a step of gradient descent of the same length.
+  """
+  grad = jax.tree.map(jnp.zeros_like, theta)
+  moments: list[jax.Array] | None = None
+  last, zero_second_moment = None, jnp.zeros((), jnp.int32)
+  for step, product in zip(reversed(taken), reversed(products), strict=True):
+    if as_sgd:
+      w, a = _pulled_as_sgd(step, tx, v), v
+    else:
+      w, a, moments = _pulled(step, tx, v, moments if through_state else None)
+    zero_second_moment += sum(
+      jnp.sum((g == 0) & ~jnp.isfinite(x)).astype(jnp.int32)
+      for g, x in zip(jax.tree.leaves(step.gradient), jax.tree.leaves(w), strict=True)
+    )
+    last = w if last is None else last
+    hessian, mixed = product(w)
+    grad = optax.tree.add(grad, mixed)
+    v = optax.tree.add(a, hessian)
+  return Ends(grad, last, zero_second_moment)
+
+
+def _pulled(
+  step: Taken, tx: optax.GradientTransformation, v: Params, moments: list[jax.Array] | None
+) -> tuple[Params, Params, list[jax.Array]]:
+  """(w, a, b) of one step; b is of the state's floating-point leaves."""
+  leaves, structure = jax.tree.flatten(step.opt_state)
+  is_float = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in leaves]
+
+  def update(gradient: Params, params: Params, floats: list[Any]) -> tuple[Params, list[Any]]:
+    rest = iter(floats)
+    state = [next(rest) if known else x for x, known in zip(leaves, is_float, strict=True)]
+    new_params, new_state = applied(tx, gradient, params, jax.tree.unflatten(structure, state))
+    found = jax.tree.leaves(new_state)
+    return new_params, [x for x, known in zip(found, is_float, strict=True) if known]
+
+  floats = [x for x, known in zip(leaves, is_float, strict=True) if known]
+  (_, new), pull = jax.vjp(update, step.gradient, step.params, floats)
+  w, a, b = pull((v, [jnp.zeros_like(x) for x in new] if moments is None else moments))
+  return w, a, b
+
+
+def _pulled_as_sgd(step: Taken, tx: optax.GradientTransformation, v: Params) -> Params:
+  """-rate v, with the rate at which gradient descent would have made a step of this length."""
+  updates, _ = tx.update(step.gradient, step.opt_state, step.params)
+  rate = rate_of_equal_length(updates, step.gradient)
+  return jax.tree.map(lambda x: (-rate * x).astype(x.dtype), v)
+
+
+def rate_of_equal_length(updates: Params, gradient: Params) -> jax.Array:
+  """|updates| / |gradient|, 0 where the gradient is 0."""
+  norm = optax.tree.norm(gradient)
+  length = optax.tree.norm(updates)
+  return jnp.where(norm > 0, length / jnp.where(norm > 0, norm, 1.0), 0.0)
+
+
+def unrolled(
+  losses: list[Loss],
+  tx: optax.GradientTransformation,
+  outer: Callable[[Params], jax.Array],
+  params: Params,
+  opt_state: PyTree,
+  *,
+  through_state: bool,
+  as_sgd: bool,
+) -> Callable[[PyTree], jax.Array]:
+  """theta -> outer loss after the steps, for automatic differentiation of all of it."""
+
+  def value(theta: PyTree) -> jax.Array:
+    phi, state = params, opt_state
+    for loss in losses:
+      gradient = jax.grad(loss)(phi, theta)
+      updates, state = tx.update(gradient, state, phi)
+      if not through_state:
+        state = jax.lax.stop_gradient(state)
+      if as_sgd:
+        kept, at = jax.lax.stop_gradient((updates, gradient))
+        rate = rate_of_equal_length(kept, at)
+        updates = jax.tree.map(
+          lambda u, g, here, rate=rate: (u - rate * (g - here)).astype(u.dtype), kept, gradient, at
+        )
+      phi = optax.apply_updates(phi, updates)
+    return outer(phi)
+
+  return value
+
+
+def exact_product(loss: Loss, theta: PyTree, params: Params) -> Product:
+  """Forward over reverse: about two gradients."""
+
+  def product(w: Params) -> tuple[Params, PyTree]:
+    # Not before w is there: XLA would else hold the activations of all steps at once.
+    point, direction = jax.lax.optimization_barrier((params, w))
+    both = _gradients(loss, theta)
+    return jax.jvp(lambda phi: both(phi)[0], (point,), (direction,))[1]
+
+  return product
+
+
+def difference_product(loss: Loss, theta: PyTree, params: Params, *, is_central: bool) -> Product:
+  """Two gradients a difference eps |w| = 0.01 apart on either side (DARTS, Eq. 8), or on one."""
+
+  def product(w: Params) -> tuple[Params, PyTree]:
+    norm = optax.tree.norm(w)
+    eps = jnp.where(norm > 0, 0.01 / jnp.where(norm > 0, norm, 1.0), 0.0)
+
+    def at(sign: float) -> tuple[Params, PyTree]:
+      moved = jax.tree.map(lambda p, x: (p + sign * eps * x).astype(p.dtype), params, w)
+      return _gradients(loss, theta)(moved)[0]
+
+    apart = 2 * eps if is_central else eps
+    scale = jnp.where(apart > 0, 1 / jnp.where(apart > 0, apart, 1.0), 0.0)
+    high, low = at(1.0), at(-1.0 if is_central else 0.0)
+    return jax.tree.map(lambda x, y: ((x - y) * scale).astype(x.dtype), high, low)
+
+  return product
+
+
+def solved(
+  product: Product, v: Params, *, solver: str, iterations: int, rate: float
+) -> tuple[Params, jax.Array]:
+  """q with H q = v, and |H q - v| / |v| as the iteration knows it.
+
+  "cg": conjugate gradients, for a positive definite H. "neumann": q = rate sum_j (1 - rate H)^j v,
+  which converges where 0 < rate H < 2.
+  """
+  norm = optax.tree.norm(v)
+
+  def relative(x: Params) -> jax.Array:
+    return jnp.where(norm > 0, optax.tree.norm(x) / jnp.where(norm > 0, norm, 1.0), 0.0)
+
+  q = jax.tree.map(jnp.zeros_like, v)
+  if solver == "neumann":
+    term = v
+    for _ in range(iterations):
+      q = optax.tree.add_scale(q, rate, term)
+      term = optax.tree.add_scale(term, -rate, product(term)[0])
+    return q, relative(term)
+  rest = direction = v
+  size = jnp.asarray(optax.tree.vdot(rest, rest))
+  for _ in range(iterations):
+    turned = product(direction)[0]
+    curvature = optax.tree.vdot(direction, turned)
+    # 0 / 0 once the rest is exactly zero.
+    length = jnp.where(curvature != 0, size / jnp.where(curvature != 0, curvature, 1.0), 0.0)
+    q = optax.tree.add_scale(q, length, direction)
+    rest = optax.tree.add_scale(rest, -length, turned)
+    new = jnp.asarray(optax.tree.vdot(rest, rest))
+    ratio = jnp.where(size > 0, new / jnp.where(size > 0, size, 1.0), 0.0)
+    direction, size = optax.tree.add_scale(rest, ratio, direction), new
+  return q, relative(rest)
+
+
+def _gradients(loss: Loss, theta: PyTree) -> Callable[[Params], Any]:
+  """phi -> ((grad_phi, grad_theta), loss)."""
+
+  def both(phi: Params) -> Any:
+    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(phi, theta)
+    return gradients, value
+
+  return both
