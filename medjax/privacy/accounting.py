@@ -119,14 +119,18 @@ def cost(
   )
   if accountant == "pld" and (is_cut or min(p.multiplier for p in spent) >= _LEAST_FOR_PLD):
     found = float(_books(spent, "pld", grid).get_epsilon(delta))
+    if is_cut:  # the larger one of two neighbours may have one unit more, which others crowd out
+      found = max(found, float(_books(spent, "pld", grid, 1).get_epsilon(delta)))
     if is_cut or math.isfinite(found):
       return Cost(found, "pld")
   return Cost(float(_books(spent, "rdp", grid).get_epsilon(delta)), "rdp")
 
 
 @functools.lru_cache(maxsize=16)
-def _books(spent: tuple[Spending, ...], accountant: Accountant, grid: float) -> Any:
-  """dp-accounting's accountant of these samples; one serves every delta."""
+def _books(
+  spent: tuple[Spending, ...], accountant: Accountant, grid: float, num_more: int = 0
+) -> Any:
+  """dp-accounting's accountant of these samples, of `num_more` units more; serves every delta."""
   import dp_accounting
   from dp_accounting import pld, rdp
 
@@ -149,7 +153,7 @@ def _books(spent: tuple[Spending, ...], accountant: Accountant, grid: float) -> 
       )
     elif part.max_sample_size is not None:
       event = dp_accounting.TruncatedSubsampledGaussianDpEvent(
-        part.num_units, rate, part.max_sample_size, part.multiplier
+        part.num_units + num_more, rate, part.max_sample_size, part.multiplier
       )
     else:
       event = dp_accounting.PoissonSampledDpEvent(

@@ -15,6 +15,9 @@ there, so that no delta below its probability is true (Mironov 2012). Two things
 
 Rounding moves the sum by up to grid / 2 in each of d coordinates, and two sums apart by up to
 grid sqrt(d): the noise is made larger in that proportion.
+
+A million numbers cost 22 ns each on one CPU core where `jax.random.normal` costs 12, and compile in
+about the same time: both are mostly Threefry, of which this takes two calls a number, not one.
 """
 
 import functools

@@ -1,6 +1,5 @@
 """A stopped run goes on as itself, another pays; samples are the plan's; evaluators are named."""
 
-import itertools
 import math
 
 import jax
@@ -242,7 +241,7 @@ def test_two_devices_run_the_program_of_one(opened):
 def test_plans_that_protect_nobody_are_free():
   for changes in (dict(vault=privacy.Vault.from_seed(0)), dict(vault=None, diagnostics=True)):
     plan = plan_of(**changes)
-    for rate, start in itertools.product((0.5, 0.1), (0.0, 1.0)):
-      run(None, rate, start, plan=plan)
+    run(None, 0.5, 0.0, plan=plan)
+    run(None, 0.1, 1.0, plan=plan)
     assert plan.secrets.reserved == STEPS and len(plan.secrets.trainings) == 1
   assert plan.epsilon() == math.inf
