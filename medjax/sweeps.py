@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import jax
 
-from medjax import rng
+from medjax import check, rng
 from medjax.types import Chunked, Key, Metrics, PyTree, Step, TrainState
 
 
@@ -31,9 +31,19 @@ def whole(step: Step) -> Callable[[TrainState, PyTree, Key], tuple[TrainState, M
 def on_one_chunk(
   chunked: Chunked,
 ) -> Callable[[TrainState, PyTree, Key], tuple[TrainState, Metrics]]:
-  """`Step.update` of an update in pieces: the whole sample is one chunk."""
+  """`Step.update` of an update in pieces: the whole sample is one chunk.
+
+  It raises InputError for a list of chunks.
+  """
 
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    check.require(
+      not isinstance(batch, list),
+      "one chunk in step.update",
+      f"a list of {len(batch) if isinstance(batch, list) else 0}",
+      "pass chunks[0] where a sample is one chunk; several need train.fit, or step.chunked in a"
+      " loop of your own (see types.Chunked)",
+    )
     acc, carry, metrics = chunked.begin(state), chunked.carry(batch, sample_key(key)), {}
     for number, sweep in enumerate(chunked.sweeps):
       acc, carry = sweep.accumulate(state, acc, batch, carry, sample_key(key))

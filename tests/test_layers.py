@@ -27,7 +27,7 @@ MAY_IMPORT = {
   "programs": {"types", "tree", "rng", "sweeps"},
   "devices": {"types"},
   "transforms": {"types", "check", "rng"},
-  "sweeps": {"types", "rng"},
+  "sweeps": {"types", "check", "rng"},
   "ops": BASE | {"kernels"},
   "losses": BASE | {"ops"},
   "metrics": BASE | {"tables", "ops"},

@@ -15,7 +15,7 @@ import optax
 from medjax import check, grads, rng, tree
 from medjax.methods.adversaries.adversary import Adversary
 from medjax.tree import entry
-from medjax.types import Batch, Key, LossFn, Metrics, Params, Step, TrainState
+from medjax.types import Batch, Key, LossFn, Metrics, Params, PyTree, Step, TrainState
 
 
 def adversarial(
@@ -48,7 +48,13 @@ def adversarial(
     del key
     return TrainState.start(params, tx.init(params))
 
-  def update(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
+  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    check.require(
+      hasattr(batch, "image") and hasattr(batch, "replace"),
+      "a Batch, whose image the adversary changes",
+      type(batch).__name__,
+      "stack a source with data.stack, or make one: types.Batch(image=..., label=..., ...)",
+    )
     loss_key, start_key, ascent_key = rng.streams(key, "loss", "adversary", "ascent")
 
     def mean_loss(params: Params, images: jax.Array, seen: Batch) -> jax.Array:

@@ -151,3 +151,9 @@ def test_labels_move_with_the_image():
 def test_no_update_is_refused():
   with pytest.raises(InputError, match="num_updates"):
     adversarial(loss_fn, optax.sgd(0.1), adversaries.free(eps=0.1), num_updates=0)
+
+
+def test_a_mapping_is_told_to_become_a_batch(params):
+  step = adversarial(loss_fn, optax.sgd(0.1), adversaries.pgd(eps=0.1), num_updates=1)
+  with pytest.raises(InputError, match="expected a Batch, whose image .*got dict; stack a source"):
+    step.update(step.init(params, KEY), {"image": np.zeros((2, 6, 6, 1))}, KEY)

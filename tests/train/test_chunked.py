@@ -115,3 +115,9 @@ def test_an_average_goes_along_in_pieces():
     state, _ = update(state, VALUES, KEY)
   np.testing.assert_allclose(pieces.state.extra.params, state.extra.params, rtol=1e-6)
   assert 0 < state.extra.params < state.params
+
+
+def test_a_list_of_chunks_is_no_batch_of_an_update():
+  step = centred_step()
+  with pytest.raises(InputError, match=r"one chunk in step.update, got a list of 2; pass chunks"):
+    step.update(step.init(jnp.zeros(()), KEY), [VALUES[:2], VALUES[2:]], KEY)
