@@ -18,7 +18,7 @@ import numpy as np
 from medjax import check, rng, tree
 from medjax.devices import platform_of
 from medjax.grads import contract, isolation
-from medjax.grads.ghost import engine, lengths, program
+from medjax.grads.ghost import engine, lengths, looped, program
 from medjax.grads.per_sample import alone
 from medjax.tree import entry
 from medjax.types import Key, Params, PyTree
@@ -103,14 +103,24 @@ def clipped_sum(
     is_finite = isinstance(max_norm, jax.core.Tracer) or np.isfinite(np.asarray(max_norm))
     check.require(is_finite, "a finite max_norm for clip='automatic'", f"{max_norm}", "pass one")
 
-  @functools.partial(jax.jit, static_argnames=("weight_fn",))
+  def is_vmapped(num: int) -> bool:
+    return method == "vmap" or method == "auto" and num == 1
+
+  @functools.partial(jax.jit, static_argnames=("weight_fn", "in_loop"))
   def run(
-    params: Params, batch: PyTree, keys: Key, weights: jax.Array, direction: Any, weight_fn: Any
+    params: Params,
+    batch: PyTree,
+    keys: Key,
+    weights: jax.Array,
+    direction: Any,
+    weight_fn: Any,
+    in_loop: bool,
   ) -> ClippedSum:
-    is_vmapped = method == "vmap" or method == "auto" and keys.shape[0] == 1
-    gradients = _vmapped if is_vmapped else _ghost
     isolation.require_alone(loss_fn, params, batch, keys, has_aux=has_aux)
-    found = gradients(loss_fn, params, batch, keys, direction, has_aux)
+    if is_vmapped(keys.shape[0]):
+      found = _vmapped(loss_fn, params, batch, keys, direction, has_aux)
+    else:
+      found = _ghost(loss_fn, params, batch, keys, direction, has_aux, in_loop)
     norms = lengths.joint(found.norms, axis=1)
     dots = jnp.zeros_like(norms) if found.dots is None else found.dots
     weights = jnp.where(jnp.isfinite(weights), weights, 0.0)
@@ -148,8 +158,12 @@ def clipped_sum(
     ) -> ClippedSum:
       part = functools.partial(alone, run, params)
       if chunk is None or chunk >= size:
-        return part(batch, keys, weights, direction, weight_fn)
-      return _in_chunks(part, chunk, batch, keys, weights, direction, weight_fn)
+        return part(batch, keys, weights, direction, weight_fn, False)
+      is_unrolled = platform_of(batch) == "cpu" and (
+        is_vmapped(chunk) or not _is_fast_in_loops(loss_fn, params, batch, keys, has_aux)
+      )
+      arguments = batch, keys, weights, direction, weight_fn
+      return _in_chunks(part, chunk, *arguments, is_unrolled=is_unrolled)
 
     groups, bounds = _groups(params, max_norm, clip)
     arguments = (params, batch, keys, weights, direction)
@@ -165,16 +179,30 @@ def _ghost(
   keys: Key,
   direction: PyTree | None,
   has_aux: bool,
+  in_loop: bool,
 ) -> engine.Chunk:
-  example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
-  one_key = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
-  traced = program.trace(loss_fn, params, example, one_key, has_aux=has_aux)
+  traced = _traced(loss_fn, params, batch, keys, has_aux)
   if not traced.is_example_dependent or traced.has_own_gradients:
     return _vmapped(loss_fn, params, batch, keys, direction, has_aux)
   leaves = jax.tree.leaves(params)
   toward = None if direction is None else jax.tree.leaves(direction)
   how = engine.plan(traced, leaves)
-  return engine.run(traced, how, leaves, [*jax.tree.leaves(batch), keys], toward)
+  examples = [*jax.tree.leaves(batch), keys]
+  return engine.run(traced, how, leaves, examples, toward, in_loop=in_loop)
+
+
+def _traced(
+  loss_fn: Callable[..., Any], params: Params, batch: PyTree, keys: Key, has_aux: bool
+) -> program.Program:
+  example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
+  one_key = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
+  return program.trace(loss_fn, params, example, one_key, has_aux=has_aux)
+
+
+def _is_fast_in_loops(*arguments: Any) -> bool:
+  traced = alone(_traced, *arguments)
+  has_gradients = traced.is_example_dependent and not traced.has_own_gradients
+  return has_gradients and looped.is_fast(traced)
 
 
 def _vmapped(
@@ -267,11 +295,14 @@ def _in_chunks(
   weights: jax.Array,
   direction: PyTree | None,
   weight_fn: Any,
+  *,
+  is_unrolled: bool,
 ) -> ClippedSum:
   """Sums over chunks; chunk i holds the examples i, i + n, i + 2n, ... of n chunks.
 
-  Taken so, every chunk of a batch that is sharded over devices is spread over all of them. On CPU
-  the loop is unrolled, because XLA runs convolutions in loops several times slower there.
+  Taken so, every chunk of a batch that is sharded over devices is spread over all of them. A loop
+  compiles one chunk only. Unrolled are losses with convolutions that XLA:CPU computes slowly in
+  loops, see `looped`.
   """
   size = keys.shape[0]
   count = -(-size // chunk)
@@ -287,15 +318,15 @@ def _in_chunks(
   )
 
   def one(total: Any, part: Any) -> tuple[Any, Any]:
-    out = work(*part, direction, weight_fn)
+    out = work(*part, direction, weight_fn, not is_unrolled)
     return jax.tree.map(jnp.add, total, out.grads), out._replace(grads=())
 
-  if platform_of(batch) == "cpu":
+  if is_unrolled:
     total, parts = None, []
     for i in range(count):
       part = jax.tree.map(operator.itemgetter(i), split)
       if total is None:
-        out = work(*part, direction, weight_fn)
+        out = work(*part, direction, weight_fn, not is_unrolled)
         total, rest = out.grads, out._replace(grads=())
       else:
         total, rest = one(total, after(total, part))
@@ -303,7 +334,7 @@ def _in_chunks(
     rest = jax.tree.map(lambda *x: jnp.stack(x), *parts)
   else:
     shapes = jax.eval_shape(
-      lambda: work(*jax.tree.map(lambda x: x[0], split), direction, weight_fn)
+      lambda: work(*jax.tree.map(lambda x: x[0], split), direction, weight_fn, True)
     )
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes.grads)
     total, rest = jax.lax.scan(one, zeros, split)

@@ -1,6 +1,7 @@
 """Clipped sums against vmap of grad: random networks, all kinds of operations, ways to split."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -163,6 +164,66 @@ def test_convolutions(name, layout):
       params = jnp.moveaxis(params, (-1, -2), (0, 1))
       batch = jnp.moveaxis(batch, -1, 2)
     check(loss, params, batch)
+
+
+GEOMETRIES = {
+  "strided": dict(strides=(2, 1), padding=((0, 2), (1, 0))),
+  "dilated": dict(rhs_dilation=(2, 1)),
+  "transposed": dict(lhs_dilation=(2, 2), padding=((2, 1), (1, 2))),
+  "grouped": dict(feature_group_count=2),
+}
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+def test_convolutions_in_the_loop_over_chunks(name):
+  """The second one's input gradient is what XLA:CPU computes slowly for kernels in JAX's order."""
+  case = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), **GEOMETRIES[name]}
+  strides, padding = case.pop("strides"), case.pop("padding")
+
+  def loss(params, image, key):
+    del key
+    numbers = ("NHWC", "HWIO", "NHWC")
+    x = jax.lax.conv_general_dilated(
+      image[None], params["first"], (1, 1), "SAME", dimension_numbers=numbers
+    )
+    x = jax.lax.conv_general_dilated(
+      jnp.tanh(x), params["second"], strides, padding, dimension_numbers=numbers, **case
+    )
+    return jnp.sum(jnp.sin(x))
+
+  groups = case.get("feature_group_count", 1)
+  params = {
+    "first": 0.3 * normal(1, 3, 3, 2, 4),
+    "second": 0.2 * normal(2, 3, 3, 4 // groups, 48),  # wide: its norm comes from pairs
+  }
+  batch = normal(3, 5, 6, 5, 2)
+  norms, want, _ = reference(loss, params, batch)
+  compiled = jax.jit(grads.clipped_sum(loss, 1.0, chunk=2)).lower(params, batch, KEY).compile()
+  out = compiled(params, batch, KEY)
+  np.testing.assert_allclose(out.norms, norms, rtol=1e-5)
+  assert_trees_close(out.grads, want)
+  text = compiled.as_text()
+  assert "while(" in text and "convolution(" in text
+  labels = set(re.findall(r"dim_labels=b01f_(\w+)->b01f", text))
+  assert labels == {"01io"}
+
+
+def test_losses_whose_convolutions_no_loop_is_fast_for_are_unrolled():
+  """A convolution inside a scan is differentiated by XLA's own rules."""
+
+  def loss(params, image, key):
+    del key
+    numbers = ("NHWC", "HWIO", "NHWC")
+    layer = lambda x, k: (  # noqa: E731
+      jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=numbers),
+      None,
+    )
+    return jnp.sum(jnp.sin(jax.lax.scan(layer, image[None], params)[0]))
+
+  params, batch = 0.3 * normal(1, 2, 3, 3, 2, 2), normal(2, 3, 4, 4, 2)
+  _, want, _ = reference(loss, params, batch)
+  out = jax.jit(grads.clipped_sum(loss, 1.0, chunk=2))(params, batch, KEY)
+  assert_trees_close(out.grads, want)
 
 
 def lookup(p, tokens, key):

@@ -69,6 +69,20 @@ def kernel_gradient(
   return jnp.transpose(gradient, inverse)
 
 
+def summed_gradient(
+  operation: Operation, kernel: Sequence[int], image: jax.Array, cotangent: jax.Array
+) -> jax.Array:
+  """Sum of `kernel_gradient` over examples, [example, ...]: they are one longer batch."""
+  numbers = operation.params["dimension_numbers"]
+
+  def joined(x: jax.Array, batch: int) -> jax.Array:
+    x = jnp.moveaxis(x, 0, batch)
+    return x.reshape(*x.shape[:batch], -1, *x.shape[batch + 2 :])
+
+  image, cotangent = joined(image, numbers.lhs_spec[0]), joined(cotangent, numbers.out_spec[0])
+  return kernel_gradient(operation, kernel, image, cotangent)
+
+
 def has_pair_norm(operation: Operation) -> bool:
   """Whether `pair_norm` knows the operation: neither grouped nor transposed."""
   p = operation.params

@@ -8,6 +8,7 @@ Norms, products and sums are float32 or wider whatever the type of the parameter
 gradients that is rounded to bfloat16 moves by more than one of them.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax.grads.ghost import lengths, rules
-from medjax.grads.ghost.program import Program, Site
+from medjax.grads.ghost import convolution, lengths, looped, rules
+from medjax.grads.ghost.program import Operation, Program, Site
 from medjax.tree import at_least_float32
 
 _ROUNDING = 8 * float(jnp.finfo(jnp.float32).eps)
@@ -86,6 +87,8 @@ def run(
   leaves: Sequence[Any],
   examples: Sequence[Any],
   direction: Sequence[Any] | None = None,
+  *,
+  in_loop: bool = False,
 ) -> Chunk:
   """One forward and one backward pass over a chunk.
 
@@ -95,6 +98,7 @@ def run(
     leaves: leaves of the parameters.
     examples: leaves [chunk, ...] of batch and keys.
     direction: leaves like the parameters.
+    in_loop: whether this is the body of a loop, see `looped`.
   """
   constants, cuts = program.constants(leaves), program.cuts(leaves)
   # Cuts only move numbers, so that sums of gradients go back through them in a wider type.
@@ -103,11 +107,13 @@ def run(
   if direction is not None:
     toward = program.cuts(list(map(at_least_float32, direction)))
 
-  seen, cotangents = backward(program, constants, examples)
+  seen, cotangents = backward(program, constants, examples, in_loop=in_loop)
   sites = tuple(program.sites.values())
   found = []
   for s, (site, rule) in enumerate(zip(sites, how.rules, strict=True)):
-    measure = _keep_pair if how.keeps_pair[s] else _form_gradients
+    measure = _form_gradients
+    if how.keeps_pair[s]:
+      measure = functools.partial(_keep_pair, in_loop=in_loop)
     aim = None if toward is None else toward[s]
     found.append(measure(site, rule, cuts[s], aim, seen.operands[s], cotangents[s], constants))
 
@@ -138,13 +144,19 @@ def run(
 
 
 def backward(
-  program: Program, constants: Mapping[int, Any], examples: Sequence[Any]
+  program: Program,
+  constants: Mapping[int, Any],
+  examples: Sequence[Any],
+  *,
+  in_loop: bool = False,
 ) -> tuple[Any, Any]:
   """What a forward pass saw at the sites, and the cotangents of their results; examples first."""
 
+  operate = looped.run if in_loop else Operation.run
+
   def one(*example: Any) -> tuple[Any, Any]:
     loss, pull, seen = jax.vjp(
-      lambda taps: program.forward(constants, example, taps), program.taps(), has_aux=True
+      lambda taps: program.forward(constants, example, taps, operate), program.taps(), has_aux=True
     )
     return seen, pull(jnp.ones_like(loss))[0]
 
@@ -192,6 +204,8 @@ def _keep_pair(
   operands: Any,
   cotangents: Any,
   constants: Mapping[int, Any],
+  *,
+  in_loop: bool,
 ) -> _Found:
   """<g_i, r> = <b_i, d op(a_i, .)[r]>: a tangent, for a lookup beyond its table is not linear."""
   assert rule.pair_norm is not None
@@ -204,6 +218,10 @@ def _keep_pair(
     scaled = jax.tree.map(
       lambda b: _cleared(b, is_finite) * _column(weights[0], b).astype(b.dtype), cotangents
     )
+    if in_loop and rule.name == "convolution":
+      # XLA's own gradient of a kernel is slow in a loop, see `looped`.
+      kernel = tuple(cuts[0].shape)
+      return (convolution.summed_gradient(site.operation, kernel, seen[0], scaled[0]),)
     return jax.vjp(lambda c: results(c, seen), tuple(cuts))[1](scaled)[0]
 
   dots = None

@@ -149,14 +149,18 @@ class Program:
     return tuple(tuple(values[c.value] for c in site.cuts) for site in self.sites.values())
 
   def forward(
-    self, constants: Mapping[int, Any], example: Sequence[Any], taps: Sequence[Sequence[Any]]
+    self,
+    constants: Mapping[int, Any],
+    example: Sequence[Any],
+    taps: Sequence[Sequence[Any]],
+    run: Callable[[Operation, Sequence[Any]], tuple[Any, ...]] = Operation.run,
   ) -> tuple[jax.Array, Forward]:
-    """The loss, with `taps` added to the results of the sites."""
+    """The loss, with `taps` added to the results of the sites; `run` does each operation."""
     values = {**constants, **dict(zip(self.example_ids, example, strict=True))}
     operands = []
     added = iter(taps)
     for position, operation in enumerate(self.operations):
-      results = list(operation.run(read(operation, values)))
+      results = list(run(operation, read(operation, values)))
       if (site := self.sites.get(position)) is not None:
         operands.append(tuple(values[i] for i in site.examples))
         for place, tap in zip(site.outputs, next(added), strict=True):
