@@ -4,10 +4,13 @@ from medjax.federated import aggregate, attacks
 from medjax.federated.client import Broadcast, Client, Report, local
 from medjax.federated.cohort import Cohort, CohortStream, cohorts
 from medjax.federated.compress import Compressor, int8, top_k
+from medjax.federated.drift import fedprox, scaffold
+from medjax.federated.history import History
 from medjax.federated.partition import by_domain, by_shard, check_people, dirichlet, evenly
 from medjax.federated.parts import Part
 from medjax.federated.rounds import federated
 from medjax.federated.state import Clients, Received, Rounds, params_of
+from medjax.federated.units import client_loss, client_units
 
 __all__ = [
   "Broadcast",
@@ -16,6 +19,7 @@ __all__ = [
   "Cohort",
   "CohortStream",
   "Compressor",
+  "History",
   "Part",
   "Received",
   "Report",
@@ -25,12 +29,16 @@ __all__ = [
   "by_domain",
   "by_shard",
   "check_people",
+  "client_loss",
+  "client_units",
   "cohorts",
   "dirichlet",
   "evenly",
   "federated",
+  "fedprox",
   "int8",
   "local",
   "params_of",
+  "scaffold",
   "top_k",
 ]

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check, rng
-from medjax.grads.batch import entry
+from medjax.tree import entry
 from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
 
 

@@ -84,10 +84,15 @@ class CohortStream:
     slot = np.append(np.arange(len(members)), np.full(pad, self.size)).astype(np.int32)
     weight = np.append(weight, np.zeros(pad)).astype(np.float32)
     rows = rows[np.minimum(np.arange(width), len(rows) - 1)]
+    # Numbers of a client's draws, so that a case that comes twice in a batch has two keys.
+    count = self.local_steps * self.batch_size
+    draws = ((int(step) * count + np.arange(count)) % 2**31).astype(np.int32)
+    draws = draws.reshape(self.local_steps, self.batch_size)
     blocks = []
     for start in range(0, width, self.chunk):
       part = slice(start, start + self.chunk)
       drawn = take(self.store, rows[part].reshape(self.chunk, self.local_steps, self.batch_size))
+      drawn = drawn.replace(draw=np.broadcast_to(draws[None], drawn.index.shape))
       blocks.append(Cohort(client[part], slot[part], weight[part], drawn))
     return blocks
 

@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import NamedTuple
 
-from experiments import classification, fusestyle
+from experiments import classification, disbelieve, fusestyle
 
 
 class Row(NamedTuple):
@@ -39,6 +39,13 @@ ROWS = (
     fusestyle,
     "--num_pictures 30 --size 8 --widths 4 4 --num_steps 30 --num_seeds 1 --eval_every 15"
     " --log_every 15 --learning_rate 0.03",
+    "auroc",
+  ),
+  Row(
+    "disbelieve",
+    disbelieve,
+    "--rules mean --attacks none disbelieve --num_people 180 --num_rounds 4 --num_seeds 1"
+    " --local_steps 2 --log_every 2",
     "auroc",
   ),
 )

@@ -106,7 +106,7 @@ def test_a_run_killed_between_trainings_ends_with_the_same_bytes(finished, tmp_p
       raise KeyboardInterrupt
     return real(*args, **options)
 
-  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+  with monkeypatch.context() as patch, pytest.raises(SystemExit):
     patch.setattr(jobs, "fit_all", dying)
     run(row, tmp_path / "run")
   assert not (tmp_path / "run" / "results.json").exists()

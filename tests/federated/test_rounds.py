@@ -293,6 +293,12 @@ def test_clients_come_each_in_its_time_and_see_all_their_cases():
   assert np.bincount(np.concatenate(whole) - 24 - 12).tolist() == [2] * 6
 
 
+def test_a_case_that_comes_twice_in_a_batch_is_drawn_twice():
+  draws = cohorts(batch_size=8)(3)[0].batches.draw  # eight of six cases
+  assert draws.shape == (NUM, 2, 8)
+  assert all(len(np.unique(batch)) == 8 for client in draws for batch in client)
+
+
 def test_dropout_is_a_rate():
   stream = cohorts(dropout=0.25)
   gone = np.mean([(stream(t)[0].weight == 0).mean() for t in range(300)])

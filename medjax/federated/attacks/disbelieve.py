@@ -54,14 +54,15 @@ def disbelieve_parameters(
 
   def make(view: View) -> jax.Array:
     centre, limit = honest_mean(view), radius * jnp.sqrt(_spread(view, jnp.max))
-    update = centre
-    for step in range(num_steps):
+
+    def climb(step: jax.Array, update: jax.Array) -> jax.Array:
       up = slope(view, update, jax.random.fold_in(view.key, step))
       up = up / jnp.maximum(jnp.linalg.norm(up), 1e-30)
       away = update + 2 * limit / num_steps * up - centre
       length = jnp.maximum(jnp.linalg.norm(away), 1e-30)
-      update = centre + away * jnp.minimum(1, limit / length)
-    return update
+      return centre + away * jnp.minimum(1, limit / length)
+
+    return jax.lax.fori_loop(0, num_steps, climb, centre)
 
   return Attack("disbelieve_parameters", f, ("own updates", "parameters", "own data"), make)
 
@@ -95,9 +96,11 @@ def disbelieve_gradients(
 
   def make(view: View) -> jax.Array:
     centre, limit = honest_mean(view), _spread(view, jnp.min)
-    update = centre
-    for step in range(num_steps):
-      update = update + rate * slope(view, update, jax.random.fold_in(view.key, step))
+
+    def climb(step: jax.Array, update: jax.Array) -> jax.Array:
+      return update + rate * slope(view, update, jax.random.fold_in(view.key, step))
+
+    update = jax.lax.fori_loop(0, num_steps, climb, centre)
     last = slope(view, update, jax.random.fold_in(view.key, num_steps))
     towards = last / jnp.maximum(jnp.linalg.norm(last), 1e-30)
     if bisection == "published":
