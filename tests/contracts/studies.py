@@ -44,7 +44,7 @@ ROWS = (
   Row(
     "disbelieve",
     disbelieve,
-    "--rules mean --attacks none disbelieve --num_people 180 --num_rounds 4 --num_seeds 1"
+    "--rules mean --attacks none lie disbelieve --num_people 180 --num_rounds 4 --num_seeds 1"
     " --local_steps 2 --log_every 2",
     "auroc",
   ),
