@@ -179,8 +179,13 @@ def _is_dicom(path: pathlib.Path) -> bool:
   """Whether a file has the preamble of DICOM, or at least its ending."""
   if not path.is_file():
     return False
-  with open(path, "rb") as file:
-    return file.read(132)[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".ima")
+  if path.suffix.lower() in (".dcm", ".ima"):
+    return True
+  try:
+    with open(path, "rb") as file:
+      return file.read(132)[128:] == b"DICM"
+  except OSError:
+    return False
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> InputError:
