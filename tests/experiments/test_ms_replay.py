@@ -96,11 +96,11 @@ def test_a_run_stopped_at_a_centre_ends_as_one_that_was_not(tmp_path, monkeypatc
 
   def stopping(bench, jobs):
     if jobs and "-2-clinic" in jobs[0].name:
-      raise InterruptedError
+      raise RuntimeError("killed")
     return original(bench, jobs)
 
   monkeypatch.setattr(courses, "train_jobs", stopping)
-  with pytest.raises(InterruptedError):
+  with pytest.raises(RuntimeError, match="killed"):
     run(*arguments, str(stopped))
   monkeypatch.setattr(courses, "train_jobs", original)
   assert not (stopped / "results.json").exists()
