@@ -42,8 +42,8 @@ import dataclasses
 from typing import Any
 
 from experiments.private_alignment import pictures, report, scores
-from experiments.private_alignment.training import Arm, Config, Table, Trained, fit
-from medjax import check, cli
+from experiments.private_alignment.training import Config, Table, Trained, fit
+from medjax import cli, study
 
 _PNEUMONIA = Config(source="npz", num_epochs=20)
 _CIFAR10 = Config(
@@ -94,15 +94,10 @@ PRESETS = {
 
 def build(config: Config, options: cli.RunOptions) -> None:
   wanted = 0 if config.source == "procedural" else 1
-  check.require(
-    len(options.data) == wanted,
-    f"{'one path' if wanted else 'no path'} after --data with --source {config.source}",
-    f"{len(options.data)}",
-    "see --help",
-  )
+  paths = study.paths_of(options.data, wanted, f" with --source {config.source}")
   loaded = pictures.load(
     config.source,
-    options.data[0] if options.data else None,
+    paths[0] if paths else None,
     options.seed,
     size=config.size,
     num_classes=config.num_classes,
@@ -115,9 +110,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
     if directory.finished:
       return
     directory.write_json("splits", loaded.splits, names_people=True)
-    trials: dict[Table, dict[Arm, list[Trained]]] = {}
-    trained: dict[Table, dict[Arm, list[Trained]]] = {}
-    arms: dict[Table, tuple[Arm, ...]] = {"published": config.published, "private": config.private}
+    trials: dict[Table, dict[str, list[Trained]]] = {}
+    trained: dict[Table, dict[str, list[Trained]]] = {}
+    arms: dict[Table, tuple[str, ...]] = {"published": config.published, "private": config.private}
     for table in (table for table, names in arms.items() if names):
       trials[table] = {}
       for arm in arms[table] if len(config.learning_rates) > 1 else ():
@@ -134,18 +129,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
           one = fit(config, loaded, table, arm, rate, seed, directory)
           trained[table][arm].append(one)
     results = scores.results(config, loaded, trained, trials)
-    directory.write_json("timing", _times(trained))
-    page = report.page(config, loaded, trained, results)
-    page.what_ran(directory.config).write(directory.path / "report.html")
     for table, by_arm in trained.items():
       print(f"{table}: {next(iter(by_arm.values()))[0].cost.statement}", flush=True)
-    directory.write_json("results", results)
-
-
-def _times(trained: dict[Table, dict[Arm, list[Trained]]]) -> dict[str, Any]:
-  return {
-    one.name: one.fit.timing._asdict()
-    for arms in trained.values()
-    for runs in arms.values()
-    for one in runs
-  }
+    every = [one.job for by_arm in trained.values() for runs in by_arm.values() for one in runs]
+    page = report.page(config, loaded, trained, results)
+    study.finish(directory, results, page, trained=every)

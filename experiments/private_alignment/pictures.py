@@ -11,9 +11,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from medjax import check, data
-from medjax.data import class_folders, manifest
-from medjax.data.seeds import generator
-from medjax.types import Batch, Example, Source
+from medjax.data import class_folders
+from medjax.types import Batch, Source
 
 Kind = Literal["procedural", "npz", "kermany", "class_folders"]
 PARTS = ("train", "validation", "test")
@@ -103,47 +102,29 @@ def load(
   )
 
 
-class ProceduralRadiographs:
-  """Source of simulated chest radiographs: two lungs, ribs, a heart; ill with opacities in a lung.
+def radiographs(num: int, size: int, seed: int) -> Source:
+  """Simulated chest radiographs: class 0 "clear", 1 "opacity", evenly."""
 
-  Class 0 "clear", 1 "opacity"; case `index` is a function of (seed, index).
-  """
+  def draw(random: np.random.Generator) -> tuple[np.ndarray, bool]:
+    is_ill = bool(random.random() < 0.5)
+    return radiograph(random, size, is_ill=is_ill)[..., None], is_ill
 
-  def __init__(self, num_cases: int, size: int, seed: int):
-    self.size, self.seed = size, seed
-    self.class_names: tuple[str, ...] = ("clear", "opacity")
-    self.channel_names: tuple[str, ...] = ("grey",)
-    self.subjects = tuple(f"simulated_{seed}_{index:05d}" for index in range(num_cases))
-    self.domains = ("",) * num_cases
-
-  def __len__(self) -> int:
-    return len(self.subjects)
-
-  def __getitem__(self, index: int) -> Example:
-    index = range(len(self))[index]
-    random = generator(self.seed, "radiograph", index)
-    label = int(random.random() < 0.5)
-    return Example(
-      name=self.subjects[index],
-      subject=self.subjects[index],
-      index=index,
-      image=radiograph(random, self.size, is_ill=bool(label))[..., None],
-      label=np.asarray(label, np.int32),
-      spacing=(1.0, 1.0),
-    )
-
-  def manifest(self) -> dict[str, Any]:
-    return manifest.describe(
-      "procedural radiographs",
-      class_names=self.class_names,
-      channel_names=self.channel_names,
-      subjects=self.subjects,
-      options={"size": self.size, "seed": self.seed},
-    )
+  return data.Simulated(
+    "procedural radiographs",
+    num,
+    seed,
+    draw,
+    class_names=("clear", "opacity"),
+    options={"size": size},
+    stream="radiograph",
+  )
 
 
 def radiograph(random: np.random.Generator, size: int, *, is_ill: bool) -> np.ndarray:
-  """[size, size] float32 in [0, 1]; bright where rays are absorbed."""
+  """Two lungs, ribs and a heart, [size, size] float32 in [0, 1]; bright where rays are absorbed.
+
+  The ill have one to three opacities in a lung.
+  """
   y, x = np.meshgrid(*2 * [(np.arange(size) + 0.5) / size * 2 - 1], indexing="ij")
   y, x = y - random.normal(0, 0.05), x - random.normal(0, 0.05)
 
@@ -171,7 +152,7 @@ def _procedural(num: int, size: int, seed: int) -> tuple[Source, dict[str, tuple
     part: tuple(range(*ends))
     for part, ends in zip(PARTS, zip(bounds, bounds[1:], strict=False), strict=True)
   }
-  return ProceduralRadiographs(num, size, seed), parts
+  return radiographs(num, size, seed), parts
 
 
 def _npz(path: pathlib.Path) -> tuple[Source, dict[str, tuple[int, ...]], dict[str, int]]:

@@ -3,12 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from experiments.private_alignment.pictures import Pictures
 from experiments.private_alignment.scores import REFERENCE
-from experiments.private_alignment.training import Arm, Config, Table, Trained
-from medjax import metrics
+from experiments.private_alignment.training import ARMS, Config, Table, Trained
+from medjax import study
 from medjax.train.report import Report
 
 _PAPER = {  # Table 1: accuracy and AUROC on CIFAR-10, then on the children's radiographs
@@ -19,26 +17,12 @@ _PAPER = {  # Table 1: accuracy and AUROC on CIFAR-10, then on the children's ra
   "cov": (0.7353, 0.9613, 0.7340, 0.8924),
 }
 _PAPER_COSINE = {"dp-sgd": 0.02, "cosine": 0.15, "cov": 0.10}
-_MEANING = {
-  "dp-sgd": "no filter",
-  "cosine": "Algorithm 1",
-  "magnitude": "Algorithm 2, mean of |g|",
-  "std": "Algorithm 2, standard deviation",
-  "cov": "Algorithm 2, standard deviation / |mean|",
-  "public": "cosine to the average of past releases",
-  "public-soft": "a sigmoid of that cosine",
-  "public-magnitude": "cosine to it where it is largest",
-  "public-std": "cosine to it where past releases vary most",
-  "public-cov": "cosine to it where they vary most for their mean",
-  "fresh": "cosine to a first release of the sample",
-  "repaired": "Algorithm 1 with the cosines released soundly",
-}
 
 
 def page(
   config: Config,
   pictures: Pictures,
-  trained: Mapping[Table, Mapping[Arm, Sequence[Trained]]],
+  trained: Mapping[Table, Mapping[str, Sequence[Trained]]],
   results: dict[str, Any],
 ) -> Report:
   """The findings, what was protected, both tables, what was and was not released."""
@@ -54,15 +38,9 @@ def page(
     _published(report, config, trained["published"], results["tables"]["published"])
   _released(report, config, trained, results)
   for table, arms in trained.items():
-    for key in ("cosine", "release_norm"):
-      series = {
-        one.name: _curve(one, key)
-        for runs in arms.values()
-        for one in runs[:1]
-        if one.fit.history and key in one.fit.history[0]
-      }
-      if series:
-        report.curves(series, "step", f"{table}: {key.replace('_', ' ')}")
+    first = {one.job.name: one.job for runs in arms.values() for one in runs[:1]}
+    labels = {"cosine": f"{table}: cosine", "release_norm": f"{table}: release norm"}
+    study.page.curves(report, first, labels)
   return report
 
 
@@ -87,7 +65,7 @@ def findings(config: Config, results: dict[str, Any]) -> str:
 
 
 def _private(
-  report: Report, config: Config, trained: Mapping[Arm, Sequence[Trained]], values: dict[str, Any]
+  report: Report, config: Config, trained: Mapping[str, Sequence[Trained]], values: dict[str, Any]
 ) -> None:
   cost = next(iter(trained.values()))[0].cost
   report.section("What is protected", cost.statement.replace("\n", "\n\n"))
@@ -111,7 +89,7 @@ def _private(
     [
       [
         arm,
-        _MEANING[arm],
+        ARMS[arm].meaning,
         own["epsilon"],
         own["epsilon_rdp"],
         ", ".join(f"{sigma:.3g}" for sigma in own["noise_multipliers"]),
@@ -124,12 +102,12 @@ def _private(
     f"Test pictures; 95 % intervals over seeds and pictures; delta {config.delta:g}; epsilon by"
     " privacy loss distributions; passes: times that a sample's gradients are computed.",
   )  # fmt: skip
-  _verdicts(report, config, values)
+  study.page.comparison(report, values["comparison"], REFERENCE)
   _trials(report, values)
 
 
 def _published(
-  report: Report, config: Config, trained: Mapping[Arm, Sequence[Trained]], values: dict[str, Any]
+  report: Report, config: Config, trained: Mapping[str, Sequence[Trained]], values: dict[str, Any]
 ) -> None:
   report.section(
     "The published filters: epsilon is infinite",
@@ -143,7 +121,7 @@ def _published(
     [
       [
         arm,
-        _MEANING[arm],
+        ARMS[arm].meaning,
         own["epsilon"],
         own["cosine"],
         own["learning_rate"],
@@ -153,22 +131,13 @@ def _published(
     ],
     "cosine: of the released to the plain mean gradient of the sample, mean over the training.",
   )  # fmt: skip
-  _verdicts(report, config, values)
+  study.page.comparison(report, values["comparison"], REFERENCE)
   _trials(report, values)
   report.table(
     ["arm", "CIFAR-10 accuracy", "AUROC", "pneumonia accuracy", "AUROC", "cosine, CIFAR-10"],
     [[arm, *numbers, _PAPER_COSINE.get(arm)] for arm, numbers in _PAPER.items()],
     "Table 1 of the paper: one run each, validation scores.",
   )
-
-
-def _verdicts(report: Report, config: Config, values: dict[str, Any]) -> None:
-  if values["comparison"]:
-    report.table(
-      *metrics.comparison_cells(values["comparison"]),
-      f"Paired differences to {REFERENCE} by hierarchical bootstrap over seeds and test pictures,"
-      f" against a margin of {config.margin:g}; Holm over the arms.",
-    )
 
 
 def _trials(report: Report, values: dict[str, Any]) -> None:
@@ -185,7 +154,7 @@ def _trials(report: Report, values: dict[str, Any]) -> None:
 def _released(
   report: Report,
   config: Config,
-  trained: Mapping[Table, Mapping[Arm, Sequence[Trained]]],
+  trained: Mapping[Table, Mapping[str, Sequence[Trained]]],
   results: dict[str, Any],
 ) -> None:
   counts = results["data"]
@@ -218,8 +187,3 @@ def _released(
       "This run also trained the arms of infinite epsilon on the same pictures: shared as a whole,"
       " its directory protects no one. Run with --published to leave them out."
     )
-
-
-def _curve(one: Trained, key: str) -> tuple[np.ndarray, np.ndarray]:
-  rows = [row for row in one.fit.history if key in row]
-  return np.array([row["step"] for row in rows]), np.array([row[key] for row in rows])

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 
 from experiments.private_alignment.pictures import Pictures
-from experiments.private_alignment.training import Arm, Config, Table, Trained
-from medjax import metrics
+from experiments.private_alignment.training import Config, Table, Trained
+from medjax import metrics, study
 from medjax.metrics.ranking import auroc
+from medjax.study.scores import ranks
 
-REFERENCE: Arm = "dp-sgd"
+REFERENCE = "dp-sgd"
 _area = jax.jit(auroc)
 
 
@@ -21,20 +22,13 @@ def correct(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def area(logits: np.ndarray, labels: np.ndarray) -> float:
-  """AUROC of `_ranks`."""
-  return float(_area(_ranks(logits), labels))
+  """AUROC of `ranks`."""
+  return float(_area(ranks(logits), labels))
 
 
 def area_parts(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """[n], what each picture adds to the AUROC; their mean is `area`."""
-  return metrics.auroc_parts(_ranks(logits), labels)
-
-
-def _ranks(logits: np.ndarray) -> np.ndarray:
-  """Two classes are ranked by the difference of their logits, several each by its probability."""
-  if logits.shape[1] == 2:
-    return logits[:, 1] - logits[:, 0]
-  return np.asarray(jax.nn.softmax(logits))
+  return metrics.auroc_parts(ranks(logits), labels)
 
 
 def best(trials: Sequence[Trained], pictures: Pictures) -> Trained:
@@ -46,8 +40,8 @@ def best(trials: Sequence[Trained], pictures: Pictures) -> Trained:
 def results(
   config: Config,
   pictures: Pictures,
-  trained: Mapping[Table, Mapping[Arm, Sequence[Trained]]],
-  trials: Mapping[Table, Mapping[Arm, Sequence[Trained]]],
+  trained: Mapping[Table, Mapping[str, Sequence[Trained]]],
+  trials: Mapping[Table, Mapping[str, Sequence[Trained]]],
 ) -> dict[str, Any]:
   """results.json: fixed keys, no times, no picture and no person of its own.
 
@@ -73,27 +67,23 @@ def results(
 def _table(
   config: Config,
   pictures: Pictures,
-  trained: Mapping[Arm, Sequence[Trained]],
-  trials: Mapping[Arm, Sequence[Trained]],
+  trained: Mapping[str, Sequence[Trained]],
+  trials: Mapping[str, Sequence[Trained]],
 ) -> dict[str, Any]:
   labels, checked = (pictures.parts[part].label for part in ("test", "validation"))
-  scores: dict[str, dict[str, np.ndarray]] = {
-    "accuracy": {
-      str(arm): np.stack([correct(one.logits["test"], labels) for one in runs])
+  tables = {
+    metric: {
+      arm: np.stack([parts(one.logits["test"], labels) for one in runs])
       for arm, runs in trained.items()
-    },
-    "auroc": {
-      str(arm): np.stack([area_parts(one.logits["test"], labels) for one in runs])
-      for arm, runs in trained.items()
-    },
+    }
+    for metric, parts in (("accuracy", correct), ("auroc", area_parts))
   }
   arms = {}
   for arm, runs in trained.items():
-    cosines = [row["cosine"] for one in runs for row in one.fit.history if "cosine" in row]
-    intervals = {metric: metrics.mean_interval(tables[arm]) for metric, tables in scores.items()}
+    cosines = [value for one in runs for value in one.job.curve("cosine")[1]]
     arms[arm] = {
-      **{k: {"mean": v.mean, "low": v.low, "high": v.high} for k, v in intervals.items()},
-      "accuracy_by_seed": scores["accuracy"][arm].mean(-1),
+      **{metric: study.interval(own[arm]) for metric, own in tables.items()},
+      "accuracy_by_seed": tables["accuracy"][arm].mean(-1),
       "auroc_by_seed": [area(one.logits["test"], labels) for one in runs],
       "learning_rate": runs[0].rate,
       "noise_multipliers": runs[0].cost.noise_multipliers,
@@ -105,7 +95,4 @@ def _table(
         f"{one.rate:g}": area(one.logits["validation"], checked) for one in trials.get(arm, ())
       },
     }
-  rows: list[dict[str, Any]] = []
-  if REFERENCE in trained and len(trained) > 1:
-    rows = metrics.comparison_table(scores, reference=REFERENCE, margin=config.margin)
-  return {"arms": arms, "comparison": rows}
+  return {"arms": arms, "comparison": study.against(REFERENCE, tables, margin=config.margin)}

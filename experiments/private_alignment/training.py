@@ -9,123 +9,82 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 import optax
-from flax import linen as nn
 
 from experiments.private_alignment import pictures
 from experiments.private_alignment.pictures import Pictures
-from medjax import check, data, losses, methods, nets, privacy, rng, train
-from medjax.nets.resnet import mish
+from medjax import check, losses, methods, nets, privacy, rng, study, train
 from medjax.privacy.alignment import Filter, Measure
 from medjax.types import Batch, Key, Model
 
 Table = Literal["published", "private"]
-Arm = Literal[
-  "dp-sgd",
-  "cosine",
-  "magnitude",
-  "std",
-  "cov",
-  "public",
-  "public-soft",
-  "public-magnitude",
-  "public-std",
-  "public-cov",
-  "fresh",
-  "repaired",
-]
 _TUNING = 1_000  # added to the seed: no tuning run is a run that counts
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Two tables: published filters without privacy, private filters at one epsilon.
+class Config(study.Settings):
+  """Two tables: published filters without privacy, private filters at one epsilon."""
 
-  Attributes:
-    source: simulated radiographs; a MedMNIST-style npz; the chest radiographs of Kermany et al.;
-      {train,val,test}/CLASS/ folders of pictures.
-    size: side in pixels of simulated pictures and of those in folders.
-    num_classes: of Kermany's set, 2 (normal, pneumonia) or 3 (normal, bacteria, virus).
-    num_simulated: simulated pictures, a fifth each to validate and to test.
-    validation_fraction: share of the people of train set aside to choose learning rates, where the
-      data have no validation part.
-    near_duplicates: similarity from which a picture that looks like one of a later part is left
-      out; 0 does not look (memory grows with the square of the number of pictures).
-    network: "cnn", convolutions of stride 2, or "resnet9".
-    widths: channels of its convolutions, or of its four blocks.
-    num_groups: of every group normalisation.
-    published: arms of the first table, at equal noise and steps, epsilon infinite; () skips it.
-    private: arms of the second table, at equal epsilon; () skips it.
-    num_seeds: seeds, each with its own initial weights, samples and noise.
-    num_epochs: expected passes over the training pictures.
-    expected_batch_size: L, mean number of units a sample.
-    chunk: units a compiled piece of an update.
-    max_group_size: pictures of a person in a sample, drawn anew each time, where people have
-      several; a person's gradient is the mean over them.
-    max_norm: C, clipping norm.
-    noise_multiplier: sigma of the first table.
-    target_epsilon: of the second table; every arm's noise is calibrated to it.
-    delta: of the second table.
-    accountant: of its calibration: "pld", or "rdp" as in the paper, which asks for more noise.
-    learning_rates: rates tried for every arm alike, one training each; the best validation AUROC
-      wins. A single one is taken without trial.
-    momentum: of gradient descent.
-    threshold: psi of the published filters and of "repaired".
-    dropped: gamma, the share of coordinates left out where a measure chooses.
-    released_threshold: psi of "public" and "fresh": cosines to a reference with noise are small.
-    softness: of "public-soft": pictures count by sigmoid((cosine - psi) / softness).
-    decay: of the moving averages of "public".
-    share: of the budget (1 / sigma^2) that "fresh" and "repaired" spend on their first release.
-    half_range: lambda of "repaired".
-    margin: that a difference of accuracy or AUROC has to exceed to be called one.
-    secrets: keys of sampling and noise: "os" from the operating system; "seed" from the seed,
-      which can be repeated and is not private once the seed is known.
-    log_every: steps between two log rows.
-    checkpoint_every: steps between two checkpoints.
-  """
-
+  # simulated radiographs; a MedMNIST-style npz; the chest radiographs of Kermany et al.;
+  # {train,val,test}/CLASS/ folders of pictures
   source: pictures.Kind = "procedural"
-  size: int = 28
-  num_classes: Literal[2, 3] = 2
-  num_simulated: int = 5000
+  size: int = 28  # side in pixels of simulated pictures and of those in folders
+  num_classes: Literal[2, 3] = 2  # of Kermany's set: normal, pneumonia; or normal, bacteria, virus
+  num_simulated: int = 5000  # simulated pictures, a fifth each to validate and to test
+  # share of the people of train set aside to choose learning rates, where the data have no
+  # validation part
   validation_fraction: float = 0.1
+  # similarity from which a picture that looks like one of a later part is left out; 0 does not look
+  # (memory grows with the square of the number of pictures)
   near_duplicates: float = 0.55
-  network: Literal["cnn", "resnet9"] = "cnn"
-  widths: tuple[int, ...] = (16, 32, 32)
-  num_groups: int = 8
-  published: tuple[Arm, ...] = ("dp-sgd", "cosine", "magnitude", "std", "cov", "public")
-  private: tuple[Arm, ...] = (
+  network: Literal["cnn", "resnet9"] = "cnn"  # "cnn": convolutions of stride 2
+  widths: tuple[int, ...] = (16, 32, 32)  # channels of its convolutions, or of its four blocks
+  num_groups: int = 8  # of every group normalisation
+  # arms of the first table, at equal noise and steps, epsilon infinite; () skips it
+  published: tuple[str, ...] = ("dp-sgd", "cosine", "magnitude", "std", "cov", "public")
+  # arms of the second table, at equal epsilon; () skips it
+  private: tuple[str, ...] = (
     "dp-sgd", "public", "public-soft", "public-magnitude", "public-cov", "fresh", "repaired"
   )  # fmt: skip
-  num_seeds: int = 3
-  num_epochs: float = 20.0
-  expected_batch_size: int = 64
-  chunk: int = 32
+  num_seeds: int = 3  # seeds, each with its own initial weights, samples and noise
+  num_epochs: float = 20.0  # expected passes over the training pictures
+  expected_batch_size: int = 64  # L, mean number of units a sample
+  chunk: int = 32  # units a compiled piece of an update
+  # pictures of a person in a sample, drawn anew each time, where people have several; a person's
+  # gradient is the mean over them
   max_group_size: int = 4
-  max_norm: float = 1.0
-  noise_multiplier: float = 0.593
-  target_epsilon: float = 8.0
-  delta: float = 1e-5
+  max_norm: float = 1.0  # C, clipping norm
+  noise_multiplier: float = 0.593  # sigma of the first table
+  target_epsilon: float = 8.0  # of the second table; every arm's noise is calibrated to it
+  delta: float = 1e-5  # of the second table
+  # of its calibration: "pld", or "rdp" as in the paper, which asks for more noise
   accountant: Literal["pld", "rdp"] = "pld"
+  # rates tried for every arm alike, one training each; the best validation AUROC wins. A single one
+  # is taken without trial
   learning_rates: tuple[float, ...] = (0.05, 0.2, 0.5)
-  momentum: float = 0.1
-  threshold: float = 0.0
-  dropped: float = 0.5
+  momentum: float = 0.1  # of gradient descent
+  threshold: float = 0.0  # psi of the published filters and of "repaired"
+  dropped: float = 0.5  # gamma, the share of coordinates left out where a measure chooses
+  # psi of "public" and "fresh": cosines to a reference with noise are small
   released_threshold: float = 0.0
+  # of "public-soft": pictures count by sigmoid((cosine - psi) / softness)
   softness: float = 0.05
-  decay: float = 0.99
+  decay: float = 0.99  # of the moving averages of "public"
+  # of the budget (1 / sigma^2) that "fresh" and "repaired" spend on their first release
   share: float = 0.5
-  half_range: float = 0.5
-  margin: float = 0.01
+  half_range: float = 0.5  # lambda of "repaired"
+  margin: float = 0.01  # that a difference of accuracy or AUROC has to exceed to be called one
+  # keys of sampling and noise: "os" from the operating system; "seed" from the seed, which can be
+  # repeated and is not private once the seed is known
   secrets: Literal["os", "seed"] = "os"
-  log_every: int = 50
-  checkpoint_every: int = 500
+  log_every: int = 50  # steps between two log rows
+  checkpoint_every: int = 500  # steps between two checkpoints
 
   def __post_init__(self):
-    counts = ("num_seeds", "expected_batch_size", "chunk", "log_every", "checkpoint_every", "size")
-    for name in (*counts, "num_epochs", "noise_multiplier", "target_epsilon", "max_norm"):
+    super().__post_init__()
+    for name in ("chunk", "size", "noise_multiplier", "target_epsilon"):
       check.positive(name, getattr(self, name))
     check.require(self.learning_rates, "a learning rate", "none", "pass --learning_rates 0.3")
-    check.require(self.published or self.private, "an arm", "none", "pass --private dp-sgd public")
+    study.chosen("arms", dict.fromkeys((*self.published, *self.private)), ARMS)
     check.require(
       0 < self.share < 1, "share in (0, 1)", f"{self.share}", "0.5 spends half on each release"
     )
@@ -164,41 +123,25 @@ class Trained(NamedTuple):
   """One training.
 
   Attributes:
-    name: names its checkpoints and rows.
+    job: its name, weights, rows and times.
     rate: learning rate.
     cost: of its plan.
     logits: {"validation", "test"} -> [n, class].
-    fit: rows and times.
     sweeps: passes over each sample.
   """
 
-  name: str
+  job: study.Trained
   rate: float
   cost: Cost
   logits: dict[str, np.ndarray]
-  fit: train.Fit
   sweeps: int
 
 
-class SmallCNN(nn.Module):
-  """3 x 3 convolutions of stride 2, with Mish and GroupNorm, and a dense layer."""
-
-  num_outputs: int
-  widths: tuple[int, ...]
-  num_groups: int
-
-  @nn.compact
-  def __call__(self, image: jax.Array) -> jax.Array:
-    x = image[None]
-    for width in self.widths:
-      x = mish(nn.Conv(width, (3, 3), strides=(2, 2))(x))
-      x = nn.GroupNorm(num_groups=min(self.num_groups, width))(x)
-    return nn.Dense(self.num_outputs)(x.reshape(-1))
-
-
+@functools.lru_cache(maxsize=2)
 def network(config: Config, num_outputs: int) -> Model:
+  """One object for all trainings, so that prediction compiles once."""
   if config.network == "cnn":
-    return nets.from_linen(SmallCNN(num_outputs, config.widths, config.num_groups))
+    return nets.from_linen(nets.SmallCNN(num_outputs, config.widths, config.num_groups))
   first, second, third, fourth = config.widths
   widths = (first, second, third, fourth)
   return nets.from_linen(nets.ResNet9(num_outputs, widths, num_groups=config.num_groups))
@@ -220,26 +163,32 @@ def _published(measure: Measure | None) -> Callable[[Config], Filter]:
   )
 
 
-FILTERS: dict[Arm, Callable[[Config], Filter]] = {
-  "dp-sgd": lambda config: privacy.no_filter(),
-  "cosine": _published(None),
-  "magnitude": _published("magnitude"),
-  "std": _published("std"),
-  "cov": _published("cov"),
-  "public": _public(None),
-  "public-soft": _public(None, is_soft=True),
-  "public-magnitude": _public("magnitude"),
-  "public-std": _public("std"),
-  "public-cov": _public("cov"),
-  "fresh": lambda config: privacy.fresh_reference(threshold=config.released_threshold),
-  "repaired": lambda config: privacy.repaired(
-    threshold=config.threshold, half_range=config.half_range
+ARMS = study.arms(
+  study.Arm("dp-sgd", "no filter", lambda config: privacy.no_filter()),
+  study.Arm("cosine", "Algorithm 1", _published(None)),
+  study.Arm("magnitude", "Algorithm 2, mean of |g|", _published("magnitude")),
+  study.Arm("std", "Algorithm 2, standard deviation", _published("std")),
+  study.Arm("cov", "Algorithm 2, standard deviation / |mean|", _published("cov")),
+  study.Arm("public", "cosine to the average of past releases", _public(None)),
+  study.Arm("public-soft", "a sigmoid of that cosine", _public(None, is_soft=True)),
+  study.Arm("public-magnitude", "cosine to it where it is largest", _public("magnitude")),
+  study.Arm("public-std", "cosine to it where past releases vary most", _public("std")),
+  study.Arm("public-cov", "cosine to it where they vary most for their mean", _public("cov")),
+  study.Arm(
+    "fresh",
+    "cosine to a first release of the sample",
+    lambda config: privacy.fresh_reference(threshold=config.released_threshold),
   ),
-}
+  study.Arm(
+    "repaired",
+    "Algorithm 1 with the cosines released soundly",
+    lambda config: privacy.repaired(threshold=config.threshold, half_range=config.half_range),
+  ),
+)
 
 
 def plan_of(
-  config: Config, store: Batch, table: Table, arm: Arm, vault: privacy.Vault | None = None
+  config: Config, store: Batch, table: Table, arm: str, vault: privacy.Vault | None = None
 ) -> privacy.DPPlan:
   """What is protected and at what cost: a person where several pictures are of one, else a picture.
 
@@ -262,7 +211,7 @@ def plan_of(
   if table == "published":
     return plan(noise_multiplier=config.noise_multiplier, diagnostics=True, vault=vault)
   calibrated = plan(target_epsilon=config.target_epsilon, vault=vault)
-  if FILTERS[arm](config).releases == 1:
+  if ARMS[arm].make(config).releases == 1:
     return calibrated
   sigma, share = calibrated.effective_multiplier, config.share
   return plan(noise_multipliers=(sigma / share**0.5, sigma / (1 - share) ** 0.5), vault=vault)
@@ -272,7 +221,7 @@ def fit(
   config: Config,
   pictures: Pictures,
   table: Table,
-  arm: Arm,
+  arm: str,
   rate: float,
   seed: int,
   directory: train.RunDirectory,
@@ -299,30 +248,25 @@ def fit(
       return losses.cross_entropy(model.apply(params, example.image)[0], example.label)
 
     tx = optax.sgd(rate, momentum=config.momentum)
-    step = methods.private(loss_fn, tx, plan, filter=FILTERS[arm](config))
-    fitted = train.fit(
-      step,
-      plan.stream(store, chunk=config.chunk),
-      params,
-      rng.stream(key, "training"),
-      num_steps=plan.num_steps,
-      workdir=directory.path,
-      writers=directory.writers,
-      name=name,
+    step = methods.private(loss_fn, tx, plan, filter=ARMS[arm].make(config))
+    key = rng.stream(key, "training")
+    stream = plan.stream(store, chunk=config.chunk)
+    one = study.fit(
+      study.Job(name, step, stream, params, key, plan.num_steps),
+      directory,
       log_every=config.log_every,
       checkpoint_every=config.checkpoint_every,
     )
   parts = {part: pictures.parts[part] for part in ("validation", "test")}
-  logits = {part: predict(model, fitted.state.params, batch) for part, batch in parts.items()}
+  predict = _predictor(model)
+  logits = {part: predict(one.params, batch.image) for part, batch in parts.items()}
   assert step.chunked is not None
-  return Trained(name, rate, _cost(plan), logits, fitted, len(step.chunked.sweeps))
+  return Trained(one, rate, _cost(plan), logits, len(step.chunked.sweeps))
 
 
-def predict(model: Model, params: Any, store: Batch) -> np.ndarray:
-  """[n, class] logits."""
-  apply = jax.jit(jax.vmap(lambda params, image: model.apply(params, image)[0], (None, 0)))
-  rows = [apply(params, batch.image) for batch in data.sequential(store, 256)]
-  return np.concatenate(rows)[: len(store.weight)]
+@functools.lru_cache(maxsize=2)
+def _predictor(model: Model) -> study.Predictor:
+  return study.Predictor(lambda params, image: model.apply(params, image)[0], chunk=256)
 
 
 def _cost(plan: privacy.DPPlan) -> Cost:

@@ -34,11 +34,12 @@ class Simulated:
     domain: str = "",
     spacing: Sequence[float] = (1.0, 1.0),
     options: Mapping[str, Any] | None = None,
+    stream: str = "",
   ):
     """Describes the cases.
 
     Args:
-      kind: what they are, for manifests; with the domain it tells the draws of one seed apart.
+      kind: what they are, for manifests.
       num_cases: each case is a person of its own.
       seed: any int.
       draw: draws one case; it must not use any other randomness.
@@ -46,10 +47,11 @@ class Simulated:
       domain: site of all cases; two sites of one seed show different people.
       spacing: voxel size in mm.
       options: what `draw` closes over, for the manifest.
+      stream: tells the draws of one seed apart; "": the kind and the domain do.
     """
     check.positive("num_cases", num_cases)
     self._kind, self._draw, self._seed = kind, draw, seed
-    self._stream = f"{kind} {domain}".rstrip()
+    self._stream = stream or f"{kind} {domain}".rstrip()
     self.class_names, self.channel_names = tuple(class_names), tuple(channel_names)
     self.subjects = tuple(f"simulated_{seed}_{i:05d}" for i in range(num_cases))
     self.domains = (domain,) * num_cases

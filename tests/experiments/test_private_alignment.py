@@ -10,7 +10,7 @@ from PIL import Image
 
 from experiments import private_alignment
 from experiments.private_alignment import pictures, scores
-from experiments.private_alignment.training import FILTERS, Config, Trained, plan_of
+from experiments.private_alignment.training import ARMS, Config, Trained, plan_of
 from medjax import cli
 from medjax.metrics.ranking import auroc
 
@@ -118,7 +118,7 @@ def test_the_rate_is_chosen_on_validation_pictures():
   pictures = load("procedural", None)
   label = pictures.parts["validation"].label
   right = np.stack([-label, label], 1).astype(np.float32)
-  fake = functools.partial(Trained, "", cost=None, fit=None, sweeps=1)
+  fake = functools.partial(Trained, None, cost=None, sweeps=1)
   trials = [
     fake(rate=0.1, logits={"validation": -right, "test": right}),
     fake(rate=0.3, logits={"validation": right}),
@@ -133,7 +133,7 @@ def test_every_private_arm_costs_the_same_and_every_published_one_everything():
   plans = {arm: plan_of(config, store, "private", arm) for arm in ("dp-sgd", "fresh")}
   spent = {arm: sum(s**-2 for s in plan.multipliers) for arm, plan in plans.items()}
   np.testing.assert_allclose(spent["fresh"], spent["dp-sgd"], rtol=1e-6)
-  assert len(plans["fresh"].multipliers) == 2 == FILTERS["fresh"](config).releases
+  assert len(plans["fresh"].multipliers) == 2 == ARMS["fresh"].make(config).releases
   for plan in plans.values():
     assert 0.98 * config.target_epsilon < plan.epsilon() <= config.target_epsilon * (1 + 1e-3)
   published = plan_of(config, store, "published", "dp-sgd")
