@@ -43,21 +43,19 @@ of planned comparisons. curriculum.<rule>: loss and coverage by update, wrong_wa
 """
 
 import dataclasses
-from typing import Any
+import functools
 
 from experiments.lscl import curriculum, hospitals, report, scores
 from experiments.lscl.training import (
   AUGMENTED,
   Config,
-  Trained,
   bank_of,
   finetune,
   flops_of,
   pretrain,
   task_of,
 )
-from medjax import cli
-from medjax.metrics import case_table
+from medjax import cli, study
 
 _EVIDENCE = Config(
   leave_out=("C", "D"),
@@ -129,9 +127,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
     directory.write_json("splits", setting.splits)
     task = task_of(config, setting)
     segmenters = scores.segmenters(config, task)
-    scored: dict[str, list[scores.Scored]] = {}
-    trained: dict[str, list[Trained]] = {}
-    pretrained: dict[str, list[Trained]] = {}
+    scored: dict[str, list[study.Scored]] = {}
+    trained: dict[str, list[study.Trained]] = {}
+    pretrained: dict[str, list[study.Trained]] = {}
     banks = []
     for turn in setting.turns:
       banks.append(bank := bank_of(config, setting, turn, options.seed, directory))
@@ -150,29 +148,25 @@ def build(config: Config, options: cli.RunOptions) -> None:
           endings = ("", scores.ROTATED) if arm in config.test_time else ("",)
           for ending in endings:
             row = f"{arm}{ending}"
-            scored.setdefault(row, []).append(
-              scores.score(config, setting, turn, row, one, segmenters[ending], seed)
+            make = functools.partial(
+              scores.score, config, setting, turn, row, one, segmenters[ending], seed
             )
+            own = study.kept(directory, f"{row}-{turn.name}-{seed}", one.params, make)
+            scored.setdefault(row, []).append(own)
     rows = [row for parts in scored.values() for part in parts for row in part.rows]
-    case_table.write_cases(directory.path / "cases.csv", rows)
     audits = curriculum.audit(config, setting, next(iter(pretrained.values()))[0], banks[0])
     by_arm = {str(arm): flops_of(config, setting, arm, banks[0]) for arm in config.arms}
     flops = {row: by_arm[row.removesuffix(scores.ROTATED)] for row in scored}
     found = {rule: audit.figures for rule, audit in audits.items()}
     results = scores.results(config, setting, rows, flops, found)
-    directory.write_json("timing", _times(pretrained, trained, scored))
     page = report.page(config, setting, pretrained, trained, scored, audits, results)
-    page.what_ran(directory.config).write(directory.path / "report.html")
-    directory.write_json("results", results)
-
-
-def _times(
-  pretrained: dict[str, list[Trained]],
-  trained: dict[str, list[Trained]],
-  scored: dict[str, list[scores.Scored]],
-) -> dict[str, Any]:
-  fits = [one for parts in (*pretrained.values(), *trained.values()) for one in parts]
-  return {
-    "trainings": {one.name: {**one.fit.timing._asdict(), "hours": one.hours} for one in fits},
-    "seconds_a_volume": {row: [part.seconds for part in parts] for row, parts in scored.items()},
-  }
+    every = [one for parts in (*pretrained.values(), *trained.values()) for one in parts]
+    seconds = {row: [part.seconds for part in parts] for row, parts in scored.items()}
+    study.finish(
+      directory,
+      results,
+      page,
+      trained=every,
+      rows=rows,
+      times={"seconds_a_volume": seconds},
+    )

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lscl.hospitals import Setting
-from experiments.lscl.training import CURRICULA, Config, Trained, adversary_of, task_of
-from medjax import rng
+from experiments.lscl.training import CURRICULA, Config, adversary_of, task_of
+from medjax import rng, study
 from medjax.data.streams import take
 from medjax.synth.style_bank import StyleBank
 from medjax.types import Batch, Params
@@ -33,7 +33,9 @@ class Audit(NamedTuple):
   samples: np.ndarray
 
 
-def audit(config: Config, setting: Setting, start: Trained, bank: StyleBank) -> dict[str, Audit]:
+def audit(
+  config: Config, setting: Setting, start: study.Trained, bank: StyleBank
+) -> dict[str, Audit]:
   """Every curriculum among the arms, by name; on training slices of the first turn."""
   turn, task = setting.turns[0], task_of(config, setting)
   has_structures = (turn.train.label > 0).any((1, 2))

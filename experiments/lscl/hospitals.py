@@ -14,15 +14,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments import slice_stacks
-from experiments.rescanned import rescanned
-from experiments.slice_stacks import Stack
-from medjax import check, data
+from medjax import check, data, study
 from medjax.data.cardiac import VENDORS, CardiacAnatomy
 from medjax.data.mnms import MnMs
-from medjax.data.seeds import generator
 from medjax.data.subjects import subjects_of
-from medjax.types import IGNORE, Batch, Example, Source
+from medjax.study import stacks
+from medjax.study.sites import Site, drawn, drawn_of, folder, names_of, rescanned, some_people
+from medjax.study.stacks import Stack
+from medjax.types import Batch, Example, Source
 
 Kind = Literal["cardiac", "folders", "mnms"]
 Role = Literal["in-domain", "unseen"]
@@ -30,55 +29,49 @@ _PARTS = {"train": 0.6, "validation": 0.1, "test": 0.3}
 
 
 @dataclasses.dataclass(frozen=True)
-class DataConfig:
-  """Where images come from.
+class DataConfig(study.Settings):
+  """Where images come from."""
 
-  Attributes:
-    source: "cardiac": simulated hearts of vendors A to D; "folders": an nnU-Net folder a site after
-      --data, or one folder whose scans are given the scanners of --simulate; "mnms": the M&Ms
-      challenge, its vendors being the sites.
-    simulate: sites of `python -m medjax.synth` that rescan the one folder, e.g. research-t1.
-    leave_out: sites to leave out; () leaves out each in its turn.
-    turns: "together": one training without all of `leave_out`; "each": a training without each.
-    num_people: simulated hearts.
-    num_unlabelled: further simulated hearts a source, whose images are styles and no more.
-    subject_pattern: regular expression with one group that finds the subject in a case name; ""
-      makes every case its own subject.
-    train_part, test_part: folders of the M&Ms download to train on and to test on.
-    max_test: people tested at a site; 0 tests all.
-    shape: pixels of the network's input.
-    pixel_mm: pixel size in mm that volumes are resampled to in plane; 0 keeps the files' own.
-    grid: how an image comes to `shape`: "crop" about its middle, outside which nothing is scored,
-      or "resize" whatever its pixel size, as published.
-    normalise: intensities of a slice: "percentile" (the 1st and 99th go to 0 and 1) or "minmax".
-  """
-
+  # "cardiac": simulated hearts of vendors A to D; "folders": an nnU-Net folder a site after --data,
+  # or one folder whose scans are given the scanners of --simulate; "mnms": the M&Ms challenge, its
+  # vendors being the sites
   source: Kind = "cardiac"
+  # sites of `python -m medjax.synth` that rescan the one folder, e.g. research-t1
   simulate: tuple[str, ...] = ()
-  leave_out: tuple[str, ...] = ()
+  leave_out: tuple[str, ...] = ()  # sites to leave out; () leaves out each in its turn
+  # "together": one training without all of `leave_out`; "each": a training without each
   turns: Literal["together", "each"] = "together"
-  num_people: int = 40
-  num_unlabelled: int = 0
+  num_people: int = 40  # simulated hearts
+  num_unlabelled: int = 0  # further simulated hearts a source, whose images are styles and no more
+  # regular expression with one group that finds the subject in a case name; "" makes every case its
+  # own subject
   subject_pattern: str = ""
-  train_part: str = "Training/Labeled"
-  test_part: str = "Testing"
-  max_test: int = 0
-  shape: tuple[int, int] = (64, 64)
+  train_part: str = "Training/Labeled"  # folder of the M&Ms download to train on
+  test_part: str = "Testing"  # folder of the M&Ms download to test on
+  max_test: int = 0  # people tested at a site; 0 tests all
+  shape: tuple[int, int] = (64, 64)  # pixels of the network's input
+  # pixel size in mm that volumes are resampled to in plane; 0 keeps the files' own
   pixel_mm: float = 0.0
+  # how an image comes to `shape`: "crop" about its middle, outside which nothing is scored, or
+  # "resize" whatever its pixel size, as published
   grid: Literal["crop", "resize"] = "crop"
+  # intensities of a slice: "percentile" (the 1st and 99th go to 0 and 1) or "minmax"
   normalise: Literal["percentile", "minmax"] = "percentile"
 
   def __post_init__(self):
-    check.positive("num_people", self.num_people)
+    study.check_fields(self, may_be_zero=("num_unlabelled", "max_test", "pixel_mm"))
     check.in_interval("sizes of shape", min(self.shape), 8, 4096, "pass 8 pixels or more")
-    for name in ("num_unlabelled", "max_test", "pixel_mm"):
-      check.non_negative(name, getattr(self, name))
     check.require(
       not self.simulate or self.source == "folders",
       "--source folders with --simulate",
       f"--source {self.source}",
       "give one nnU-Net folder after --data",
     )
+
+  @property
+  def network_grid(self) -> stacks.Grid:
+    """How a case comes to the network's input."""
+    return stacks.Grid(self.shape, self.grid, self.normalise)
 
 
 class Turn(NamedTuple):
@@ -138,14 +131,6 @@ class Setting(NamedTuple):
     }
 
 
-class _Site(NamedTuple):
-  """A site before a turn gives it a role: cases with their part, and images without labels."""
-
-  source: Source
-  part_of: Mapping[str, str]  # subject -> train, validation, test
-  unlabelled: Sequence[np.ndarray]
-
-
 def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Setting:
   """Reads everything and refuses what would leak between parts.
 
@@ -155,21 +140,16 @@ def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Settin
   """
   is_simulated = config.source == "cardiac" or bool(config.simulate)
   if config.source == "cardiac":
-    check.require(not paths, "no --data with --source cardiac", str(paths[:1]), "leave it out")
+    study.paths_of(paths, 0, " with --source cardiac")
     sites, title = _hearts(config, seed), "simulated hearts"
   elif config.source == "mnms":
-    check.require(len(paths) == 1, "one folder after --data", f"{len(paths)}", "pass the download")
-    sites, title = _mnms(config, paths[0], seed), "M&Ms"
+    (path,) = study.paths_of(paths, 1, " with --source mnms: the download")
+    sites, title = _mnms(config, path, seed), "M&Ms"
   elif config.simulate:
-    check.require(
-      len(paths) == 1, "one folder after --data with --simulate", f"{len(paths)}", "pass one"
-    )
-    sites, title = _rescanned(config, paths[0], seed), paths[0].resolve().name
+    (path,) = study.paths_of(paths, 1, " with --simulate")
+    sites, title = _rescanned(config, path, seed), path.resolve().name
   else:
-    check.require(
-      len(paths) > 1, "a folder a site after --data, two or more", f"{len(paths)}", "see --help"
-    )
-    sites = _folders(config, paths, seed)
+    sites = _folders(config, study.paths_of(paths, None, ", a folder a site"), seed)
     title = " and ".join(sites)
   together = data.concat({name: site.source for name, site in sites.items()})
   check.require(together.class_names, "labelled cases", "none", "give images with labels")
@@ -178,8 +158,8 @@ def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Settin
   left_out = _left_out(config, tuple(sites))
   for unseen in left_out:
     check.require(len(unseen) < len(sites), "a site to train on", "none", "leave fewer sites out")
-  stacks = {name: _stacks(config, name, site) for name, site in sites.items()}
-  turns = tuple(_turn(config, sites, stacks, unseen, is_simulated, seed) for unseen in left_out)
+  cases = {name: _stacks(config, name, site) for name, site in sites.items()}
+  turns = tuple(_turn(config, sites, cases, unseen, is_simulated, seed) for unseen in left_out)
   return Setting(
     title,
     tuple(sites),
@@ -191,13 +171,6 @@ def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Settin
   )
 
 
-def restore(config: DataConfig, plane: np.ndarray, space: Sequence[int]) -> np.ndarray:
-  """Class ids [height, width] on the network's grid -> [*space] on the case's own, in plane."""
-  if config.grid == "resize":
-    return _resized(plane, space, order=0)
-  return data.fit_to_shape(plane, space)
-
-
 def _left_out(config: DataConfig, sites: tuple[str, ...]) -> list[tuple[str, ...]]:
   chosen = config.leave_out or sites
   if config.turns == "together" and config.leave_out:
@@ -205,9 +178,9 @@ def _left_out(config: DataConfig, sites: tuple[str, ...]) -> list[tuple[str, ...
   return [(site,) for site in chosen]
 
 
-def _hearts(config: DataConfig, seed: int) -> dict[str, _Site]:
+def _hearts(config: DataConfig, seed: int) -> dict[str, Site]:
   people = CardiacAnatomy(config.num_people, seed).subjects
-  part_of = _drawn(people, seed)
+  part_of = drawn(people, _PARTS, seed)
   depth = 6
   sites = {}
   for name in VENDORS:
@@ -218,11 +191,11 @@ def _hearts(config: DataConfig, seed: int) -> dict[str, _Site]:
         config.num_unlabelled, seed + 1_000_000, vendor=name, shape=(*config.shape, depth)
       )
       more = [np.asarray(example.image) for example in _all(others)]
-    sites[name] = _Site(source, part_of, more)
+    sites[name] = Site(source, part_of, more)
   return sites
 
 
-def _mnms(config: DataConfig, root: pathlib.Path, seed: int) -> dict[str, _Site]:
+def _mnms(config: DataConfig, root: pathlib.Path, seed: int) -> dict[str, Site]:
   """Vendors as sites; their training people part into training and validation, others test."""
   training = MnMs(root, part=config.train_part)
   testing = MnMs(root, part=config.test_part)
@@ -236,76 +209,48 @@ def _mnms(config: DataConfig, root: pathlib.Path, seed: int) -> dict[str, _Site]
     part_of = dict.fromkeys(own["test"].subjects, "test")
     more: Iterable[np.ndarray] = ()
     if is_known:
-      drawn = data.split_subjects(own["train"].subjects, shares, seed=seed)
-      part_of |= {person: part for part, people in drawn.parts.items() for person in people}
+      part_of |= drawn(own["train"].subjects, shares, seed)
       frames = MnMs(root, part=config.train_part, vendors=(vendor,), frames="all")
       more = (
         np.asarray(frames[i].image)
         for i, frame in enumerate(frames.frames)
         if not frame.phase and part_of.get(frame.code) == "train"
       )
-    sites[vendor] = _Site(_Joined(own), part_of, list(more))
+    sites[vendor] = Site(_Joined(own), part_of, list(more))
   return sites
 
 
-def _folders(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> dict[str, _Site]:
-  names = [path.resolve().name for path in paths]
-  check.require(
-    len(set(names)) == len(names), "folders of different names", f"{names}", "rename one"
-  )
-  sites = {}
-  for name, path in zip(names, paths, strict=True):
+def _folders(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> dict[str, Site]:
+  found = {}
+  for name, path in zip(names_of(paths), paths, strict=True):
     source = _folder(config, path)
-    subjects = slice_stacks.alike_together(source)
-    part_of = _drawn(subjects, seed)
-    merged = dict(zip(source.subjects, (part_of[subject] for subject in subjects), strict=True))
-    sites[name] = _Site(source, merged, _unlabelled(config, path, source, merged))
-  return sites
+    part_of = drawn_of(source, _PARTS, seed)
+    found[name] = Site(source, part_of, _unlabelled(config, path, source, part_of))
+  return found
 
 
-def _rescanned(config: DataConfig, path: pathlib.Path, seed: int) -> dict[str, _Site]:
+def _rescanned(config: DataConfig, path: pathlib.Path, seed: int) -> dict[str, Site]:
   """The scans of one folder as several scanners would have taken them."""
   source = _folder(config, path)
-  subjects = slice_stacks.alike_together(source)
-  part_of = _drawn(subjects, seed)
-  merged = dict(zip(source.subjects, (part_of[subject] for subject in subjects), strict=True))
-  return {
-    name: _Site(scans, merged, ())
-    for name, scans in rescanned(source, config.simulate, seed).items()
-  }
+  part_of = drawn_of(source, _PARTS, seed)
+  scanners = rescanned(source, config.simulate, seed)
+  return {name: Site(scans, part_of) for name, scans in scanners.items()}
 
 
 def _folder(config: DataConfig, path: pathlib.Path) -> data.NnUNetFolder:
-  is_png = data.NnUNetFolder(path, normalise="none").spec.file_ending == ".png"
-  check.require(
-    not (is_png and config.pixel_mm),
-    "--pixel_mm 0 for pictures",
-    f"{config.pixel_mm}",
-    "PNG files have no pixel size; distances are then in pixels",
-  )
-  return data.NnUNetFolder(
-    path,
-    spacing=(config.pixel_mm, config.pixel_mm, None) if config.pixel_mm else None,
-    normalise="none",
-    subject_pattern=config.subject_pattern or None,
-    cache=True,
-  )
-
-
-def _drawn(subjects: Iterable[str], seed: int) -> dict[str, str]:
-  drawn = data.split_subjects(subjects, _PARTS, seed=seed)
-  return {person: part for part, people in drawn.parts.items() for person in people}
+  spacing = (config.pixel_mm, config.pixel_mm, None) if config.pixel_mm else None
+  return folder(path, config.subject_pattern, spacing)
 
 
 def _unlabelled(
   config: DataConfig, path: pathlib.Path, source: data.NnUNetFolder, part_of: Mapping[str, str]
 ) -> list[np.ndarray]:
   """Images of imagesUn, where there are any, but for those of validation and test people."""
-  folder = path / "imagesUn"
-  if not folder.is_dir():
+  place = path / "imagesUn"
+  if not place.is_dir():
     return []
   preprocess = source.preprocessing()
-  cases = data.find_cases(folder, preprocess)
+  cases = data.find_cases(place, preprocess)
   people = subjects_of([c.name for c in cases], config.subject_pattern or None)
   kept = [
     case
@@ -347,69 +292,18 @@ class _Joined:
     return {"kind": "joined", "subjects": subjects, "class_names": names, "parts": parts}
 
 
-def _stacks(config: DataConfig, name: str, site: _Site) -> tuple[Stack, ...]:
+def _stacks(config: DataConfig, name: str, site: Site) -> tuple[Stack, ...]:
   phases = getattr(site.source, "phases", ("",) * len(site.source))
   return tuple(
-    _stack(config, example, name, phase)
+    config.network_grid.stack(example, name, phase)
     for example, phase in zip(_all(site.source), phases, strict=True)
   )
 
 
-def _stack(config: DataConfig, example: Example, site: str, phase: str) -> Stack:
-  """The slices of a case on the network's grid."""
-  image, label, spacing = example.image, example.label, example.spacing
-  if image is None or label is None or label.ndim not in (2, 3):
-    raise check.InputError(
-      f"an image and a label map of 2 or 3 axes in {example.name}", "none", "give labelled cases"
-    )
-  check.require(
-    len(spacing) == label.ndim and all(np.isfinite(mm) and mm > 0 for mm in spacing),
-    f"a positive voxel size on every axis of {example.name}",
-    f"{spacing}",
-    "correct the header, or distances mean nothing",
-  )
-  labels = label[..., None] if label.ndim == 2 else label
-  planes = [_placed(config, plane, label=True) for plane in np.moveaxis(labels, 2, 0)]
-  is_seen = restore(config, np.ones(config.shape, np.int32), label.shape[:2]) > 0
-  is_seen = is_seen if label.ndim == 2 else is_seen[..., None]
-  return Stack(
-    example.name,
-    example.subject,
-    site,
-    phase,
-    np.stack(_planes(config, image)),
-    np.stack(planes).astype(np.int32),
-    np.where(is_seen, label, IGNORE),
-    tuple(float(mm) for mm in spacing),
-  )
-
-
-def _planes(config: DataConfig, image: np.ndarray) -> list[np.ndarray]:
-  """[height, width, channel] in [0, 1] of each slice of [*space, channel]."""
-  volume = image[:, :, None] if image.ndim == 3 else image
-  placed = (_placed(config, plane, label=False) for plane in np.moveaxis(volume, 2, 0))
-  return [data.normalise(plane, config.normalise) for plane in placed]
-
-
-def _placed(config: DataConfig, plane: np.ndarray, *, label: bool) -> np.ndarray:
-  if config.grid == "resize":
-    return _resized(plane, config.shape, order=0 if label else 3)
-  return data.fit_to_shape(plane, config.shape, IGNORE if label else float(plane.min()))
-
-
-def _resized(plane: np.ndarray, shape: Sequence[int], *, order: int) -> np.ndarray:
-  """Spline interpolation between pixel centres; pixels keep their share of the field of view."""
-  from scipy import ndimage
-
-  factors = [new / old for new, old in zip(shape, plane.shape, strict=False)]
-  factors += [1.0] * (plane.ndim - 2)
-  return ndimage.zoom(plane, factors, order=order, mode="nearest", grid_mode=True)
-
-
 def _turn(
   config: DataConfig,
-  sites: Mapping[str, _Site],
-  stacks: Mapping[str, tuple[Stack, ...]],
+  sites: Mapping[str, Site],
+  cases: Mapping[str, tuple[Stack, ...]],
   unseen: tuple[str, ...],
   is_simulated: bool,
   seed: int,
@@ -422,13 +316,13 @@ def _turn(
   test: list[Stack] = []
   for name, site in sites.items():
     testing: list[Stack] = []
-    for stack in stacks[name]:
+    for stack in cases[name]:
       part = site.part_of[stack.subject]
       if part == "test" or (name in unseen and not is_simulated):
         testing.append(stack)
       elif name in known and at_site.get(stack.subject, name) == name:
         (train if part == "train" else validation).append(stack)
-    test += _some_people(testing, config.max_test, seed)
+    test += some_people(testing, config.max_test, seed, "tested people")
   for what, found in (("train on", train), ("test", test)):
     check.require(found, f"people to {what}", "none", "give more people or leave out fewer sites")
   people = {
@@ -437,16 +331,15 @@ def _turn(
   }
   bare = {part: {name.partition("/")[2] for name in names} for part, names in people.items()}
   data.check_disjoint(bare if is_simulated else people)
-  slice_stacks.check_pixels(train + validation, test)
-  more = [_planes(config, image) for name in known for image in sites[name].unlabelled]
+  stacks.check_pixels(train + validation, test)
+  planes = config.network_grid.planes
+  more = [planes(image) for name in known for image in sites[name].unlabelled]
   styles = np.concatenate([stack.image for stack in train] + [np.stack(p) for p in more])
   return Turn(
     name="+".join(unseen),
     unseen=unseen,
     # Simulated sites show the same people, folders each their own.
-    train=slice_stacks.batch(
-      train, known, lambda s: s.subject if is_simulated else (s.site, s.subject)
-    ),
+    train=stacks.batch(train, known, lambda s: s.subject if is_simulated else (s.site, s.subject)),
     validation=tuple(validation),
     test=tuple(test),
     styles=styles,
@@ -463,7 +356,7 @@ def _vote(train: Sequence[Stack], test: Sequence[Stack]) -> np.ndarray | None:
   return counts.argmax(0).astype(np.int32)
 
 
-def _one_site_each(sites: Mapping[str, _Site], known: Sequence[str]) -> dict[str, str]:
+def _one_site_each(sites: Mapping[str, Site], known: Sequence[str]) -> dict[str, str]:
   """The source at which each person of training and validation was scanned."""
   part_of = next(iter(sites.values())).part_of
   each = {}
@@ -471,11 +364,3 @@ def _one_site_each(sites: Mapping[str, _Site], known: Sequence[str]) -> dict[str
     people = sorted(person for person, own in part_of.items() if own == part)
     each |= {person: known[i % len(known)] for i, person in enumerate(people)}
   return each
-
-
-def _some_people(stacks: list[Stack], most: int, seed: int) -> list[Stack]:
-  people = sorted({stack.subject for stack in stacks})
-  if not most or len(people) <= most:
-    return stacks
-  kept = set(generator(seed, "tested people").permutation(people)[:most].tolist())
-  return [stack for stack in stacks if stack.subject in kept]

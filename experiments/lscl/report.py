@@ -7,34 +7,21 @@ import numpy as np
 
 from experiments.lscl.curriculum import Audit
 from experiments.lscl.hospitals import Setting
-from experiments.lscl.scores import METRICS, Scored
-from experiments.lscl.training import Config, Trained
-from medjax import metrics
+from experiments.lscl.scores import METRICS
+from experiments.lscl.training import ARMS, Config
+from medjax import study
 from medjax.train.report import Report
 
 _NAMES = {"dice": "DSC", "jaccard": "JAC", "hausdorff": "HD, mm", "assd": "ASSD, mm"}
-_MEANING = {
-  "u-net": "nothing",
-  "augmented": "nnU-Net-strength augmentation in both phases",
-  "mixup": "two images and their labels, blended",
-  "randconv": "a random convolution, blended with the image",
-  "mixstyle": "feature statistics of two images, blended",
-  "random-style": "an image in another image's style (the row WaveCT-AIN)",
-  "scl": "style curriculum by the sign of every pixel",
-  "lscl-paper": "by the sign of local means of the gradient, as published",
-  "lscl-chain": "by the sign of local means of the gradient times (stylised - image)",
-  "lscl-random": "by random cells, half of them: the control",
-  "augmented-lscl-chain": "lscl-chain on top of augmentation",
-}
 _FIG4 = ("u-net", "random-style", "scl", "lscl-paper", "lscl-paper-tta", "lscl-chain", "augmented")
 
 
 def page(
   config: Config,
   setting: Setting,
-  pretrained: Mapping[str, Sequence[Trained]],
-  trained: Mapping[str, Sequence[Trained]],
-  scored: Mapping[str, Sequence[Scored]],
+  pretrained: Mapping[str, Sequence[study.Trained]],
+  trained: Mapping[str, Sequence[study.Trained]],
+  scored: Mapping[str, Sequence[study.Scored]],
   audits: Mapping[str, Audit],
   results: dict[str, Any],
 ) -> Report:
@@ -42,7 +29,7 @@ def page(
   report = Report(
     f"Style curricula on {setting.title}",
     f"{results['test_cases']} test cases of {results['test_people']} people, {len(setting.sites)}"
-    f" sites, {len(setting.turns)} turn(s), {config.num_seeds} seed(s). {answers(config, results)}",
+    f" sites, {len(setting.turns)} turn(s), {config.num_seeds} seed(s). {answers(results)}",
   )
   _sites(report, config, setting, results)
   _verdicts(report, config, results)
@@ -50,32 +37,16 @@ def page(
   _curriculum(report, config, audits, results, trained)
   _overlays(report, setting, scored)
   _times(report, pretrained, trained, scored, results)
-  for title, key in (("loss", "loss"), ("source validation Dice", "validation/dice")):
-    series = {arm: _curve(parts[0], key) for arm, parts in trained.items()}
-    series = {arm: curve for arm, curve in series.items() if len(curve[0])}
-    if series:
-      report.curves(series, "step", title, caption="Second phase, first seed.")
+  first = {arm: parts[0] for arm, parts in trained.items()}
+  labels = {"loss": "loss", "validation/dice": "source validation Dice"}
+  study.page.curves(report, first, labels, caption="Second phase, first seed.")
   return report
 
 
-def answers(config: Config, results: dict[str, Any]) -> str:
+def answers(results: dict[str, Any]) -> str:
   """A sentence for each planned comparison, in words that its verdict allows."""
-  sentences = []
-  for row in results["questions"]:
-    interval = f"{row['adjusted_low']:+.3f} to {row['adjusted_high']:+.3f}"
-    said = {
-      "better": f"beats {row['reference']} by more than {config.margin:g}",
-      "worse": f"is worse than {row['reference']} by more than {config.margin:g}",
-      "undecided": f"is equivalent to {row['reference']} within {config.margin:g}"
-      if row["equivalent"]
-      else f"is not told apart from {row['reference']}",
-    }[row["verdict"]]
-    sentences.append(
-      f"On unseen sites {row['arm']} {said} (Dice {row['difference']:+.3f}, {interval})."
-    )
-  remarks = sorted({row["note"] for row in results["questions"] if row["note"]})
-  sentences += [f"Beware: {remark}." for remark in remarks]
-  return " ".join(sentences) or "No planned comparison among these arms."
+  said = [f"On unseen sites {study.sentence(row, 'Dice')}" for row in results["questions"]]
+  return " ".join(said) or "No planned comparison among these arms."
 
 
 def _sites(report: Report, config: Config, setting: Setting, results: dict[str, Any]) -> None:
@@ -129,28 +100,13 @@ _TABLE1 = ("dice", "hausdorff")
 
 
 def _verdicts(report: Report, config: Config, results: dict[str, Any]) -> None:
-  report.section(
-    "Verdicts",
-    "Paired differences of Dice by hierarchical bootstrap over seeds and people, against a margin"
-    f" of {config.margin:g}; Holm over the arms of a column. Equal compute lists the arms whose"
-    " update costs the same to 5 %.",
-  )
-  if results["questions"]:
-    header = ["arm", "against", "difference", "interval", "verdict", "smallest detectable"]
-    cells = [
-      [
-        row["arm"],
-        row["reference"],
-        row["difference"],
-        f"[{row['adjusted_low']:+.4f}, {row['adjusted_high']:+.4f}]",
-        ", ".join(filter(None, [row["verdict"], "equivalent" * row["equivalent"], row["note"]])),
-        row["smallest_detectable"],
-      ]
-      for row in results["questions"]
-    ]
-    report.table(header, cells, "The planned comparisons, on unseen sites.")
+  unseen = [{"metric": "dice", "role": "unseen", "question": "", **r} for r in results["questions"]]
+  if unseen:
+    study.page.verdicts(report, unseen)
+  else:
+    report.section("Verdicts")
   for reference, rows in results["comparison"].items():
-    report.table(*metrics.comparison_cells(rows), f"Against {reference}.")
+    study.page.comparison(report, rows, reference)
 
 
 def _phases(report: Report, results: dict[str, Any]) -> None:
@@ -171,7 +127,7 @@ def _curriculum(
   config: Config,
   audits: Mapping[str, Audit],
   results: dict[str, Any],
-  trained: Mapping[str, Sequence[Trained]],
+  trained: Mapping[str, Sequence[study.Trained]],
 ) -> None:
   updates = np.arange(config.num_updates)
   report.section(
@@ -224,46 +180,25 @@ def _curriculum(
       )
 
 
-def _overlays(report: Report, setting: Setting, scored: Mapping[str, Sequence[Scored]]) -> None:
+def _overlays(
+  report: Report, setting: Setting, scored: Mapping[str, Sequence[study.Scored]]
+) -> None:
   """One case a site, arm by arm, as in Fig. 4: first turn, first seed."""
   arms = [arm for arm in _FIG4 if arm in scored] or list(scored)
-  shown = [picture for arm in arms for picture in scored[arm][0].pictures]
-  report.section("Arms by sites", f"From top to bottom: {', '.join(arms)}.").overlay(
-    [p.image for p in shown],
-    [f"{arm}, {p.site}: {p.dice:.3f}" for arm in arms for p in scored[arm][0].pictures],
-    class_names=setting.class_names,
-    fills=[p.prediction for p in shown],
-    outlines=[p.truth for p in shown],
-    columns=len(scored[arms[0]][0].pictures),
-    caption="Tint: prediction. Line: truth. Number: mean Dice of the case.",
-  )
+  shown = {arm: scored[arm][0].pictures for arm in arms}
+  study.page.pictures(report, shown, setting.class_names, title="Arms by sites")
 
 
 def _times(
   report: Report,
-  pretrained: Mapping[str, Sequence[Trained]],
-  trained: Mapping[str, Sequence[Trained]],
-  scored: Mapping[str, Sequence[Scored]],
+  pretrained: Mapping[str, Sequence[study.Trained]],
+  trained: Mapping[str, Sequence[study.Trained]],
+  scored: Mapping[str, Sequence[study.Scored]],
   results: dict[str, Any],
 ) -> None:
-  report.section(
-    "What it costs",
-    "Means over seeds and turns. A resumed run shows the times of its last part; a curriculum makes"
-    " several updates a step.",
-  )
   fits = {f"first phase, {kind}": parts for kind, parts in pretrained.items()} | dict(trained)
-  report.table(
-    ["training", "hours", "seconds an update", "GFLOP an update"],
-    [
-      [
-        name,
-        np.mean([one.hours for one in parts]),
-        np.mean([one.seconds_an_update for one in parts]),
-        results["arms"][name]["flops_an_update"] / 1e9 if name in results["arms"] else None,
-      ]
-      for name, parts in fits.items()
-    ],
-  )
+  flops = {arm: own["flops_an_update"] for arm, own in results["arms"].items()}
+  study.page.costs(report, fits, flops)
   report.table(
     ["arm", "seconds a volume"],
     [[row, np.mean([part.seconds for part in parts])] for row, parts in scored.items()],
@@ -273,7 +208,7 @@ def _times(
 
 def _meaning(row: str) -> str:
   arm = row.removesuffix("-tta")
-  return _MEANING[arm] + (", four rotations averaged at test time" if arm != row else "")
+  return ARMS[arm].meaning + (", four rotations averaged at test time" if arm != row else "")
 
 
 def _least_flops(results: dict[str, Any]) -> float:
@@ -290,8 +225,3 @@ def _pair(figures: Mapping[str, Any] | None, metric: str) -> str | None:
   mean, std = figures[metric]["mean"], figures[metric]["std"]
   digits = 3 if metric == "dice" else 2
   return f"{mean:.{digits}f} ({std:.{digits}f})"
-
-
-def _curve(one: Trained, key: str) -> tuple[np.ndarray, np.ndarray]:
-  rows = [row for row in one.fit.history if key in row]
-  return np.array([row["step"] for row in rows]), np.array([row[key] for row in rows])

@@ -10,7 +10,7 @@ An update of the curriculum sees the same images as the one before, as published
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,97 +18,68 @@ import numpy as np
 import optax
 
 from experiments.lscl.hospitals import DataConfig, Setting, Turn
-from experiments.slice_stacks import Stack
-from medjax import check, data, inference, losses, methods, nets, rng, synth, train
+from medjax import check, data, inference, losses, methods, nets, rng, study, synth, train
 from medjax.data.seeds import generator
 from medjax.methods import adversaries, mixing, style_autoencoder
-from medjax.types import Batch, Key, Metrics, Model, Params, Step, Stream, TrainState
+from medjax.study import stack_scores
+from medjax.types import Batch, Key, LossFn, Metrics, Model, Params, Step, Stream, TrainState
 
-Arm = Literal[
-  "u-net", "augmented", "mixup", "randconv", "mixstyle", "random-style", "scl", "lscl-paper",
-  "lscl-chain", "lscl-random", "augmented-lscl-chain",
-]  # fmt: skip
-ARMS: tuple[Arm, ...] = get_args(Arm)
 AUGMENTED = ("augmented", "augmented-lscl-chain")
 CURRICULA = ("scl", "lscl-paper", "lscl-chain", "lscl-random", "augmented-lscl-chain")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(DataConfig):
-  """Domain generalisation of a 2D U-Net by style curricula and what they compete with.
+  """Domain generalisation of a 2D U-Net by style curricula and what they compete with."""
 
-  Attributes:
-    arms: methods to compare.
-    test_time: arms that are scored a second time with four rotations averaged on logits.
-    num_seeds: seeds, each with its own initial weights and draws; people stay in their parts.
-    widths: channels of the U-Net's levels, group normalised.
-    batch_size: slices an update.
-    pretrain_updates: of the first phase.
-    finetune_updates: of the second phase, of every arm.
-    pretrain_rates: Adam's first and last rate, cosine between.
-    finetune_rate: of gradient descent, constant, the same for every arm.
-    momentum: of gradient descent.
-    symmetric: mirror and turn training slices by quarters at random, in every arm: what averaging
-      over rotations needs.
-    num_updates: of the curriculum a batch.
-    eps: step of the fusion weight, in (0, 1].
-    pool: window of the local gradient sign, in pixels.
-    order: "sign_of_mean" as in the paper's Eq. 2, "mean_of_sign" as in its code.
-    upsample: of the gradient's cells: "nearest", or "bilinear" as in the paper's code.
-    style: how styles are transferred: "wavelet", statistics of Haar bands, training-free; or an
-      "autoencoder" trained on the source slices.
-    levels: of the wavelet pyramid.
-    style_widths: channels of the autoencoder's levels.
-    style_updates: of the autoencoder.
-    style_rate: Adam's, for the autoencoder.
-    component_fraction: share of its class's volume that a connected component must reach to stay,
-      in every arm's predictions; 0 filters nothing. The published code takes 0.3, for its own
-      method alone.
-    keep: weights of the last update, or of the best mean validation Dice on source sites.
-    log_every: updates between two log rows.
-    eval_every: updates between two evaluations on validation people.
-    margin: of Dice, that a difference between arms has to exceed to be called one.
-    known: what is known of these data, a sentence shown beside the scores.
-  """
-
-  arms: tuple[Arm, ...] = ARMS
-  test_time: tuple[Arm, ...] = ("u-net", "lscl-paper")
-  num_seeds: int = 1
-  widths: tuple[int, ...] = (8, 16, 32)
-  batch_size: int = 8
-  pretrain_updates: int = 600
-  finetune_updates: int = 400
-  pretrain_rates: tuple[float, float] = (1e-3, 1e-5)
-  finetune_rate: float = 1e-2
-  momentum: float = 0.9
+  arms: tuple[str, ...] = (
+    "u-net", "augmented", "mixup", "randconv", "mixstyle", "random-style", "scl", "lscl-paper",
+    "lscl-chain", "lscl-random", "augmented-lscl-chain",
+  )  # fmt: skip  # methods to compare
+  # arms that are scored a second time with four rotations averaged on logits
+  test_time: tuple[str, ...] = ("u-net", "lscl-paper")
+  num_seeds: int = 1  # each with its own initial weights and draws; people stay in their parts
+  widths: tuple[int, ...] = (8, 16, 32)  # channels of the U-Net's levels, group normalised
+  batch_size: int = 8  # slices an update
+  pretrain_updates: int = 600  # of the first phase
+  finetune_updates: int = 400  # of the second phase, of every arm
+  pretrain_rates: tuple[float, float] = (1e-3, 1e-5)  # Adam's first and last rate, cosine between
+  finetune_rate: float = 1e-2  # of gradient descent, constant, the same for every arm
+  momentum: float = 0.9  # of gradient descent
+  # mirror and turn training slices by quarters at random, in every arm: what averaging over
+  # rotations needs
   symmetric: bool = True
-  num_updates: int = 4
-  eps: float = 0.25
-  pool: int = 4
+  num_updates: int = 4  # of the curriculum a batch
+  eps: float = 0.25  # step of the fusion weight, in (0, 1]
+  pool: int = 4  # window of the local gradient sign, in pixels
+  # "sign_of_mean" as in the paper's Eq. 2, "mean_of_sign" as in its code
   order: Literal["sign_of_mean", "mean_of_sign"] = "sign_of_mean"
+  # of the gradient's cells: "nearest", or "bilinear" as in the paper's code
   upsample: Literal["nearest", "bilinear"] = "nearest"
+  # how styles are transferred: "wavelet", statistics of Haar bands, training-free; or an
+  # "autoencoder" trained on the source slices
   style: Literal["wavelet", "autoencoder"] = "wavelet"
-  levels: int = 3
-  style_widths: tuple[int, ...] = (16, 32, 64)
-  style_updates: int = 2000
-  style_rate: float = 1e-3
+  levels: int = 3  # of the wavelet pyramid
+  style_widths: tuple[int, ...] = (16, 32, 64)  # channels of the autoencoder's levels
+  style_updates: int = 2000  # of the autoencoder
+  style_rate: float = 1e-3  # Adam's, for the autoencoder
+  # share of its class's volume that a connected component must reach to stay, in every arm's
+  # predictions; 0 filters nothing. The published code takes 0.3, for its own method alone
   component_fraction: float = 0.0
+  # weights of the last update, or of the best mean validation Dice on source sites
   keep: Literal["last", "best"] = "last"
-  log_every: int = 40
-  eval_every: int = 400
-  margin: float = 0.01
-  known: str = ""
+  log_every: int = 40  # updates between two log rows
+  eval_every: int = 400  # updates between two evaluations on validation people
+  margin: float = 0.01  # of Dice, that a difference between arms has to exceed to be called one
+  known: str = ""  # what is known of these data, a sentence shown beside the scores
 
   def __post_init__(self):
     super().__post_init__()
-    counts = ("num_seeds", "batch_size", "pretrain_updates", "finetune_updates", "style_updates")
-    for name in (*counts, "num_updates", "style_rate", "pool", "levels", "log_every", "eval_every"):
+    for name in ("pool", "levels"):
       check.positive(name, getattr(self, name))
-    check.positive("finetune_rate", self.finetune_rate)
     check.ordered("pretrain_rates, last first", self.pretrain_rates[::-1])
     check.positive("pretrain_rates[1]", self.pretrain_rates[1])
     check.in_interval("momentum", self.momentum, 0.0, 1.0)
-    check.in_interval("component_fraction", self.component_fraction, 0.0, 1.0)
     for name in ("finetune_updates", "log_every", "eval_every"):
       check.require(
         getattr(self, name) % self.num_updates == 0,
@@ -119,7 +90,7 @@ class Config(DataConfig):
     least = min(self.shape)
     check.in_interval("pool", self.pool, 1, least, "a cell must fit the image")
     check.in_interval("2^levels", 2**self.levels, 2, least, "a band must hold a pixel")
-    check.require(self.arms, "at least one arm", "none", "pass --arms u-net lscl-paper")
+    study.chosen("arms", self.arms, ARMS)
     for name in self.test_time:
       check.one_of("test_time", name, self.arms)
 
@@ -162,33 +133,6 @@ class Task(NamedTuple):
     )
     assert label is not None
     return self.loss(self.model.apply(params, image)[0], label)
-
-
-class Trained(NamedTuple):
-  """One training of a phase.
-
-  Attributes:
-    name: names its checkpoints, rows and weights.
-    params: those kept.
-    fit: rows and times.
-    updates: made in the phase.
-    updates_a_step: of these in one step of the loop.
-  """
-
-  name: str
-  params: Params
-  fit: train.Fit
-  updates: int
-  updates_a_step: int
-
-  @property
-  def seconds_an_update(self) -> float:
-    return self.fit.timing.seconds_per_step / self.updates_a_step
-
-  @property
-  def hours(self) -> float:
-    """Of training, compilation and evaluation left out."""
-    return self.updates * self.seconds_an_update / 3600
 
 
 def task_of(config: Config, setting: Setting) -> Task:
@@ -244,7 +188,7 @@ def pretrain(
   directory: train.RunDirectory,
   *,
   augmented: bool,
-) -> Trained:
+) -> study.Trained:
   """The first phase, resumable."""
   task = task_of(config, setting)
   name = f"pretrained-{'augmented' if augmented else 'plain'}-{turn.name}-{seed}"
@@ -261,12 +205,12 @@ def finetune(
   config: Config,
   setting: Setting,
   turn: Turn,
-  arm: Arm,
+  arm: str,
   seed: int,
-  start: Trained,
+  start: study.Trained,
   bank: synth.StyleBank,
   directory: train.RunDirectory,
-) -> Trained:
+) -> study.Trained:
   """The second phase by the method of an arm, resumable, from the weights of the first."""
   task = task_of(config, setting)
   step = step_of(config, task, arm, bank)
@@ -275,42 +219,92 @@ def finetune(
   return _fit(config, task, turn, seed, name, step, start.params, total, updates, directory)
 
 
-def updates_a_step(config: Config, arm: Arm) -> int:
+def updates_a_step(config: Config, arm: str) -> int:
   return config.num_updates if arm in CURRICULA else 1
 
 
-def flops_of(config: Config, setting: Setting, arm: Arm, bank: synth.StyleBank) -> float:
-  """Of one update of the second phase as XLA counts them before it optimises."""
+def flops_of(config: Config, setting: Setting, arm: str, bank: synth.StyleBank) -> float:
+  """Of one update of the second phase."""
   turn, task = setting.turns[0], task_of(config, setting)
-  step = step_of(config, task, arm, bank)
   batch = data.batches(turn.train, config.batch_size, 0)(0)
-  key = jax.random.key(0)
-  state = jax.eval_shape(lambda key: step.init(task.model.init(key, batch.image[0])[0], key), key)
-  cost = jax.jit(step.update).lower(state, batch, key).cost_analysis()
-  return float((cost or {}).get("flops", float("nan"))) / updates_a_step(config, arm)
+  params, _ = jax.eval_shape(task.model.init, jax.random.key(0), batch.image[0])
+  step = step_of(config, task, arm, bank)
+  return study.flops(step, params, batch, updates_a_step=updates_a_step(config, arm))
 
 
-def step_of(config: Config, task: Task, arm: Arm, bank: synth.StyleBank) -> Step:
+def step_of(config: Config, task: Task, arm: str, bank: synth.StyleBank) -> Step:
   """The method of an arm."""
-  tx = optax.sgd(config.finetune_rate, momentum=config.momentum)
+  return ARMS[arm].make(config, task, bank)
+
+
+def _sgd(config: Config) -> optax.GradientTransformation:
+  return optax.sgd(config.finetune_rate, momentum=config.momentum)
+
+
+def _transformed(loss_fn: LossFn, change: mixing.Transform, config: Config) -> Step:
+  return methods.supervised(mixing.transformed(loss_fn, change), _sgd(config))
+
+
+def _mixup(config: Config, task: Task, bank: synth.StyleBank) -> Step:
   predict = lambda params, image, key: task.logits(params, image)  # noqa: E731
-  match arm:
-    case "u-net":
-      return methods.supervised(task.loss_fn, tx)
-    case "augmented":
-      return methods.supervised(task.augmented_loss_fn, tx)
-    case "random-style":
-      return methods.supervised(mixing.transformed(task.loss_fn, bank), tx)
-    case "randconv":
-      return methods.supervised(mixing.transformed(task.loss_fn, mixing.randconv()), tx)
-    case "mixup":
-      return mixing.paired(methods.supervised(mixing.mixup(predict, task.loss), tx))
-    case "mixstyle":
-      return mixing.paired(methods.supervised(mixing.mixstyle(task.mixed_logits, task.loss), tx))
-  step = methods.adversarial(
-    task.loss_fn, tx, adversary_of(config, arm, bank), num_updates=config.num_updates
-  )
-  return _on_augmented(step) if arm in AUGMENTED else step
+  return mixing.paired(methods.supervised(mixing.mixup(predict, task.loss), _sgd(config)))
+
+
+def _mixstyle(config: Config, task: Task, bank: synth.StyleBank) -> Step:
+  loss_fn = mixing.mixstyle(task.mixed_logits, task.loss)
+  return mixing.paired(methods.supervised(loss_fn, _sgd(config)))
+
+
+def _curriculum(arm: str) -> Callable[..., Step]:
+  def make(config: Config, task: Task, bank: synth.StyleBank) -> Step:
+    adversary = adversary_of(config, arm, bank)
+    step = methods.adversarial(
+      task.loss_fn, _sgd(config), adversary, num_updates=config.num_updates
+    )
+    return _on_augmented(step) if arm in AUGMENTED else step
+
+  return make
+
+
+ARMS = study.arms(
+  study.Arm("u-net", "nothing", lambda c, task, _: methods.supervised(task.loss_fn, _sgd(c))),
+  study.Arm(
+    "augmented",
+    "nnU-Net-strength augmentation in both phases",
+    lambda c, task, _: methods.supervised(task.augmented_loss_fn, _sgd(c)),
+  ),
+  study.Arm("mixup", "two images and their labels, blended", _mixup),
+  study.Arm(
+    "randconv",
+    "a random convolution, blended with the image",
+    lambda c, task, _: _transformed(task.loss_fn, mixing.randconv(), c),
+  ),
+  study.Arm("mixstyle", "feature statistics of two images, blended", _mixstyle),
+  study.Arm(
+    "random-style",
+    "an image in another image's style (the row WaveCT-AIN)",
+    lambda c, task, bank: _transformed(task.loss_fn, bank, c),
+  ),
+  study.Arm("scl", "style curriculum by the sign of every pixel", _curriculum("scl")),
+  study.Arm(
+    "lscl-paper",
+    "by the sign of local means of the gradient, as published",
+    _curriculum("lscl-paper"),
+  ),
+  study.Arm(
+    "lscl-chain",
+    "by the sign of local means of the gradient times (stylised - image)",
+    _curriculum("lscl-chain"),
+  ),
+  study.Arm(
+    "lscl-random", "by random cells, half of them: the control", _curriculum("lscl-random")
+  ),
+  study.Arm(
+    "augmented-lscl-chain",
+    "lscl-chain on top of augmentation",
+    _curriculum("augmented-lscl-chain"),
+  ),
+)
 
 
 def _on_augmented(step: Step) -> Step:
@@ -360,7 +354,7 @@ def bank_of(
   return synth.style_bank(turn.styles, how=how)
 
 
-def adversary_of(config: Config, arm: Arm, bank: synth.StyleBank) -> adversaries.Adversary:
+def adversary_of(config: Config, arm: str, bank: synth.StyleBank) -> adversaries.Adversary:
   """What makes the samples of a curriculum."""
   if arm == "scl":
     return adversaries.scl_fusion(bank, eps=config.eps)
@@ -391,87 +385,45 @@ def _fit(
   num_updates: int,
   updates_a_step: int,
   directory: train.RunDirectory,
-) -> Trained:
+) -> study.Trained:
   # One key for all arms of a phase: they see the same slices, and curricula the same styles.
   phase = "first phase" if name.startswith("pretrained") else "second phase"
   key = rng.stream(jax.random.key(seed), phase)
   stream = data.batches(turn.train, config.batch_size, key, name="slices")
   if config.symmetric:
     stream = oriented(stream, key, config.shape)
-  evaluators = {}
-  if turn.validation:
-    evaluators["validation"] = ValidationDice(Segmenter(task, config.shape), turn.validation)
-  num_steps = num_updates // updates_a_step
-  fitted = train.fit(
+  predict = segmenter(task)
+  label_of = lambda state, image: predict(state.params, image)  # noqa: E731
+  evaluators = stack_scores.validation(label_of, turn.validation, task.num_classes)
+  job = study.Job(
+    name,
     step,
     stream,
     params,
     key,
-    num_steps=num_steps,
-    evaluators=evaluators,
-    workdir=directory.path,
-    writers=directory.writers,
-    name=name,
-    log_every=max(config.log_every // updates_a_step, 1),
-    eval_every=max(config.eval_every // updates_a_step, 1),
-    checkpoint_every=max(config.eval_every // updates_a_step, 1),
-    keep_best="validation/dice" if config.keep == "best" and evaluators else None,
+    num_updates // updates_a_step,
+    evaluators,
+    updates_a_step,
+    keep_best="validation/dice" if config.keep == "best" and evaluators else "",
   )
-  state = fitted.state if fitted.best is None else fitted.best.state
-  return Trained(name, state.params, fitted, num_updates, updates_a_step)
+  return study.fit(
+    job,
+    directory,
+    log_every=config.log_every,
+    eval_every=config.eval_every,
+    checkpoint_every=config.eval_every,
+  )
 
 
-class Segmenter:
-  """`segmenter(params, images) -> class ids`, slice by slice; logits averaged over symmetries."""
-
-  _CHUNK = 16  # slices a call
-
-  def __init__(
-    self,
-    task: Task,
-    shape: tuple[int, int],
-    symmetries: tuple[inference.Symmetry, ...] = (inference.IDENTITY,),
-  ):
-    self.task, self._symmetries = task, symmetries
-    self._logits = _logits(task.model.apply)
-
-  def __call__(self, params: Params, images: np.ndarray) -> np.ndarray:
-    """[slice, height, width] of images [slice, height, width, channel]."""
-    total = 0.0
-    for symmetry in self._symmetries:
-      moved = np.stack([symmetry.forward(image) for image in images])
-      spare = -len(moved) % self._CHUNK
-      filled = np.pad(moved, [(0, spare), (0, 0), (0, 0), (0, 0)])
-      parts = [
-        np.asarray(self._logits(params, filled[i : i + self._CHUNK]))
-        for i in range(0, len(filled), self._CHUNK)
-      ]
-      values = np.concatenate(parts)[: len(moved)]
-      total = total + np.stack([symmetry.backward(value) for value in values])
-    return np.asarray(total).argmax(-1).astype(np.int32)
+def segmenter(
+  task: Task, symmetries: tuple[inference.Symmetry, ...] = (inference.IDENTITY,)
+) -> Callable[[Params, np.ndarray], np.ndarray]:
+  """`(params, images) -> class ids` [slice, height, width], logits averaged over symmetries."""
+  predictor = study.Predictor(_logits(task.model.apply), symmetries=symmetries)
+  return lambda params, images: predictor(params, images).argmax(-1).astype(np.int32)
 
 
 @functools.lru_cache(maxsize=4)
-def _logits(apply: Callable[..., Any]) -> Callable[[Params, np.ndarray], jax.Array]:
-  """Compiled once for all trainings of a network."""
-  one = lambda params, image: apply(params, standardise(image))[0]  # noqa: E731
-  return jax.jit(jax.vmap(one, (None, 0)))
-
-
-@dataclasses.dataclass(frozen=True)
-class ValidationDice:
-  """Evaluator: mean foreground Dice over cases and classes, on the network's grid."""
-
-  segmenter: Segmenter
-  stacks: tuple[Stack, ...]
-
-  def __call__(self, state: TrainState) -> dict[str, float]:
-    scores = []
-    for stack in self.stacks:
-      predicted = self.segmenter(state.params, stack.image)
-      for k in range(1, self.segmenter.task.num_classes):
-        known = stack.label >= 0
-        first, second = (predicted == k) & known, stack.label == k
-        total = first.sum() + second.sum()
-        scores.append(2 * (first & second).sum() / total if total else np.nan)
-    return {"dice": float(np.nanmean(scores))}
+def _logits(apply: Callable[..., Any]) -> Callable[[Params, jax.Array], jax.Array]:
+  """One function for all trainings of a network, so that prediction compiles once."""
+  return lambda params, image: apply(params, standardise(image))[0]

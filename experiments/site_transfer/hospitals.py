@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import slice_stacks
-from experiments.rescanned import Rescanned, rescanned
 from experiments.site_transfer.config import DataConfig
 from experiments.site_transfer.heads import SimulatedHeads
 from experiments.site_transfer.setting import TO, Pair, Setting, parted, sites_of
-from experiments.slice_stacks import Stack
 from medjax import check, data
 from medjax.data import cc359, prostate
+from medjax.study import stacks
+from medjax.study.sites import Rescanned, rescanned
+from medjax.study.stacks import Stack
 from medjax.types import IGNORE, Example, Source
 
 
@@ -38,13 +38,13 @@ def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Settin
   cases = {name: _cases(config, name, sites[name], used, seed) for name in used}
   train = [stack for site in cases.values() for stack in site.train]
   rows = _rows(train)
-  slice_stacks.check_pixels(train, [stack for site in cases.values() for stack in site.test])
+  stacks.check_pixels(train, [stack for site in cases.values() for stack in site.test])
   return Setting(
     " and ".join(used),
     together.class_names,
     together.channel_names,
     together.manifest(),
-    slice_stacks.batch(train, used, lambda stack: (stack.site, stack.subject)),
+    stacks.batch(train, used, lambda stack: (stack.site, stack.subject)),
     tuple(_pair(config, name, sites_of(name, sites), cases, rows) for name in names),
     (len(together.class_names),),
   )
@@ -95,7 +95,7 @@ def _together(sites: Mapping[str, Source]) -> Source:
 def _check_homes(together: Source) -> None:
   """Refuses folders of two sites that hold one person, as far as images tell."""
   home: dict[str, tuple[str, str]] = {}
-  people = slice_stacks.alike_together(together)
+  people = stacks.alike_together(together)
   for person, site, name in zip(people, together.domains, together.subjects, strict=True):
     first, other = home.setdefault(person, (site, name))
     check.require(
@@ -140,9 +140,9 @@ class _Site(NamedTuple):
 def _cases(config: DataConfig, name: str, source: Source, used: Sequence[str], seed: int) -> _Site:
   subjects = source.subjects
   if config.data_source == "folders":
-    subjects = slice_stacks.alike_together(source)
+    subjects = stacks.alike_together(source)
   elif isinstance(source, Rescanned):
-    subjects = slice_stacks.alike_together(source.original)
+    subjects = stacks.alike_together(source.original)
   indices = parted(config, subjects, seed)
   if isinstance(source, Rescanned):
     people = sorted({subjects[i] for i in indices["train"]})

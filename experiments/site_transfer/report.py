@@ -242,7 +242,7 @@ def _overlays(
       f"Arm by arm, {optimiser}", "First pair and seed, smallest target size."
     ).overlay(
       [p.image for _, p in flat],
-      [f"{arm}: Dice {p.dice:.3f}" for arm, p in flat],
+      [f"{arm}: Dice {p.score:.3f}" for arm, p in flat],
       class_names=setting.class_names,
       fills=[p.prediction for _, p in flat],
       outlines=[p.truth for _, p in flat],

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-from experiments.lscl.scores import Picture
 from experiments.site_transfer.chest import Films
 from experiments.site_transfer.config import Config
 from experiments.site_transfer.setting import Setting
 from experiments.site_transfer.training import Trained
-from experiments.slice_stacks import Stack
 from medjax import data, metrics
+from medjax.study import Picture
+from medjax.study.stacks import Stack
 
 _CHUNK = 16  # images a call
 
