@@ -19,13 +19,11 @@ row a held-out case, weights/ the networks, predictions/ label maps of imagesTs.
 """
 
 import pathlib
-from typing import Any
 
 from experiments import procedural_folder
 from experiments.segmentation import report, scores
 from experiments.segmentation.training import Config, Trained, fit, load
-from medjax import check, cli, data
-from medjax.metrics import case_table
+from medjax import check, cli, data, study
 
 PRESETS = {
   "demo": Config(
@@ -65,21 +63,27 @@ def build(config: Config, options: cli.RunOptions) -> None:
         for arm in config.arms:
           one = fit(config, setting, fold, arm, seed, directory)
           trained[arm].append(one)
-          scored[arm].append(scores.score(config, setting, fold, one, arm, seed))
-    case_table.write_cases(
-      directory.path / "cases.csv",
-      [row for parts in scored.values() for part in parts for row in part.rows],
-    )
+          scored[arm].append(scores.score(config, setting, fold, one, arm, seed, directory))
     first = config.arms[0]
     unlabelled = scores.predict_unlabelled(
       config, setting, first, [one.member for one in trained[first]], directory.path / "predictions"
     )
     flops = {arm: parts[0].flops for arm, parts in trained.items()}
     results = scores.results(config, setting, scored, flops)
-    directory.write_json("timing", _times(trained, scored))
     page = report.page(config, setting, trained, scored, unlabelled, results)
-    page.what_ran(directory.config).write(directory.path / "report.html")
-    directory.write_json("results", results)
+    parts = [part.cases for own in scored.values() for part in own]
+    every = [one.job for own in trained.values() for one in own]
+    names = [one.name for one in every]
+    study.finish(
+      directory,
+      results,
+      page,
+      trained=every,
+      rows=[row for part in parts for row in part.rows],
+      times={
+        "prediction_seconds_a_case": dict(zip(names, (p.seconds for p in parts), strict=True))
+      },
+    )
 
 
 def _folder(options: cli.RunOptions) -> pathlib.Path:
@@ -96,16 +100,3 @@ def _folder(options: cli.RunOptions) -> pathlib.Path:
   folder.parent.mkdir(parents=True, exist_ok=True)
   procedural_folder.write(folder, options.seed, num_train=20, num_test=3, size=32)
   return folder
-
-
-def _times(
-  trained: dict[str, list[Trained]], scored: dict[str, list[scores.Scored]]
-) -> dict[str, Any]:
-  return {
-    one.name: {
-      **one.fit.timing._asdict(),
-      "prediction_seconds_a_case": part.seconds,
-    }
-    for arm in trained
-    for one, part in zip(trained[arm], scored[arm], strict=True)
-  }

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.segmentation.scores import Picture, Scored
+from experiments.segmentation.scores import Scored
 from experiments.segmentation.training import Config, Setting, Trained
-from medjax import metrics
+from medjax import metrics, study
 from medjax.metrics import calibration
 from medjax.train.report import Report
 
@@ -16,7 +16,7 @@ def page(
   setting: Setting,
   trained: dict[str, list[Trained]],
   scored: dict[str, list[Scored]],
-  unlabelled: list[Picture],
+  unlabelled: list[study.Picture],
   results: dict[str, Any],
 ) -> Report:
   """Scores first, then pictures, calibration, curves and times."""
@@ -61,14 +61,7 @@ def _scores(report: Report, config: Config, setting: Setting, results: dict[str,
       [[arm, *values["dice_by_fold"]] for arm, values in results["arms"].items()],
       "Mean Dice of each fold's held-out cases.",
     )
-  if results["comparison"]:
-    header, cells = metrics.comparison_cells(results["comparison"])
-    report.table(
-      header,
-      cells,
-      f"Paired differences to plain training, by hierarchical bootstrap against a margin of"
-      f" {config.margin}. Equal compute is listed where an update costs the arms the same to 5 %.",
-    )
+  study.page.comparison(report, results["comparison"], "plain training")
 
 
 def _pictures(
@@ -76,9 +69,9 @@ def _pictures(
   config: Config,
   setting: Setting,
   scored: dict[str, list[Scored]],
-  unlabelled: list[Picture],
+  unlabelled: list[study.Picture],
 ) -> None:
-  shown = [p for part in scored[config.arms[0]] for p in part.pictures]
+  shown = [p for part in scored[config.arms[0]] for p in part.cases.pictures]
   shown = sorted(shown, key=lambda p: p.score if np.isfinite(p.score) else 1.0)
   if len(shown) > 8:  # the worst, the best, and evenly between
     shown = [shown[i] for i in np.linspace(0, len(shown) - 1, 8).round().astype(int)]
@@ -135,15 +128,8 @@ def _calibration(
 
 def _curves(report: Report, trained: dict[str, list[Trained]]) -> None:
   report.section("Training")
-  for title, key in (("loss", "loss"), ("validation Dice", "validation/dice")):
-    series = {}
-    for parts in trained.values():
-      for one in parts:
-        rows = [row for row in one.fit.history if key in row]
-        if rows:
-          series[one.name] = ([row["step"] for row in rows], [row[key] for row in rows])
-    if series:
-      report.curves(series, "step", title)
+  jobs = {one.job.name: one.job for parts in trained.values() for one in parts}
+  study.page.curves(report, jobs, {"loss": "loss", "validation/dice": "validation Dice"})
 
 
 def _times(
@@ -166,12 +152,12 @@ def _times(
     ],
     [
       [
-        one.name,
-        one.fit.timing.seconds_to_first_step,
-        one.fit.timing.seconds_per_step,
-        one.fit.timing.busy_fraction,
-        one.fit.timing.seconds_evaluating,
-        part.seconds,
+        one.job.name,
+        one.job.fit.timing.seconds_to_first_step,
+        one.job.fit.timing.seconds_per_step,
+        one.job.fit.timing.busy_fraction,
+        one.job.fit.timing.seconds_evaluating,
+        part.cases.seconds,
         one.flops / 1e9,
       ]
       for arm in trained

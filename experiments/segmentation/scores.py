@@ -1,5 +1,6 @@
 """Scores of held-out cases on the grid of their files: tables, intervals, verdicts, calibration."""
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,79 +9,92 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.segmentation.training import Config, Fold, Setting, Trained, dice
-from medjax import data, inference, metrics, predict
+from experiments.segmentation.training import Config, Fold, Setting, Trained
+from medjax import data, inference, metrics, predict, study, train
 from medjax.metrics import calibration, case_table
+from medjax.study import stack_scores
 from medjax.train import progress
 from medjax.types import IGNORE
 
 _VOXELS_A_CASE = 20_000  # that the temperature is fitted on
 _VOXELS_A_PROGRAM = 2**17
-
-
-class Picture(NamedTuple):
-  """The slice of a case that shows most, [height, width] each; `truth` None where unknown."""
-
-  name: str
-  image: np.ndarray
-  truth: np.ndarray | None
-  prediction: np.ndarray
-  score: float
+_LEAF: Any = 0  # stands for an array: only the structure is wanted
+_BINS = calibration.Bins(_LEAF, _LEAF, _LEAF)
+_SUMS = jax.tree.structure(calibration.CalibrationSums(_BINS, _BINS, _LEAF, _LEAF, _LEAF, _LEAF))
 
 
 class Scored(NamedTuple):
   """One network on its fold's held-out cases.
 
   Attributes:
-    rows: of cases.csv.
+    cases: rows, pictures and seconds.
     calibration: sums over the cases, as predicted and with the temperature.
     temperature: fitted on the fold's validation cases; 1 without any.
-    seconds: of prediction, a case.
-    pictures: of the cases.
   """
 
-  rows: list[dict[str, Any]]
+  cases: study.Scored
   calibration: tuple[calibration.CalibrationSums, calibration.CalibrationSums]
   temperature: float
-  seconds: float
-  pictures: list[Picture]
 
 
 def score(
-  config: Config, setting: Setting, fold: Fold, trained: Trained, arm: str, seed: int
+  config: Config,
+  setting: Setting,
+  fold: Fold,
+  trained: Trained,
+  arm: str,
+  seed: int,
+  directory: train.RunDirectory,
 ) -> Scored:
-  """Predicts and compares the held-out cases."""
+  """Predicts and compares the held-out cases, or finds what a killed run had kept of them."""
+  make = functools.partial(_score, config, setting, fold, trained, arm, seed)
+  kept = study.kept(directory, trained.job.name, trained.member.params, make)
+  before, after = (
+    jax.tree.unflatten(_SUMS, [kept.more[f"{when} {i}"] for i in range(_SUMS.num_leaves)])
+    for when in ("before", "after")
+  )
+  return Scored(kept, (before, after), float(kept.more["temperature"]))
+
+
+def _score(
+  config: Config, setting: Setting, fold: Fold, trained: Trained, arm: str, seed: int
+) -> study.Scored:
   preprocess, source = setting.preprocess, setting.source
   ensemble = inference.Ensemble(
     [trained.member], overlap=config.overlap, symmetries=symmetries(config, preprocess, arm)
   )
-  print(
-    f"{trained.name}: predicting held-out cases, first those that set the temperature", flush=True
-  )
+  name = trained.job.name
+  print(f"{name}: predicting held-out cases, first those that set the temperature", flush=True)
   temperature = _temperature(setting, fold, ensemble)
   truth = data.NnUNetFolder(source.root, normalise="none", reorient=False)
   names = source.class_names[1:]
   rows, sums, pictures, seconds = [], [], [], 0.0
   places = {source.names[index]: index for index in fold.test}
-  for name in progress.counted(list(places), f"{trained.name}: held-out cases"):
-    index = places[name]
+  for case in progress.counted(list(places), f"{name}: held-out cases"):
+    index = places[case]
     label = truth[index].label
     assert label is not None
     volume = data.read_case(source.case(index))
     began = time.perf_counter()
-    probability = preprocess.restore(ensemble.of_volume(volume, name), volume)
+    probability = preprocess.restore(ensemble.of_volume(volume, case), volume)
     seconds += time.perf_counter() - began
     prediction = probability.argmax(-1)
-    scores = dice(prediction, label, len(source.class_names))
-    row = {"arm": arm, "case": name, "subject": source.subjects[index], "domain": ""}
+    scores = stack_scores.dice(prediction, label, len(source.class_names))
+    row = {"arm": arm, "case": case, "subject": source.subjects[index], "domain": ""}
     row |= {"fold": fold.number, "seed": seed}
     rows.append(row | {f"dice/{n}": float(s) for n, s in zip(names, scores, strict=True)})
     cooled = _cooled(probability, temperature)
     sums.append(tuple(_sums(p, label) for p in (probability, cooled)))
     mean = float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
-    pictures.append(picture(name, volume.array, label, prediction, mean))
-  before, after = (calibration.merge(part) for part in zip(*sums, strict=True))
-  return Scored(rows, (before, after), temperature, seconds / len(fold.test), pictures)
+    pictures.append(picture(case, volume.array, label, prediction, mean))
+  both = zip(("before", "after"), zip(*sums, strict=True), strict=True)
+  more = {
+    f"{when} {i}": np.asarray(leaf)
+    for when, own in both
+    for i, leaf in enumerate(jax.tree.leaves(calibration.merge(own)))
+  }
+  more["temperature"] = np.asarray(temperature)
+  return study.Scored(rows, pictures, seconds / len(fold.test), more)
 
 
 def symmetries(
@@ -107,13 +121,12 @@ def results(
     flops: of an update of each arm; where they differ by 5 % or less, equal updates are equal
       compute, and the comparison has both columns.
   """
-  rows = [row for parts in scored.values() for part in parts for row in part.rows]
-  tables = subject_scores(setting, scored)
+  rows = [row for parts in scored.values() for part in parts for row in part.cases.rows]
+  tables = study.tables(rows, "dice")
   names = setting.source.class_names[1:]
   by_arm: dict[str, Any] = {}
   for arm, parts in scored.items():
     own = [row for row in rows if row["arm"] == arm]
-    interval = metrics.mean_interval(tables[arm])
     figures = {entry["metric"]: entry for entry in case_table.summary(own)}
     before, after = (
       metrics.calibration_summary(calibration.merge(p.calibration[i] for p in parts))
@@ -121,7 +134,7 @@ def results(
     )
     by_arm[arm] = {
       "flops_a_step": flops[arm],
-      "dice": {"mean": interval.mean, "low": interval.low, "high": interval.high},
+      "dice": study.interval(tables[arm]),
       "dice_by_class": {n: figures[f"dice/{n}"]["mean"] for n in names},
       "dice_by_fold": [
         float(np.nanmean([[row[f"dice/{n}"] for n in names] for row in own if row["fold"] == f]))
@@ -132,13 +145,8 @@ def results(
       "calibration_with_temperature": _figures(after),
       "temperatures": [part.temperature for part in parts],
     }
-  comparison = []
-  if len(scored) > 1:
-    reference = "plain" if "plain" in scored else next(iter(scored))
-    columns = {"equal updates": tables}
-    if max(flops.values()) <= 1.05 * min(flops.values()):
-      columns["equal compute"] = tables
-    comparison = metrics.comparison_table(columns, reference=reference, margin=config.margin)
+  reference = "plain" if "plain" in scored else next(iter(scored))
+  comparison = study.against(reference, {"": tables}, margin=config.margin, costs=flops)
   return {
     "test_cases": len({row["case"] for row in rows}),
     "test_subjects": len({row["subject"] for row in rows}),
@@ -148,36 +156,13 @@ def results(
   }
 
 
-def subject_scores(setting: Setting, scored: dict[str, list[Scored]]) -> dict[str, np.ndarray]:
-  """[seed, subject] mean Dice over structures and cases of a subject, of each arm.
-
-  Subjects none of whose cases holds a structure, in truth or prediction, count as 1: nothing was
-  there and nothing was found.
-  """
-  names = setting.source.class_names[1:]
-  tables = {}
-  for arm, parts in scored.items():
-    by_subject: dict[int, dict[str, list[float]]] = {}
-    for row in (row for part in parts for row in part.rows):
-      found = [row[f"dice/{n}"] for n in names if np.isfinite(row[f"dice/{n}"])]
-      mean = float(np.mean(found)) if found else 1.0
-      by_subject.setdefault(row["seed"], {}).setdefault(row["subject"], []).append(mean)
-    tables[arm] = np.array(
-      [
-        [np.mean(people[name]) for name in sorted(people)]
-        for _, people in sorted(by_subject.items())
-      ]
-    )
-  return tables
-
-
 def picture(
   name: str,
   image: np.ndarray,
   truth: np.ndarray | None,
   prediction: np.ndarray,
   value: float = float("nan"),
-) -> Picture:
+) -> study.Picture:
   """The slice across the last axis with most foreground; pictures as they are."""
   guide = prediction if truth is None else truth
   image = image[..., 0]
@@ -188,7 +173,8 @@ def picture(
     turn = np.rot90
   else:
     turn = np.asarray
-  return Picture(name, turn(image), None if truth is None else turn(truth), turn(prediction), value)
+  shown = None if truth is None else turn(truth)
+  return study.Picture(name, "", turn(image), shown, turn(prediction), value)
 
 
 def _temperature(setting: Setting, fold: Fold, ensemble: inference.Ensemble) -> float:
@@ -240,7 +226,7 @@ def has_unlabelled(source: data.NnUNetFolder) -> bool:
 
 def predict_unlabelled(
   config: Config, setting: Setting, arm: str, members: Sequence[inference.Member], output: Any
-) -> list[Picture]:
+) -> list[study.Picture]:
   """Label maps of imagesTs by all networks of an arm, in `output`; [] where there are none."""
   folder = setting.source.root / "imagesTs"
   if not has_unlabelled(setting.source):

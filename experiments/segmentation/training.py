@@ -12,99 +12,81 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from medjax import check, data, inference, loading, losses, methods, nets, rng, train
-from medjax.study import jobs
-from medjax.types import Batch, Example, Key, TrainState
+from medjax import check, data, inference, loading, losses, methods, nets, rng, study, train
+from medjax.study import stack_scores
+from medjax.types import Batch, Key
 
-Arm = Literal["augmented", "plain"]
+ARMS = study.arms(
+  study.Arm(
+    "augmented",
+    "nnU-Net-strength augmentation, mirrored at test time",
+    lambda patch: data.augmentation.nnunet(patch),
+  ),
+  study.Arm("plain", "no augmentation and no mirroring", lambda patch: None),
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """A U-Net trained on labelled images, fold by fold.
+class Config(study.Settings):
+  """A U-Net trained on labelled images, fold by fold."""
 
-  Attributes:
-    fold: the fold to train, from 0; -1 trains all.
-    num_folds: folds over subjects.
-    subject_pattern: regular expression with one group that finds the subject in a case name; ""
-      makes every case its own subject.
-    splits_final: nnU-Net's splits_final.json, whose folds are taken; "" draws them.
-    plans: nnU-Net's nnUNetPlans.json, whose spacing, normalisation, patch and batch size replace
-      those below; "" takes those below.
-    plans_configuration: the configuration of the plans, for example "3d_fullres".
-    near_duplicates: similarity from which cases of two people are taken for one scan, and refused
-      on two sides of a fold; -1 takes the measured default (.55 for volumes, .8 for pictures), 0
-      does not look.
-    validation_fraction: share of a fold's training subjects set aside for curves, the checkpoint
-      rule and the temperature.
-    spacing: voxel size in mm that images are resampled to, one per axis; () keeps the files' own.
-    normalise: intensities: "zscore", "masked_zscore" (non-zero voxels), "percentile", "minmax",
-      "none", or "ct" (clipped and scaled by the foreground of the training cases).
-    patch: voxels per axis of the images that the network sees; 2 axes of 3D files train on slices.
-    slice_axis: axis that 2D work slices along (0 sagittal, 1 coronal, 2 axial).
-    batch_size: patches an update.
-    foreground_fraction: share of the patches centred on foreground.
-    arms: trainings to compare: with nnU-Net-strength augmentation, and with none, no mirroring.
-    num_seeds: seeds, each with its own initial weights and draws.
-    num_steps: updates.
-    widths: channels of the U-Net's levels.
-    num_auxiliary: auxiliary outputs for deep supervision.
-    learning_rate: AdamW's first rate; decays to 0 as (1 - t / num_steps)^0.9.
-    weight_decay: of AdamW, relative to the rate.
-    average_decay: of the moving average of the weights, which is what is kept; 0 keeps the weights.
-    keep: the checkpoint rule: weights of the last step, or of the best mean validation Dice.
-    log_every: steps between two log rows.
-    eval_every: steps between two evaluations on validation cases.
-    checkpoint_every: steps between two checkpoints.
-    overlap: of the windows of prediction, as a fraction of the patch.
-    mirror: average predictions over all mirrorings, for arms that trained on mirrored images.
-    known: what is known of these data, a sentence shown beside the scores.
-    margin: of Dice, that a difference between arms has to exceed to be called one.
-  """
-
-  fold: int = -1
-  num_folds: int = 5
+  fold: int = -1  # the fold to train, from 0; -1 trains all
+  num_folds: int = 5  # folds over subjects
+  # regular expression with one group that finds the subject in a case name; "" makes every case its
+  # own subject
   subject_pattern: str = ""
-  splits_final: str = ""
+  splits_final: str = ""  # nnU-Net's splits_final.json, whose folds are taken; "" draws them
+  # nnU-Net's nnUNetPlans.json, whose spacing, normalisation, patch and batch size replace those
+  # below; "" takes those below
   plans: str = ""
-  plans_configuration: str = "3d_fullres"
+  plans_configuration: str = "3d_fullres"  # the configuration of the plans
+  # similarity from which cases of two people are taken for one scan, and refused on two sides of a
+  # fold; -1 takes the measured default (.55 for volumes, .8 for pictures), 0 does not look
   near_duplicates: float = -1.0
+  # share of a fold's training subjects set aside for curves, the checkpoint rule and the
+  # temperature
   validation_fraction: float = 0.1
+  # voxel size in mm that images are resampled to, one per axis; () keeps the files' own
   spacing: tuple[float, ...] = ()
+  # intensities: "zscore", "masked_zscore" (non-zero voxels), "percentile", "minmax", "none", or
+  # "ct" (clipped and scaled by the foreground of the training cases)
   normalise: Literal["zscore", "masked_zscore", "percentile", "minmax", "none", "ct"] = "zscore"
+  # voxels per axis of the images that the network sees; 2 axes of 3D files train on slices
   patch: tuple[int, ...] = (40, 56, 40)
+  # axis that 2D work slices along (0 sagittal, 1 coronal, 2 axial)
   slice_axis: Literal[0, 1, 2] = 2
-  batch_size: int = 2
-  foreground_fraction: float = 1 / 3
-  arms: tuple[Arm, ...] = ("augmented",)
-  num_seeds: int = 1
-  num_steps: int = 1000
-  widths: tuple[int, ...] = (16, 32, 64)
-  num_auxiliary: int = 1
-  learning_rate: float = 3e-3
-  weight_decay: float = 1e-2
+  batch_size: int = 2  # patches an update
+  foreground_fraction: float = 1 / 3  # share of the patches centred on foreground
+  # trainings to compare: with nnU-Net-strength augmentation, and with none, no mirroring
+  arms: tuple[str, ...] = ("augmented",)
+  num_seeds: int = 1  # seeds, each with its own initial weights and draws
+  num_steps: int = 1000  # updates
+  widths: tuple[int, ...] = (16, 32, 64)  # channels of the U-Net's levels
+  num_auxiliary: int = 1  # auxiliary outputs for deep supervision; 0 has none
+  learning_rate: float = 3e-3  # AdamW's first; decays to 0 as (1 - t / num_steps)^0.9
+  weight_decay: float = 1e-2  # of AdamW, relative to the rate
+  # of the moving average of the weights, which is what is kept; 0 keeps the weights
   average_decay: float = 0.99
+  # the checkpoint rule: weights of the last step, or of the best mean validation Dice
   keep: Literal["last", "best"] = "last"
-  log_every: int = 20
-  eval_every: int = 200
-  checkpoint_every: int = 200
-  overlap: float = 0.5
+  log_every: int = 20  # steps between two log rows
+  eval_every: int = 200  # steps between two evaluations on validation cases
+  checkpoint_every: int = 200  # steps between two checkpoints
+  overlap: float = 0.5  # of the windows of prediction, as a fraction of the patch
+  # average predictions over all mirrorings, for arms that trained on mirrored images
   mirror: bool = True
-  known: str = ""
-  margin: float = 0.01
+  known: str = ""  # what is known of these data, a sentence shown beside the scores
+  margin: float = 0.01  # of Dice, that a difference between arms has to exceed to be called one
 
   def __post_init__(self):
+    study.check_fields(self, may_be_zero=("num_auxiliary",))
     check.in_interval("number of axes of patch", len(self.patch), 2, 3)
-    counts = ("num_seeds", "num_steps", "batch_size", "log_every", "eval_every", "checkpoint_every")
-    for name in (*counts, "learning_rate"):
-      check.positive(name, getattr(self, name))
     check.in_interval("fold", self.fold, -1, self.num_folds - 1)
     check.in_interval("validation_fraction", self.validation_fraction, 0.0, 0.5)
     check.in_interval("average_decay", self.average_decay, 0.0, 1.0)
-    check.require(self.arms, "at least one arm", "none", "pass --arms augmented")
+    study.chosen("arms", self.arms, ARMS)
     check.require(
       self.keep == "last" or self.validation_fraction > 0,
       "validation_fraction > 0 for --keep best",
@@ -146,17 +128,13 @@ class Trained(NamedTuple):
   """One training.
 
   Attributes:
-    name: arm, fold and seed; names its checkpoints, rows and weights.
+    job: its name (arm, fold and seed), rows and times.
     member: the weights kept, ready to predict.
-    fit: rows and times.
-    kept_step: the step whose weights were kept.
-    flops: of one update, compiled; measured in the first fold, NaN elsewhere.
+    flops: of one update; counted in the first fold, NaN elsewhere.
   """
 
-  name: str
+  job: study.Trained
   member: inference.Member
-  fit: train.Fit
-  kept_step: int
   flops: float
 
 
@@ -192,7 +170,9 @@ def load(
   source = data.NnUNetFolder(root, normalise=how, **options)
   recorded = []
   for fold in folds:
-    parts = {part: _subjects(source, getattr(fold, part)) for part in Fold._fields[1:]}
+    parts = {
+      part: study.people_of(source.subjects, getattr(fold, part)) for part in Fold._fields[1:]
+    }
     drawn = data.Splits({name: people for name, people in parts.items() if people}, seed)
     data.check_content(source, drawn)
     if config.near_duplicates:
@@ -216,7 +196,7 @@ def load(
 
 
 def fit(
-  config: Config, setting: Setting, fold: Fold, arm: Arm, seed: int, directory: train.RunDirectory
+  config: Config, setting: Setting, fold: Fold, arm: str, seed: int, directory: train.RunDirectory
 ) -> Trained:
   """Trains one network, resumable, and writes its weights."""
   name = f"{arm}-fold{fold.number}-{seed}"
@@ -225,7 +205,7 @@ def fit(
   assert preprocess.patch is not None
   patch, num_channels = preprocess.patch, len(preprocess.channel_names)
   params, _ = model.init(rng.stream(key, "parameters"), jnp.zeros((*patch, num_channels)))
-  augmentation = data.augmentation.nnunet(patch)
+  augmentation = ARMS[arm].make(patch)
   stream = data.patches(
     data.load_cases(setting.source, fold.train),
     patch,
@@ -233,7 +213,7 @@ def fit(
     rng.stream(key, "patches"),
     foreground_fraction=config.foreground_fraction,
     axis=preprocess.axis,
-    block=augmentation.source_shape if arm == "augmented" else None,
+    block=augmentation.source_shape if augmentation else None,
   )
   segmentation_loss = losses.deep_supervision(
     losses.weighted_sum(
@@ -244,7 +224,7 @@ def fit(
 
   def loss_fn(params: Any, example: Batch, key: Key) -> jax.Array:
     image, label = example.image, example.label
-    if arm == "augmented":
+    if augmentation is not None:
       image, label = augmentation(rng.stream(key, "augmentation"), image, label)
     return segmentation_loss(model.apply(params, image, train=True)[0], label)
 
@@ -253,66 +233,29 @@ def fit(
     optax.clip_by_global_norm(12.0), optax.adamw(rate, weight_decay=config.weight_decay)
   )
   step = methods.averaged(methods.supervised(loss_fn, tx), config.average_decay)
-  evaluators = {}
-  if fold.validation:
-    cases = [setting.source[i] for i in fold.validation]
-    predictor = inference.Predictor(model, patch, overlap=config.overlap, axis=preprocess.axis)
-    evaluators["validation"] = ValidationDice(predictor, cases, len(setting.source.class_names))
-  fitted = train.fit(
-    step,
-    stream,
-    params,
-    rng.stream(key, "training"),
-    num_steps=config.num_steps,
-    evaluators=evaluators,
-    workdir=directory.path,
-    writers=directory.writers,
-    name=name,
+  predictor = inference.Predictor(model, patch, overlap=config.overlap, axis=preprocess.axis)
+  evaluators = stack_scores.validation(
+    lambda state, image: predictor(state.extra.params, image).argmax(-1),
+    [setting.source[i] for i in fold.validation],
+    len(setting.source.class_names),
+  )
+  best = "validation/dice" if config.keep == "best" else ""
+  key = rng.stream(key, "training")
+  job = study.Job(name, step, stream, params, key, config.num_steps, evaluators, keep_best=best)
+  one = study.fit(
+    job,
+    directory,
     log_every=config.log_every,
     eval_every=config.eval_every,
     checkpoint_every=config.checkpoint_every,
-    keep_best="validation/dice" if config.keep == "best" else None,
-    allow_change=directory.is_longer,  # the schedule knows the number of steps
   )
-  state, kept_step = fitted.state, config.num_steps
-  if fitted.best is not None:
-    state, kept_step = fitted.best.state, int(fitted.best.step)
-  kept = state.extra.params
+  kept = one.state.extra.params
   path = directory.path / loading.FOLDER / f"{name}{loading.SUFFIX}"
   loading.save_member(path, kept, preprocess, network=setting.network)
   member = inference.Member(model, kept, preprocess, name)
   is_first = fold.number == setting.folds[0].number
-  flops = jobs.flops(step, params, stream(0)) if is_first else float("nan")
-  return Trained(name, member, fitted, kept_step, flops)
-
-
-@dataclasses.dataclass(frozen=True)
-class ValidationDice:
-  """Evaluator: mean foreground Dice of the averaged weights over cases and classes."""
-
-  predictor: inference.Predictor
-  cases: list[Example]
-  num_classes: int
-
-  def __call__(self, state: TrainState) -> dict[str, float]:
-    scores = []
-    for case in self.cases:
-      assert case.image is not None and case.label is not None
-      label = self.predictor(state.extra.params, case.image).argmax(-1)
-      scores.append(dice(label, case.label, self.num_classes))
-    return {"dice": float(np.nanmean(scores))}
-
-
-def dice(prediction: np.ndarray, target: np.ndarray, num_classes: int) -> np.ndarray:
-  """[class] Dice of the foreground classes, in NumPy: cases differ in shape, and jit would compile
-  each."""
-  known = target >= 0
-  pairs = np.bincount(
-    prediction[known] * num_classes + target[known], minlength=num_classes**2
-  ).reshape(num_classes, num_classes)
-  both, total = np.diag(pairs), pairs.sum(0) + pairs.sum(1)
-  with np.errstate(invalid="ignore"):
-    return (2 * both / total)[1:]
+  flops = study.flops(step, params, stream(0)) if is_first else float("nan")
+  return Trained(one, member, flops)
 
 
 def _folds(config: Config, source: data.NnUNetFolder, seed: int) -> tuple[Fold, ...]:
@@ -340,10 +283,6 @@ def _fold(
     return tuple(i for i, subject in enumerate(source.subjects) if subject in set(people))
 
   return Fold(number, cases(kept), cases(aside), cases(drawn.parts["validation"]))
-
-
-def _subjects(source: data.NnUNetFolder, indices: tuple[int, ...]) -> tuple[str, ...]:
-  return tuple(sorted({source.subjects[i] for i in indices}))
 
 
 def _axis(config: Config, plan: Any, source: data.NnUNetFolder) -> int | None:

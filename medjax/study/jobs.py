@@ -145,6 +145,7 @@ def fit_all(
       checkpoint_every=None if checkpoint_every is None else max(checkpoint_every // each, 1),
       keep_best=first.keep_best or None,
       progress=progress,
+      allow_change=directory.is_longer,  # a schedule knows the number of steps
     )
     for place, job, one in zip(places, group, fits, strict=True):
       kept = one.state if one.best is None else one.best.state

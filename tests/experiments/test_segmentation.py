@@ -10,7 +10,6 @@ import pytest
 
 import medjax
 from experiments import segmentation
-from experiments.segmentation import training
 from medjax import cli
 from tests.data.folders import nnunet
 
@@ -118,19 +117,3 @@ def test_bad_input_gets_one_line_and_status_2(arguments, message, tmp_path, caps
   assert stop.value.code == 2
   assert message in capsys.readouterr().err
   assert not (tmp_path / "run").exists()
-
-
-def test_dice_by_counting_is_the_definition():
-  random = np.random.default_rng(0)
-  prediction, target = random.integers(0, 3, (2, 5, 6))
-  target[0] = -1
-  known = target >= 0
-  want = [
-    2
-    * ((prediction == k) & (target == k)).sum()
-    / ((prediction == k)[known].sum() + (target == k).sum())
-    for k in (1, 2)
-  ]
-  np.testing.assert_allclose(training.dice(prediction, target, 3), want)
-  empty = np.zeros((2, 2), int)
-  assert np.isnan(training.dice(empty, empty, 2)).all()

@@ -13,7 +13,7 @@ from medjax.types import IGNORE, Example, TrainState
 def example(space=(10, 6, 3), name="ann_1"):
   label = np.zeros(space, np.int32)
   label[3:7, 2:4] = 1
-  label[4:6, 2:4, 1:] = 2
+  label[4:6, 3:4] = 2
   image = (label + np.arange(space[0]).reshape(-1, *[1] * (len(space) - 1))).astype(np.float32)
   return Example(name, name[:3], 0, image[..., None], label, (1.0, 2.0, 3.0)[: len(space)])
 
