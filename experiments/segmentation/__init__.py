@@ -11,7 +11,7 @@ several machines take a directory each, and `python -m medjax.predict --run A B 
 HIPPOCAMPUS is Task04 of the Medical Segmentation Decathlon in nnU-Net v2 layout (CC-BY-SA 4.0); on
 all of its 260 labelled cases and 1,000 epochs nnU-Net reaches a mean Dice of .89 to .90.
 
-results.json: test_cases, test_subjects, folds; arms.<arm>: flops_a_step, dice.{mean, low, high}
+results.json: test_cases, test_subjects, folds; arms.<arm>: flops_an_update, dice.{mean, low, high}
 (95 % interval over subjects and seeds), dice_by_class, dice_by_fold, missed, calibration and
 calibration_with_temperature {classwise_ece, top_label_ece, brier, nll}, temperatures (one a
 network); comparison: rows of `metrics.comparison_table` against the arm "plain". cases.csv has a

@@ -164,5 +164,5 @@ def _times(
       for one, part in zip(trained[arm], scored[arm], strict=True)
     ],
     "Seconds. device busy: at least this part of the time of training steps; a volume: prediction"
-    " with all windows and mirrorings; GFLOP: compiled operations of one update.",
+    " with all windows and mirrorings; GFLOP: operations of one update before the compiler.",
   )

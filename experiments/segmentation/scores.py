@@ -133,7 +133,7 @@ def results(
       for i in range(2)
     )
     by_arm[arm] = {
-      "flops_a_step": flops[arm],
+      "flops_an_update": flops[arm],
       "dice": study.interval(tables[arm]),
       "dice_by_class": {n: figures[f"dice/{n}"]["mean"] for n in names},
       "dice_by_fold": [

@@ -16,7 +16,7 @@ import optax
 
 from medjax import check, data, inference, loading, losses, methods, nets, rng, study, train
 from medjax.study import stack_scores
-from medjax.types import Batch, Key
+from medjax.types import Batch, Key, Model, Step
 
 ARMS = study.arms(
   study.Arm(
@@ -215,24 +215,7 @@ def fit(
     axis=preprocess.axis,
     block=augmentation.source_shape if augmentation else None,
   )
-  segmentation_loss = losses.deep_supervision(
-    losses.weighted_sum(
-      (1.0, functools.partial(losses.soft_dice, include_background=False, smooth=1e-5)),
-      (1.0, losses.cross_entropy),
-    )
-  )
-
-  def loss_fn(params: Any, example: Batch, key: Key) -> jax.Array:
-    image, label = example.image, example.label
-    if augmentation is not None:
-      image, label = augmentation(rng.stream(key, "augmentation"), image, label)
-    return segmentation_loss(model.apply(params, image, train=True)[0], label)
-
-  rate = optax.polynomial_schedule(config.learning_rate, 0.0, 0.9, config.num_steps)
-  tx = optax.chain(
-    optax.clip_by_global_norm(12.0), optax.adamw(rate, weight_decay=config.weight_decay)
-  )
-  step = methods.averaged(methods.supervised(loss_fn, tx), config.average_decay)
+  step = step_of(config, model, augmentation)
   predictor = inference.Predictor(model, patch, overlap=config.overlap, axis=preprocess.axis)
   evaluators = stack_scores.validation(
     lambda state, image: predictor(state.extra.params, image).argmax(-1),
@@ -256,6 +239,30 @@ def fit(
   is_first = fold.number == setting.folds[0].number
   flops = study.flops(step, params, stream(0)) if is_first else float("nan")
   return Trained(one, member, flops)
+
+
+def step_of(
+  config: Config, model: Model, augmentation: data.augmentation.Augmentation | None
+) -> Step:
+  """The training of an arm: deep supervision by Dice and cross-entropy, weights averaged."""
+  segmentation_loss = losses.deep_supervision(
+    losses.weighted_sum(
+      (1.0, functools.partial(losses.soft_dice, include_background=False, smooth=1e-5)),
+      (1.0, losses.cross_entropy),
+    )
+  )
+
+  def loss_fn(params: Any, example: Batch, key: Key) -> jax.Array:
+    image, label = example.image, example.label
+    if augmentation is not None:
+      image, label = augmentation(rng.stream(key, "augmentation"), image, label)
+    return segmentation_loss(model.apply(params, image, train=True)[0], label)
+
+  rate = optax.polynomial_schedule(config.learning_rate, 0.0, 0.9, config.num_steps)
+  tx = optax.chain(
+    optax.clip_by_global_norm(12.0), optax.adamw(rate, weight_decay=config.weight_decay)
+  )
+  return methods.averaged(methods.supervised(loss_fn, tx), config.average_decay)
 
 
 def _folds(config: Config, source: data.NnUNetFolder, seed: int) -> tuple[Fold, ...]:
