@@ -182,7 +182,7 @@ def _verdicts(report: Report, config: Config, setting: Setting, results: dict[st
   if results["questions"]:
     report.table(
       ["question", "optimiser", setting.pairs[0].unit, "score", "arm", "against", "difference",
-       "interval", "verdict", "smallest detectable"],
+       "interval", "verdict", "smallest detectable", "compute"],
       [
         [
           row["question"],
@@ -195,9 +195,12 @@ def _verdicts(report: Report, config: Config, setting: Setting, results: dict[st
           f"[{row['adjusted_low']:+.4f}, {row['adjusted_high']:+.4f}]",
           row["verdict"] + (", equivalent" if row["equivalent"] else ""),
           row["smallest_detectable"],
+          row["compute"],
         ]
         for row in results["questions"]
       ],
+      "compute: of the arm's update over the other's; updates are equal in number, so that a gain"
+      " above 1.05 is one at equal updates and not at equal compute.",
     )  # fmt: skip
 
 

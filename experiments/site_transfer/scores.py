@@ -113,8 +113,24 @@ def results(
     },
     **_findings(setting),
     "optimisers": found,
-    "questions": questions(config, setting, tables, gaps),
+    "questions": with_compute(questions(config, setting, tables, gaps), flops),
   }
+
+
+def with_compute(
+  rows: Sequence[Mapping[str, Any]], flops: Mapping[str, Mapping[str, float]]
+) -> list[dict[str, Any]]:
+  """The rows with "compute", the operations of the arm's update over those of its reference's.
+
+  All arms make equal numbers of updates; only where the ratio is 1 to 5 % is that equal compute.
+  The source's own network makes no update here, and has no ratio.
+  """
+  found = []
+  for row in rows:
+    own = flops[row["optimiser"]]
+    ratio = own[row["arm"]] / own[row["reference"]] if row["reference"] in own else None
+    found.append({**row, "compute": ratio})
+  return found
 
 
 def _sizes(config: Config, setting: Setting, seeds: Sequence[int]) -> list[dict[str, Any]]:
