@@ -53,8 +53,8 @@ source}; findings.<site>.{scored, left_out} of radiographs; optimisers.<name>.pa
 transfer, oracle, gap, in_table}, Dice (AUROC); .bounds.{no transfer, oracle}.<role>.<metric>.{mean,
 std} and .sizes.<size>.<arm>.<role>.<metric>.{mean, std}: role target or source, metric surface_dice
 or dice (auroc), over pairs in the tables (NaN without any), std over seeds; .flops_an_update;
-questions: rows of planned comparisons, compute: of the
-arm's update over the reference's. cases.csv has a row a test case, of radiographs a person.
+questions: rows of planned comparisons, with compute, the operations of the arm's update over those
+of the reference's. cases.csv has a row a test case, of radiographs a person.
 """
 
 import dataclasses

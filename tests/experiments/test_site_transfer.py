@@ -76,6 +76,8 @@ def test_the_tables_come_from_the_case_table(finished):
       np.testing.assert_allclose(roles[role]["dice"]["mean"], np.mean(own), rtol=1e-6)
   assert results["sizes"] == [{"people": 1, "least_slices": 4, "most_slices": 4}]
   assert {r["question"] for r in results["questions"]} == {"few", "source", "history"}
+  for row in results["questions"]:  # of an update; the source's own network makes none
+    assert (row["compute"] is None) == (row["reference"] == "source model")
 
 
 def test_the_page_shows_everything(finished):

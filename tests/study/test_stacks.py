@@ -6,7 +6,7 @@ import pytest
 from medjax import study
 from medjax.check import InputError
 from medjax.study import sites, stack_scores
-from medjax.study.stacks import Grid
+from medjax.study.stacks import Grid, alike_together
 from medjax.types import IGNORE, Example, TrainState
 
 
@@ -78,6 +78,32 @@ def test_a_perfect_network_has_dice_one_everywhere_and_shows_its_fullest_slice()
   state = TrainState(0, {}, (), {}, ())
   assert evaluate["validation"](state) == {"dice": 1.0}
   assert stack_scores.validation(lambda state, image: image, (), 3) == {}
+
+
+class Scans:
+  """Twelve people; the last two are one scan at two brightnesses."""
+
+  subjects = tuple(f"p{i:02d}" for i in range(12))
+  names, domains, class_names, channel_names = subjects, ("",) * 12, (), ("grey",)
+
+  def __len__(self):
+    return 12
+
+  def __getitem__(self, index):
+    image = np.random.default_rng(min(index, 10)).normal(size=(24, 24, 1)).astype(np.float32)
+    image = image if index < 11 else 3 * image + 1
+    return Example(self.names[index], self.subjects[index], index, image, None, (1.0, 1.0))
+
+  def manifest(self):
+    return {}
+
+
+def test_people_who_look_like_one_scan_get_one_part():
+  source = Scans()
+  assert alike_together(source) == (*source.subjects[:11], "p10")
+  for seed in range(5):
+    part_of = sites.drawn_of(source, {"train": 0.5, "test": 0.5}, seed)
+    assert part_of["p10"] == part_of["p11"] and set(part_of) == set(source.subjects)
 
 
 def test_some_people_keep_all_their_cases(tmp_path):
