@@ -107,8 +107,8 @@ def scores(
       ]
       for arm, values in own.items()
     ],
-    "Means over cases, people and seeds, with 95 % intervals over people and seeds. flops: of an"
-    " update, over the least.",
+    f"Means with 95 % intervals over {' and '.join(found['levels'])}; the cases of one place are"
+    " averaged first. flops: of an update, over the least.",
   )
 
 

@@ -35,9 +35,9 @@ def results(
     levels: axes of the design, the seed first where there is one.
     more: further keys of the study.
   Returns:
-    test_cases and test_people: role -> number. arms.<arm>: flops_an_update and
-    <role>.<metric>.{mean, low, high (95 % interval over all levels), by_<first level>}. questions,
-    planned, not_asked and `more` as they came.
+    test_cases and test_people: role -> number. levels: of the intervals. arms.<arm>:
+    flops_an_update and <role>.<metric>.{mean, low, high (95 % interval over all levels), by_<first
+    level>}. questions, planned, not_asked and `more` as they came.
   """
   roles = list(dict.fromkeys(row["role"] for row in rows))
   found: dict[str, dict[str, Any]] = {arm: {} for arm in dict.fromkeys(row["arm"] for row in rows)}
@@ -52,6 +52,7 @@ def results(
   return {
     "test_cases": {role: len({_case(r) for r in rows if r["role"] == role}) for role in roles},
     "test_people": {role: len({r["subject"] for r in rows if r["role"] == role}) for role in roles},
+    "levels": list(levels),
     "arms": found,
     "questions": list(questions),
     "planned": list(planned),

@@ -154,7 +154,8 @@ def test_the_sections_of_a_page_hold_what_the_rows_say(tmp_path):
     study.finish(directory, found, report, trained=[one], rows=rows)
   html = (tmp_path / "run" / "report.html").read_text()
   for words in ("ours beats plain by more than 0.01", "at 2.00 of its compute", "the method",
-                "And elsewhere?", "loss of training", "Smallest detectable"):  # fmt: skip
+                "intervals over seed and subject", "And elsewhere?", "loss of training",
+                "Smallest detectable"):  # fmt: skip
     assert words in html, words
   assert "nowhere" not in html
   assert directory.results["not_asked"] == missing

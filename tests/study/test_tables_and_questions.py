@@ -172,6 +172,7 @@ def test_results_hold_every_arm_role_and_metric():
   assert own["by_seed"] == pytest.approx(OURS.mean(1).tolist())
   assert found["test_people"] == {"unseen": 4} == found["test_cases"] and found["extra"] == 1
   assert found["arms"]["ours"]["flops_an_update"] == 7.0
+  assert found["levels"] == ["seed", "subject"]
 
 
 def test_an_arm_that_does_nothing_is_found_by_its_scores():
