@@ -53,9 +53,9 @@ def _result(ledger: Ledger, eqn: Any, aval: Any, ins: Sequence[Any], whose: owne
     if isinstance(chosen, Row):
       return dataclasses.replace(chosen, owners=whose, suspects=together(ins[0], chosen))
   rule = row.facts if is_wide(aval.dtype) or aval.dtype == jnp.bool_ else None
-  facts = rule(ledger, params, ins) if rule else {}
-  facts = {key: fact for key, fact in facts.items() if fact or key in ("form", "suspects")}
-  suspects = facts.pop("suspects", together(*ins))
+  facts = rule(ledger, params, ins) if rule else norms.Facts()
+  suspects = together(*ins) if facts.suspects is None else facts.suspects
+  said = facts.said()
   known: dict[str, Any] = {
     "is_padding_zero": _is_padding_zero(row, eqn, aval, ins),
     "is_even": all(norms.is_even(v) for v in ins),
@@ -63,13 +63,13 @@ def _result(ledger: Ledger, eqn: Any, aval: Any, ins: Sequence[Any], whose: owne
   }
   if row.spreads and params.get("y", 1) > 0:
     known["witnesses"] = frozenset().union(*(v.witnesses for v in ins if isinstance(v, Row)))
-  if not facts and found.low == -math.inf and found.high == math.inf:
+  if not said and found.low == -math.inf and found.high == math.inf:
     known.pop("range")
     return ledger.fresh(aval, whose, *ins, **known)
   if not is_sound:
     suspects |= ledger.suspect()
     known["range"] = Range(found.low, found.high, is_finite=True)
-  return ledger.fresh(aval, whose, *ins, suspects=suspects, **facts, **known)
+  return ledger.fresh(aval, whose, *ins, suspects=suspects, **said, **known)
 
 
 def _is_exact(source: Any, target: Any) -> bool:

@@ -9,8 +9,10 @@ bound on a factor, and a product of a row with such a factor a bound on the row:
   where(v > K, K x / v, x)  N(X) <= K in the second case
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,17 +22,45 @@ from medjax.privacy.sensitivity.forms import Form, Term
 from medjax.privacy.sensitivity.ledger import Ledger, together
 from medjax.privacy.sensitivity.values import Cover, Norm, Public, Range, Row, Value
 
-Facts = dict[str, Any]
-"""Attributes of the `Row` that results."""
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What a rule says of the row that results; the attributes are those of `Row`.
+
+  Attributes:
+    atom, form, when, tests: None where nothing is said.
+    covers, totals, above, above_square, below, finite_when: empty where nothing is said.
+    suspects: what must be finite for all this; None: all that the operands need.
+  """
+
+  atom: int | None = None
+  form: Form | None = None
+  covers: tuple[Cover, ...] = ()
+  totals: tuple[Cover, ...] = ()
+  above: Mapping[Norm, float] = dataclasses.field(default_factory=dict)
+  above_square: Mapping[Norm, float] = dataclasses.field(default_factory=dict)
+  below: Mapping[Norm, float] = dataclasses.field(default_factory=dict)
+  when: tuple[Mapping[Norm, float], Mapping[Norm, float]] | None = None
+  tests: Row | None = None
+  finite_when: frozenset[int] = frozenset()
+  suspects: frozenset[int] | None = None
+
+  def said(self) -> dict[str, Any]:
+    """The attributes of which something is said, but `suspects`."""
+    found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    del found["suspects"]
+    form = found.pop("form")  # an empty one says that the row is 0
+    said = {name: fact for name, fact in found.items() if fact}
+    return said if form is None else said | {"form": form}
 
 
 def square(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   if params.get("y", 2) == -1:
-    return {"below": _Factor(ins[0], is_inverse=True).below}
+    return Facts(below=_Factor(ins[0], is_inverse=True).below)
   if params.get("y", 2) != 2:
-    return {}
+    return Facts()
   above_square = {x: a * a for x, a in ins[0].above.items()}
-  return {"totals": ins[0].covers, "above_square": above_square}
+  return Facts(totals=ins[0].covers, above_square=above_square)
 
 
 def multiply(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
@@ -76,31 +106,33 @@ def _product(ledger: Ledger, x: Value, y: Value, is_quotient: bool = False) -> F
   above: dict[Norm, float] = {}
   if a.range.low >= 0 and b.range.low >= 0:
     above = _scaled_facts(a.above, b.floor) | _scaled_facts(b.above, a.floor)
-  facts: Facts = {"below": below, "above": above}
+  facts = Facts(below=below, above=above)
   if isinstance(x, Row) and isinstance(y, Public) and x.above_square and b.range.low > 0:
-    facts["above_square"] = _scaled_facts(x.above_square, b.floor)
+    facts = replace(facts, above_square=_scaled_facts(x.above_square, b.floor))
   if isinstance(x, Row) and isinstance(y, Row) and not is_quotient:
     shared = x.above.keys() & y.above.keys()
-    facts["above_square"] = {n: x.above[n] * y.above[n] for n in shared}
+    squares = {n: x.above[n] * y.above[n] for n in shared}
+    facts = replace(facts, above_square=squares)
   options = [*_clipped(a, b), *_clipped(b, a)]
   if a.row and b.row and math.isfinite(both := _norm(a.row) * _norm(b.row)):
     options.append(forms.at_most(both, ledger.number()))
   bounded = [form for form in options if forms.is_bounded(form)]
   if bounded:
-    facts["form"] = min(bounded, key=lambda form: float(f"{forms.size(form):.9g}"))
+    best = min(bounded, key=lambda form: float(f"{forms.size(form):.9g}"))
+    facts = replace(facts, form=best)
     was = [f.row for f in (a, b) if f.row]
     if not any(forms.is_bounded(r.bounded_form) and r.width > 1 for r in was):
-      ledger.note("clips rows", forms.size(facts["form"]))
+      ledger.note("clips rows", forms.size(best))
   elif options:
-    facts["form"] = options[0]
+    facts = replace(facts, form=options[0])
   for f, other in ((a, b), (b, a)):
     if f.row and other.row is None and other.floor > 0 and isinstance(other.value, Public):
       atom = ledger.number()
-      facts["atom"] = atom
       lower = [{m: q * other.floor**2 for m, q in cover.items()} for cover in f.row.covers]
-      facts["covers"] = ({atom: 1.0}, *lower)
+      facts = replace(facts, atom=atom, covers=({atom: 1.0}, *lower))
       if f.row.totals and other.range.low > 0:
-        facts["totals"] = tuple({m: q * other.floor for m, q in c.items()} for c in f.row.totals)
+        totals = ({m: q * other.floor for m, q in c.items()} for c in f.row.totals)
+        facts = replace(facts, totals=tuple(totals))
   return facts
 
 
@@ -165,7 +197,7 @@ def add(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
     if a.totals and b.totals:
       totals = [_plus(a.totals[i], b.totals[i]) for i in (0, -1)]
     square = _sums(a, b) or square
-  return facts | {"above": above, "above_square": square, "totals": tuple(totals)}
+  return replace(facts, above=above, above_square=square, totals=tuple(totals))
 
 
 def _sums(a: Row, b: Row) -> dict[Norm, float]:
@@ -188,11 +220,11 @@ def _plus(a: Cover, b: Cover) -> dict[int, float]:
 def difference(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   a, b = ins
   if not (isinstance(a, Row) and isinstance(b, Row)):
-    return {}
+    return Facts()
   below = {x: a.below[x] + b.below[x] for x in a.below.keys() & b.below.keys()}
-  facts: Facts = {"below": below}
+  facts = Facts(below=below)
   if forms.is_bounded(a.bounded_form) and forms.is_bounded(b.bounded_form):
-    facts["form"] = forms.added(a.bounded_form, b.bounded_form)
+    facts = replace(facts, form=forms.added(a.bounded_form, b.bounded_form))
   return facts
 
 
@@ -202,7 +234,7 @@ def maximum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Fa
   square: dict[Norm, float] = {}
   for v in ins:
     square |= v.above_square if isinstance(v, Row) else {}
-  return {"below": below, "above": {**a.above, **b.above}, "above_square": square}
+  return Facts(below=below, above={**a.above, **b.above}, above_square=square)
 
 
 def minimum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
@@ -214,53 +246,52 @@ def minimum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Fa
       below[x] = min(k, below.get(x, math.inf))
   else:
     below = _larger([a, b], [{}, {}])
-  return {"below": below, "above": above}
+  return Facts(below=below, above=above)
 
 
 def root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
-  return {"above": {x: math.sqrt(a) for x, a in ins[0].above_square.items()}}
+  return Facts(above={x: math.sqrt(a) for x, a in ins[0].above_square.items()})
 
 
 def inverse_root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
-  return {"below": {x: 1 / math.sqrt(a) for x, a in ins[0].above_square.items()}}
+  return Facts(below={x: 1 / math.sqrt(a) for x, a in ins[0].above_square.items()})
 
 
 def power(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   base, exponent = ins
   ends = exponent.range if isinstance(exponent, Public) else Range()
   if not isinstance(base, Row) or ends.low != ends.high:
-    return {}
+    return Facts()
   rules = {0.5: root, -0.5: inverse_root}
   if ends.low == -1.0:
-    return {"below": _Factor(base, is_inverse=True).below}
-  return rules[ends.low](ledger, params, [base]) if ends.low in rules else {}
+    return Facts(below=_Factor(base, is_inverse=True).below)
+  return rules[ends.low](ledger, params, [base]) if ends.low in rules else Facts()
 
 
 def clamp(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   low, x, high = ins
   is_cut = isinstance(x, Row) and low.range.high <= 0 <= min(high.range.low, x.range.low)
-  return {"below": x.below} if is_cut else {}
+  return Facts(below=x.below) if is_cut else Facts()
 
 
 def negate(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   (a,) = ins
-  return {"atom": a.atom, "form": a.form, "below": a.below, "covers": a.covers}
+  return Facts(atom=a.atom, form=a.form, below=a.below, covers=a.covers)
 
 
 def absolute(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   (a,) = ins
-  above = {"above": a.above, "above_square": a.above_square}
-  return negate(ledger, params, ins) | above
+  return replace(negate(ledger, params, ins), above=a.above, above_square=a.above_square)
 
 
 def compare(name: str) -> Any:
   def rule(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
     left, right = ins if name in ("lt", "le", "eq") else (ins[1], ins[0])
     if name == "ne":
-      return {}
+      return Facts()
     # left <= right where True, right <= left where False
     false = _limits(right, left) if name != "eq" else {}
-    return {"when": (false, _limits(left, right))}
+    return Facts(when=(false, _limits(left, right)))
 
   return rule
 
@@ -277,43 +308,47 @@ def _limits(v: Any, bound: Any) -> dict[Norm, float]:
 def finite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   (a,) = ins
   finite_when = a.witnesses if a.is_even else frozenset()
-  return {"tests": a, "finite_when": finite_when, "suspects": frozenset()}
+  return Facts(tests=a, finite_when=finite_when, suspects=frozenset())
 
 
 def both(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   rows = [v for v in ins if isinstance(v, Row)]
   if rows[0].dtype != jnp.bool_:
-    return {}
+    return Facts()
   when: dict[Norm, float] = {}
   for row in rows:
     when |= row.when[1]
-  return {"when": ({}, when), "finite_when": frozenset().union(*(r.finite_when for r in rows))}
+  finite_when = frozenset().union(*(r.finite_when for r in rows))
+  return Facts(when=({}, when), finite_when=finite_when)
 
 
 def opposite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
-  return {"when": ins[0].when[::-1]} if ins[0].dtype == jnp.bool_ else {}
+  return Facts(when=ins[0].when[::-1]) if ins[0].dtype == jnp.bool_ else Facts()
 
 
 def select(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
   pred, *cases = ins
   if isinstance(pred, Row) and len(cases) == 2 and _is_bare(cases[1]) and pred.tests is cases[1]:
-    return {"form": cases[1].form, "suspects": together(cases[0])} if _is_zero(cases[0]) else {}
+    if not _is_zero(cases[0]):
+      return Facts()
+    return Facts(form=cases[1].form, suspects=together(cases[0]))
   limits = pred.when if isinstance(pred, Row) and len(cases) == 2 else ({},) * len(cases)
   factors = [_Factor(case) for case in cases]
   below = _larger(factors, limits)
   shared = set.intersection(*(set(f.above) for f in factors))
-  facts: Facts = {"below": below, "above": {x: min(f.above[x] for f in factors) for x in shared}}
+  facts = Facts(below=below, above={x: min(f.above[x] for f in factors) for x in shared})
   found = [_case_form(case, limit) for case, limit in zip(cases, limits, strict=True)]
   options = [form for form in found if form is not None]
   if len(options) == len(cases):
-    facts["form"] = _either(ledger, options) if is_even(pred) else forms.stacked(*options)
+    form = _either(ledger, options) if is_even(pred) else forms.stacked(*options)
+    facts = replace(facts, form=form)
     rows = [case for case in cases if isinstance(case, Row)]
     is_new = not all(forms.is_bounded(r.bounded_form) for r in rows)
-    if is_new and forms.is_bounded(facts["form"]):
-      ledger.note("clips rows", forms.size(facts["form"]))
+    if is_new and forms.is_bounded(form):
+      ledger.note("clips rows", forms.size(form))
   if isinstance(pred, Row):
     kept = together(cases[1]) - pred.finite_when if len(cases) == 2 else together(*cases)
-    facts["suspects"] = together(pred, cases[0]) | kept
+    facts = replace(facts, suspects=together(pred, cases[0]) | kept)
   return facts
 
 
