@@ -174,9 +174,12 @@ def verdict_of(rows: Sequence[Mapping[str, Any]], expects: str, *, is_simulated:
   """One word or two for several rows.
 
   >>> better, tie = {"verdict": "better"}, {"verdict": "undecided", "equivalent": True}
-  >>> verdict_of([better], "better", is_simulated=False), verdict_of([tie], "better",
-  is_simulated=True) ('holds', 'mechanism not shown') >>> verdict_of([better, {"verdict":
-  "undecided"}], "better", is_simulated=False) 'undecided'
+  >>> verdict_of([better], "better", is_simulated=False)
+  'holds'
+  >>> verdict_of([tie], "better", is_simulated=True)
+  'mechanism not shown'
+  >>> verdict_of([better, {"verdict": "undecided"}], "better", is_simulated=False)
+  'undecided'
   """
   words = ["equivalent" if row.get("equivalent") else row["verdict"] for row in rows]
   if expects == "open":

@@ -160,8 +160,8 @@ def batches(
     InputError: no examples, arrays of different lengths, or a batch_size below 1.
 
   >>> stream = batches({"image": np.zeros((3, 8, 8, 1)), "label": np.array([0, 1, 1])}, 2, seed=0)
-  >>> {name: array.shape for name, array in stream(0).items()}
-  {'image': (2, 8, 8, 1), 'label': (2,), 'index': (2,), 'draw': (2,)}
+  >>> {name: array.shape for name, array in sorted(stream(0).items())}
+  {'draw': (2,), 'image': (2, 8, 8, 1), 'index': (2,), 'label': (2,)}
   """
   require(batch_size >= 1, "batch_size >= 1", f"{batch_size=}", "pass a positive number")
   store = _own_arrays(store) if isinstance(store, Mapping) else store

@@ -13,7 +13,7 @@ def evenly(subjects: np.ndarray, num_clients: int, seed: int) -> list[np.ndarray
 
   >>> import numpy as np
   >>> [part.tolist() for part in evenly(np.array([0, 0, 1, 2]), 3, seed=1)]
-  [[2], [0, 1], [3]]
+  [[2], [3], [0, 1]]
   """
   people, of_case = _people(subjects)
   order = generator(seed, "evenly").permutation(len(people))

@@ -61,7 +61,7 @@ def smallest_refutable(claim: Claim, trials: int, significance: float) -> float:
   """mu of the least leaky Gaussian release that a game of so many trials would refute.
 
   >>> round(smallest_refutable(1.0, 20_000, 0.001), 2)
-  1.05
+  1.06
 
   The errors of the best threshold are taken at their expectation, so that a release of this mu is
   refuted in about half of all audits; inf if no number of errors, not even none, would refute.
