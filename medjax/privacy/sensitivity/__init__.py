@@ -1,12 +1,14 @@
 """Sensitivity of a release, and the noise of a whole update, proved from their programs.
 
-checker, update      what is asked, and what is answered
-bound of a row       forms.py     |row|^2 <= sum_m q_m |m|^2, jointly for leaves clipped together
-whose row is where   owners.py    through reshapes, chunks, gathers, convolutions
-rows and norms       norms.py
+checker, update       what is asked, and what is answered
+primitives, kinds     what is known of every primitive of JAX, one row each
+forms                 bound of a row: |row|^2 <= sum_m q_m |m|^2, jointly for leaves clipped together
+owners                whose row is where: through reshapes, chunks, gathers, convolutions
+norms, intervals      what elementwise operations say of norms and of numbers
 keys, chance, noise   random numbers: where keys come from, Gaussian laws element by element
-outputs, hidden      what leaves the program
-the rest             moves, reductions, lookups, loops, sums, trusted; walker.py calls them
+outputs, hidden       what leaves the program
+walker, ledger        the walk through a program, and what it writes down
+the rest              rules of single operations, which the rows of `primitives` name
 """
 
 from medjax.privacy.sensitivity.checker import Sensitivity, check_sensitivity
