@@ -2,7 +2,7 @@
 
 checker, update       what is asked, and what is answered
 primitives, kinds     what is known of every primitive of JAX, one row each
-forms                 bound of a row: |row|^2 <= sum_m q_m |m|^2, jointly for leaves clipped together
+forms                 bound of a row: |row|^2 <= sum_m q_m |m|^2, joint for leaves clipped together
 owners                whose row is where: through reshapes, chunks, gathers, convolutions
 norms, intervals      what elementwise operations say of norms and of numbers
 keys, chance, noise   random numbers: where keys come from, Gaussian laws element by element
