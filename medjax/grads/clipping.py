@@ -87,11 +87,11 @@ def clipped_sum(
   Raises:
     InputError: a max_norm that is not positive, a loss that mixes examples or could do so (see
       `isolation`), an unknown option.
-  Guarantees: an example whose gradient is not finite, whose norm is beyond float32, or whose weight
-    is 0 or no finite number, adds exactly 0. The factor of an example depends on it alone. The
-    bound holds for parameters, examples and indices of any type and for gradients of any size, to
-    the rounding of float32 sums. Order, chunk and number of devices change the sum by rounding
-    only.
+  Guarantees: an example whose gradient is not finite, whose norm is beyond float32 or above 8e37
+    times the bound, or whose weight is 0 or no finite number, adds exactly 0. The factor of an
+    example depends on it alone. The bound holds for parameters, examples and indices of any type
+    and for gradients of any size, to the rounding of float32 sums. Order, chunk and number of
+    devices change the sum by rounding only.
   """
   check.one_of("method", method, ("auto", "ghost", "vmap"))
   if not callable(clip):

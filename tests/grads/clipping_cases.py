@@ -119,6 +119,8 @@ def excess(case: Case) -> tuple[float, float]:
   norms = np.linalg.norm(formed, axis=1)
   is_there = np.isfinite(norms) & (norms < np.finfo(np.float32).max)
   shares = np.where(is_there, np.minimum(1, bound / np.where(norms > 0, norms, 1)), 0)
+  # A factor below the normal numbers of float32 is 0.
+  shares = np.where(shares < np.finfo(np.float32).tiny, 0, shares)
   want = shares @ np.where(is_there[:, None], formed, 0)
 
   def total(weights):
