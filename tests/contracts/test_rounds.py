@@ -13,8 +13,14 @@ KEY = jax.random.key(0)
 NUM_ROUNDS = 5
 
 
-@pytest.fixture(params=rounds.ROWS, ids=lambda row: row.name)
+@pytest.fixture(
+  params=[
+    pytest.param(row, id=row.name, marks=[] if row is rounds.ROWS[1] else [pytest.mark.slow])
+    for row in rounds.ROWS
+  ]
+)
 def row(request):
+  """The default suite takes the row that has most states."""
   return request.param
 
 

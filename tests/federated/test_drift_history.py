@@ -92,7 +92,7 @@ def test_scaffolds_shown_loss_is_the_loss():
   assert shown[0] == pytest.approx(shown[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("on_disk", (False, True))
+@pytest.mark.parametrize("on_disk", (pytest.param(False, marks=pytest.mark.slow), True))
 def test_history_recomputes_every_round_to_the_bit(on_disk, tmp_path):
   row, cohorts = rounds.ROWS[1], rounds.stream()
   step, params = row.step("auto"), rounds.params()
