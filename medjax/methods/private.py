@@ -52,6 +52,36 @@ def private(
   Guarantees: what leaves a step (parameters, optimiser, metrics) is a function of released
     gradients, which are as private as plan.statement() says. An example whose gradient is not
     finite adds nothing. For the average of the parameters use `averaged(private(...))`.
+
+  One object says what is protected, draws the samples and adds the noise. A stopped training goes
+  on as itself; with another learning rate it is refused with its price, or pays it
+  (`DPPlan(restarts="pay")`):
+
+  >>> import flax.linen as nn, numpy as np
+  >>> from medjax import losses, methods, nets, privacy, train
+  >>> images = np.random.default_rng(0).normal(size=(400, 8, 8, 1)).astype(np.float32)  # yours
+  >>> labels = (images.mean((1, 2, 3)) > 0).astype(np.int32)
+  >>> model = nets.from_linen(
+  ...   nn.Sequential([nn.Conv(4, (3, 3)), nn.silu, lambda x: x.ravel(), nn.Dense(2)])
+  ... )
+  >>> def loss(params, example, key):  # ONE example
+  ...   return losses.cross_entropy(model.apply(params, example["image"])[0], example["label"])
+  >>> plan = privacy.DPPlan(
+  ...   num_examples=400, expected_batch_size=40, num_steps=5, delta=1e-4, target_epsilon=2.0,
+  ...   max_norm=1.0, unit="example",  # unit="group" protects all images of one `subject`
+  ...   vault=privacy.Vault.in_memory(),  # Vault.open("runs/x/private") to be able to resume
+  ... )
+  >>> step = methods.private(loss, optax.sgd(0.5), plan)  # filter=privacy.public_reference(...)
+  >>> params, _ = model.init(jax.random.key(0), images[0])
+  >>> records = {"image": images, "label": labels, "subject": np.arange(400)}
+  >>> stream = plan.stream(records, chunk=16)
+  >>> fitted = train.fit(
+  ...   step, stream, params, jax.random.key(1), num_steps=plan.num_steps, progress=False
+  ... )
+  >>> "Protected: one image." in plan.statement()
+  True
+  >>> round(plan.epsilon(), 2)
+  2.0
   """
   filter = no_filter() if filter is None else filter
   check.positive("multiplicity", multiplicity)
