@@ -103,7 +103,9 @@ def run(
   experiment: str | None = None,
   args: Sequence[str] | None = None,
 ) -> None:
-  """Runs `python -m experiments.NAME PRESET [--field value ...] [--workdir DIR] [--seed N] ...`.
+  """Runs `PROGRAM PRESET [--field value ...] [--workdir DIR] [--seed N] ...`.
+
+  PROGRAM is how Python was started: `python -m experiments.NAME`, or a script of your own.
 
   Args:
     presets: name -> frozen dataclass with every setting. The string under each field is its help
@@ -122,7 +124,7 @@ def run(
   experiment = experiment or _name_of_main(build)
   words = list(sys.argv[1:] if args is None else args)
   with _one_line():
-    preset, config, options = _parse(presets, doc, words, f"python -m experiments.{experiment}")
+    preset, config, options = _parse(presets, doc, words, _program(experiment))
     default = pathlib.Path("runs") / f"{experiment}-{preset}-{options.seed}"
     workdir = default if options.workdir is None else options.workdir
     given = (workdir, options.seed, options.data, preset, experiment, options.log_to)
@@ -274,3 +276,14 @@ def _name_of_main(build: Callable) -> str:
   if name == "__main__":  # python -m package.name, or python name.py
     name = pathlib.Path(sys.argv[0]).stem if spec is None else spec.name
   return name.removesuffix(".__main__").rpartition(".")[2]
+
+
+def _program(experiment: str) -> str:
+  """How Python was started: with a module, with a script, or at a prompt, which has no file."""
+  main = sys.modules["__main__"]
+  spec = getattr(main, "__spec__", None)
+  if spec is not None:
+    return f"python -m {spec.name.removesuffix('.__main__')}"
+  if getattr(main, "__file__", None):
+    return f"python {sys.argv[0]}"
+  return f"python -m experiments.{experiment}"

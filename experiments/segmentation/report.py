@@ -86,8 +86,8 @@ def _pictures(
   if unlabelled:
     report.section(
       "New images",
-      f"imagesTs, by the mean of the {len(scored[config.arms[0]])} networks of arm"
-      f" {config.arms[0]}; label maps in predictions/.",
+      f"imagesTs, by {_by_networks(len(scored[config.arms[0]]))} of arm {config.arms[0]}; label"
+      " maps in predictions/.",
     )
     report.overlay(
       [p.image for p in unlabelled[:8] for _ in range(2)],
@@ -95,6 +95,10 @@ def _pictures(
       class_names=setting.source.class_names,
       fills=[fill for p in unlabelled[:8] for fill in (None, p.prediction)],
     )
+
+
+def _by_networks(number: int) -> str:
+  return "the network" if number == 1 else f"the mean of the {number} networks"
 
 
 def _calibration(

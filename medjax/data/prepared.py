@@ -14,6 +14,7 @@ import math
 import os
 import pathlib
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,9 @@ def prepare(
     InputError: another kind of name, images beyond float16, and what reading the source raises; a
       set of this name that was made of other cases.
   """
-  from medjax.data import tfds_builders  # loads tensorflow_datasets
+  import tensorflow_datasets as tfds
+
+  from medjax.data import tfds_builders
 
   require(
     re.fullmatch(r"[a-z][a-z0-9_]*", name),
@@ -65,6 +68,8 @@ def prepare(
       "remove it, or choose another name",
     )
     return target
+  if not sys.stderr.isatty():  # a bar in a log file ends in no newline, and errors would follow it
+    tfds.disable_progress_bar()
   builder = tfds_builders.builder_of(source, name, lambda held: parts_of(held, seed=seed))
   with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of downloads; there are none
     builder(data_dir=str(folder), file_format="array_record").download_and_prepare()

@@ -37,11 +37,10 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 h2 { font-size: 1.35rem; letter-spacing: -.01em; line-height: 1.25; margin: 0 0 .7rem; }
 p { max-width: 46rem; margin: .6rem 0; text-wrap: pretty; }
 figure { margin: 1.3rem 0 0; }
-figcaption, caption { color: var(--soft); font-size: .88rem; line-height: 1.45; text-align: left; }
+figcaption { color: var(--soft); font-size: .88rem; line-height: 1.45; text-align: left; }
 figure > figcaption { margin-top: .6rem; max-width: 46rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .94rem; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; padding-top: .6rem; }
 th, td { padding: .42rem 1rem .42rem .6rem; text-align: left; border-bottom: 1px solid var(--line);
   vertical-align: baseline; }
 th { font-weight: 600; color: var(--soft); font-size: .84rem; border-bottom: 2px solid var(--line);

@@ -73,10 +73,11 @@ class Report:
       + "</tr>"
       for cells in zip(*columns, strict=True)
     )
-    below = f"<caption>{page.text(caption)}</caption>" if caption else ""
+    # The note stands outside of what scrolls sideways: it wraps where the page ends, also on a
+    # screen that is narrower than the table.
     return self._add(
-      f'<figure class="wide"><table>{below}<thead><tr>{head}</tr></thead>\n'
-      f"<tbody>{body}</tbody></table></figure>"
+      f'<figure><div class="wide"><table><thead><tr>{head}</tr></thead>\n'
+      f"<tbody>{body}</tbody></table></div>{_caption(caption)}</figure>"
     )
 
   def images(

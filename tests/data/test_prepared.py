@@ -116,8 +116,9 @@ def test_tfds_knows_the_builders_and_their_downloads(tmp_path, name, fake, optio
     assert people == {"P54"} and set(ready.parts) == {"train", "test"}
 
 
-def test_values_beyond_half_precision_are_refused(tmp_path):
+def test_values_beyond_half_precision_are_refused(tmp_path, capfd):
   root = fake_downloads.prostate(tmp_path / "raw")
   source = ProstateSites(root, normalise=lambda channel: 1e6 * channel)
   with pytest.raises(InputError, match="normalise the images"):
     prepare(source, tmp_path, name="p")
+  assert "examples" not in capfd.readouterr().err  # no bar in front of the error in a log file

@@ -10,6 +10,7 @@ import pytest
 
 import medjax
 from experiments import segmentation
+from experiments.segmentation import report
 from medjax import cli
 from tests.data.folders import nnunet
 
@@ -37,6 +38,11 @@ def finished(tmp_path_factory):
   arguments += ["--data", str(folder), "--workdir", str(root / "run")]
   run(*arguments)
   return folder, root / "run", arguments
+
+
+def test_one_network_is_no_mean():
+  assert report._by_networks(1) == "the network"
+  assert report._by_networks(5) == "the mean of the 5 networks"
 
 
 def test_every_subject_is_held_out_once_and_in_one_part_of_each_fold(finished):

@@ -1,5 +1,6 @@
 """Accounting against closed forms and the published settings."""
 
+import logging
 import math
 
 import pytest
@@ -104,3 +105,13 @@ def test_limits():
   assert accounting.epsilon(0.01, **setting) == accounting.epsilon(
     0.01, accountant="rdp", **setting
   )
+
+
+def test_orders_that_rdp_leaves_out_are_not_listed(caplog):
+  # At a rate of one half the series of several fractional orders does not converge.
+  setting = dict(num_units=1000, sample_size=500, num_steps=11, delta=1e-5, accountant="rdp")
+  found = accounting.epsilon(20.0, **setting)
+  assert not caplog.records
+  assert found >= accounting.epsilon(20.0, **{**setting, "accountant": "pld"})
+  logging.getLogger("absl").warning("something failed to converge")  # others' words pass again
+  assert len(caplog.records) == 1

@@ -2,8 +2,11 @@
 
 import dataclasses
 import errno
+import importlib.machinery
 import os
 import pathlib
+import sys
+import types
 
 import pytest
 
@@ -153,3 +156,24 @@ def test_config_that_hides_a_flag_is_refused():
   config = dataclasses.make_dataclass("Config", [("seed", int, 0)])()
   with pytest.raises(ValueError, match=r"got \['seed'\] in Config; rename"):
     cli.run({"demo": config}, lambda c, o: None, None, experiment="toy", args=["demo"])
+
+
+@pytest.mark.parametrize(
+  ("module", "path", "called"),
+  [
+    ("experiments.fusestyle", "fusestyle.py", "python -m experiments.fusestyle"),
+    ("experiments.lscl.__main__", "__main__.py", "python -m experiments.lscl"),
+    ("", "scripts/mine.py", "python scripts/mine.py"),
+    ("", "", "python -m experiments.toy"),  # at a prompt
+  ],
+)
+def test_help_names_the_program_as_it_was_started(module, path, called, monkeypatch, capsys):
+  main = types.ModuleType("__main__")
+  main.__spec__ = importlib.machinery.ModuleSpec(module, None) if module else None
+  if path:
+    main.__file__ = path
+  monkeypatch.setitem(sys.modules, "__main__", main)
+  monkeypatch.setattr(sys, "argv", [path])
+  with pytest.raises(SystemExit):
+    run("--help")
+  assert f"usage: {called} " in " ".join(capsys.readouterr().out.split())

@@ -124,3 +124,8 @@ def test_overlay_tints_inside_and_draws_borders():
   np.testing.assert_array_equal(outlined[16 * k, 32 * k], second)
   np.testing.assert_array_equal(outlined[48 * k - 1, 32 * k], second)
   np.testing.assert_array_equal(outlined[48 * k, 32 * k], [100] * 3)
+
+
+def test_a_note_under_a_table_stands_outside_of_what_scrolls_sideways():
+  html_ = Report("x").section("y").table(["a"], [[1]], "The note.").html()
+  assert "</table></div><figcaption>The note.</figcaption>" in html_
