@@ -31,6 +31,14 @@ NAMES = {
 """Metrics as pages write them; a metric that is not here keeps its own name."""
 
 
+RANGES = {
+  **dict.fromkeys(NAMES, (0.0, 1.0)),
+  "hausdorff": (0.0, np.inf),
+  "assd": (0.0, np.inf),
+}
+"""Least and largest value of each of these metrics."""
+
+
 def name_of(metric: str) -> str:
   """A metric as pages write it."""
   return NAMES.get(metric, metric)
@@ -77,6 +85,10 @@ def scores(
 ) -> None:
   """A line an arm: its meaning, every role and metric with its interval, operations over the least.
 
+  The interval of a mean of few people may reach beyond what its score can be (a Dice below 0). The
+  true mean cannot, so the page shows the part that lies within `RANGES`, which holds the true mean
+  as often as the whole, and says that it was cut. `found` and results.json keep the whole.
+
   Args:
     report: the page.
     found: results of the common schema.
@@ -95,6 +107,16 @@ def scores(
   header = ["arm", "what it is"]
   for role, metric in columns:
     header += [f"{role}: {name_of(metric)}", "low", "high"]
+  shown = {
+    (arm, role, metric): _within(metric, values[role][metric])
+    for arm, values in own.items()
+    for role, metric in columns
+  }
+  is_cut = any(
+    cut[k] != whole and np.isfinite(whole)
+    for (arm, role, metric), cut in shown.items()
+    for k, whole in enumerate(_triple(own[arm][role][metric]))
+  )
   report.section(title, text)
   report.table(
     [*header, "flops"],
@@ -102,14 +124,31 @@ def scores(
       [
         arm,
         arms[arm].meaning if arm in arms else "",
-        *(values[role][metric][k] for role, metric in columns for k in ("mean", "low", "high")),
+        *(figure for role, metric in columns for figure in shown[arm, role, metric]),
         costs[arm] / least,
       ]
       for arm, values in own.items()
     ],
     f"Means with 95 % intervals over {' and '.join(found['levels'])}; the cases of one place are"
-    " averaged first. flops: of an update, over the least.",
+    f" averaged first.{_CUT if is_cut else ''} flops: of an update, over the least.",
   )
+
+
+_CUT = (
+  " Intervals are cut where a score ends (no Dice is below 0 or above 1); results.json holds them"
+  " whole."
+)
+
+
+def _triple(figures: Mapping[str, float]) -> tuple[float, float, float]:
+  return figures["mean"], figures["low"], figures["high"]
+
+
+def _within(metric: str, figures: Mapping[str, float]) -> tuple[float, float, float]:
+  """Mean, low and high, the last two moved to the nearest value that the score can have."""
+  least, most = RANGES.get(metric, (-np.inf, np.inf))
+  mean, low, high = _triple(figures)
+  return mean, float(np.clip(low, least, most)), float(np.clip(high, least, most))
 
 
 def verdicts(

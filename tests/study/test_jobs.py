@@ -1,5 +1,7 @@
 """Trainings under names, their costs, and scores that are kept with the weights that gave them."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -159,3 +161,24 @@ def test_the_sections_of_a_page_hold_what_the_rows_say(tmp_path):
     assert words in html, words
   assert "nowhere" not in html
   assert directory.results["not_asked"] == missing
+
+
+def test_intervals_are_cut_at_the_range_of_a_score_on_the_page_alone():
+  rows = [
+    {"arm": "plain", "seed": 0, "subject": p, "case": p, "domain": "", "role": "test"}
+    | {"dice/x": dice, "gain/x": dice}
+    for p, dice in (("ann", 0.01), ("bob", 0.06))
+  ]
+  found = study.results(rows, ("dice", "gain"), questions=[])
+  whole = found["arms"]["plain"]["test"]
+  assert whole["dice"]["low"] < 0 and whole["dice"] == whole["gain"]
+  report = train.Report("x")
+  study.page.scores(report, found, study.arms(study.Arm("plain", "nothing", dict)))
+  cells = re.findall(r"<td[^>]*>([^<]*)</td>", report.html())[2:8]
+  assert float(cells[1]) == 0 and float(cells[4]) < 0  # a "gain" has no known range
+  assert "results.json holds them whole" in report.html()
+  near = [row | {"dice/x": 0.5 + row["dice/x"] / 100} for row in rows]
+  report = train.Report("x")
+  found = study.results(near, ("dice",), questions=[])
+  study.page.scores(report, found, study.arms(study.Arm("plain", "nothing", dict)))
+  assert "results.json holds" not in report.html()
