@@ -90,10 +90,8 @@ def load(config: Config, options: cli.RunOptions) -> tuple[str, Source, study.Tu
   people = {part: study.people_of(source.subjects, own) for part, own in indices.items()}
   parts = data.Splits(people, options.seed)
   data.check_content(source, parts)
-  if config.near_duplicates:
-    threshold = None if config.near_duplicates < 0 else config.near_duplicates
-    picture = options.workdir.with_name(f"{options.workdir.name}-pair.png")
-    data.check_near_duplicates(source, parts, threshold=threshold, picture=picture)
+  picture = study.pair_picture(options.workdir)
+  study.check_alike(source, parts.parts, config.near_duplicates, picture)
   held = {part: data.stack(source, own) for part, own in indices.items()}
   turn = study.Turn("", held["train"], held["validation"], {"test": held["test"]}, people)
   return title, source, turn

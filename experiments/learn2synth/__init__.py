@@ -25,6 +25,7 @@ from typing import Any
 
 from experiments.learn2synth import noise_recovery, real_images, report
 from medjax import check, cli
+from medjax.study import pair_picture
 
 PRESETS: dict[str, Any] = {"demo": real_images.Config(), "recovery": noise_recovery.Config()}
 
@@ -37,7 +38,8 @@ def build(config: Any, options: cli.RunOptions) -> None:
 
 
 def _real_images(config: real_images.Config, options: cli.RunOptions) -> None:
-  setting = real_images.load(config, options.data, options.seed)
+  picture = pair_picture(options.workdir)
+  setting = real_images.load(config, options.data, options.seed, picture)
   with options.directory(config, setting.source.manifest()) as directory:
     if directory.finished:
       return

@@ -18,6 +18,7 @@ import optax
 from experiments.learn2synth import synthetic_training
 from experiments.learn2synth.synthetic_training import Task
 from medjax import check, data, methods, metrics, rng, synth, train
+from medjax.study import check_alike
 from medjax.types import Batch, Params, Source
 
 ARMS = ("naive", "learn2synth")
@@ -36,6 +37,9 @@ class Config:
     min_labelled: slices with a smaller fraction of labelled voxels are left out, of all parts.
     subject_pattern: regular expression with one group that finds the subject in a case name; ""
       makes every case its own subject.
+    near_duplicates: similarity from which cases of two people are taken for one scan, and refused
+      in two parts; -1 takes the measured default (.55 for volumes, .8 for pictures), 0 does not
+      look.
     background: what unlabelled tissue is synthesised as: "clusters" of intensity (skull, skin),
       "strip" (images cut to their labels by the truth: a control, no claim), or "zero".
     num_clusters: intensity clusters of unlabelled tissue.
@@ -64,6 +68,7 @@ class Config:
   slice_axis: Literal[0, 1, 2] = 2
   min_labelled: float = 0.01
   subject_pattern: str = ""
+  near_duplicates: float = -1.0
   background: Literal["clusters", "strip", "zero"] = "zero"
   num_clusters: int = 3
   contrast: Literal["random", "matched"] = "matched"
@@ -142,18 +147,30 @@ class Study(NamedTuple):
   timings: dict[str, train.Timing]
 
 
-def load(config: Config, paths: tuple[pathlib.Path, ...], seed: int) -> Setting:
-  """Reads, splits over subjects, crops to one shape, and prepares label maps for synthesis."""
+def load(
+  config: Config,
+  paths: tuple[pathlib.Path, ...],
+  seed: int,
+  picture: pathlib.Path | None = None,
+) -> Setting:
+  """Reads, splits over subjects, crops to one shape, and prepares label maps for synthesis.
+
+  Two cases in two parts that look like one scan are shown in the file `picture`.
+  """
   check.require(len(paths) <= 1, "one nnU-Net folder after --data", f"{len(paths)}", "pass one")
-  source = _folder(config, paths[0]) if paths else _template(config)
+  source: Source
   if paths:
+    whole = _folder(config, paths[0])
+    source = _sliced(config, whole)
     drawn = data.split_subjects(
       source.subjects, {"train": 0.6, "validation": 0.2, "test": 0.2}, seed=seed
     )
     parts = {part: drawn.indices(part, source.subjects) for part in drawn.parts}
     data.check_content(source, drawn)
+    check_alike(whole, drawn.parts, config.near_duplicates, picture)
     splits = {"kind": "subjects", "seed": seed, "parts": drawn.parts}
   else:
+    source = _template(config)
     # One averaged head: there is no second subject to test on, and the report claims nothing.
     every = tuple(range(len(source)))
     parts = {"train": every[::2], "validation": every[1::4], "test": every[3::4]}
@@ -386,7 +403,7 @@ def _decaying(rate: float, config: Config) -> optax.Schedule:
   return optax.cosine_decay_schedule(rate, config.num_steps, alpha=0.05)
 
 
-def _folder(config: Config, path: pathlib.Path) -> Source:
+def _folder(config: Config, path: pathlib.Path) -> data.NnUNetFolder:
   source = data.NnUNetFolder(
     path,
     spacing=config.spacing or None,
@@ -400,6 +417,10 @@ def _folder(config: Config, path: pathlib.Path) -> Source:
     f"{len(source.channel_names)} ({', '.join(source.channel_names)}) in {path}",
     "keep one channel in dataset.json",
   )
+  return source
+
+
+def _sliced(config: Config, source: data.NnUNetFolder) -> Source:
   if len(config.shape) == 2 and len(source[0].spacing) == 3:
     return data.slices(
       source,

@@ -120,7 +120,8 @@ PRESETS = {
 
 
 def build(config: Config, options: cli.RunOptions) -> None:
-  setting = hospitals.load(config, options.data, options.seed)
+  picture = study.pair_picture(options.workdir)
+  setting = hospitals.load(config, options.data, options.seed, picture)
   with options.directory(config, setting.manifest) as directory:
     if directory.finished:
       return

@@ -46,6 +46,10 @@ class DataConfig(study.Settings):
   # regular expression with one group that finds the subject in a case name; "" makes every case its
   # own subject
   subject_pattern: str = ""
+  # similarity from which cases of two people are taken for one scan, and refused in two folders; -1
+  # takes the measured default (.55 for volumes, .8 for pictures), 0 does not look. Cases of one
+  # folder that look alike stay in one part in any case
+  near_duplicates: float = -1.0
   train_part: str = "Training/Labeled"  # folder of the M&Ms download to train on
   test_part: str = "Testing"  # folder of the M&Ms download to test on
   max_test: int = 0  # people tested at a site; 0 tests all
@@ -131,8 +135,12 @@ class Setting(NamedTuple):
     }
 
 
-def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Setting:
+def load(
+  config: DataConfig, paths: Sequence[pathlib.Path], seed: int, picture: pathlib.Path | None = None
+) -> Setting:
   """Reads everything and refuses what would leak between parts.
+
+  Two cases of two folders that look like one scan are shown in the file `picture`.
 
   Raises:
     InputError: sites with different channels or labels, a site that is not there, a wrong number
@@ -160,6 +168,10 @@ def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Settin
     check.require(len(unseen) < len(sites), "a site to train on", "none", "leave fewer sites out")
   cases = {name: _stacks(config, name, site) for name, site in sites.items()}
   turns = tuple(_turn(config, sites, cases, unseen, is_simulated, seed) for unseen in left_out)
+  if config.source == "folders" and not config.simulate:
+    # A person in two folders may be trained on at one site and tested at another.
+    homes = {f"site {n}": [f"{n}/{s}" for s in sorted(site.part_of)] for n, site in sites.items()}
+    study.check_alike(together, homes, config.near_duplicates, picture)
   return Setting(
     title,
     tuple(sites),

@@ -48,8 +48,7 @@ PRESETS = {
 
 def build(config: Config, options: cli.RunOptions) -> None:
   root = _folder(options)
-  pair = options.workdir.with_name(f"{options.workdir.name}-pair.png")
-  setting = load(config, root, options.seed, pair)
+  setting = load(config, root, options.seed, study.pair_picture(options.workdir))
   with options.directory(config, setting.source.manifest()) as directory:
     if directory.finished:
       return

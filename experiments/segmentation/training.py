@@ -175,9 +175,7 @@ def load(
     }
     drawn = data.Splits({name: people for name, people in parts.items() if people}, seed)
     data.check_content(source, drawn)
-    if config.near_duplicates:
-      threshold = None if config.near_duplicates < 0 else config.near_duplicates
-      data.check_near_duplicates(source, drawn, threshold=threshold, picture=picture)
+    study.check_alike(source, drawn.parts, config.near_duplicates, picture)
     recorded.append({"fold": fold.number, **parts})
   patch = config.patch if plan is None else plan.patch
   network = nets.UNet(

@@ -67,6 +67,7 @@ from experiments.site_transfer.scores import NO_TRANSFER, ORACLE
 from experiments.site_transfer.training import Run, Study, Trained
 from medjax import cli
 from medjax.metrics import case_table
+from medjax.study import pair_picture
 
 _EVIDENCE = Config(
   pairs=("research-t1>legacy-t1", "legacy-t1>hospital-t1", "memory-t1>lowfield-t1"),
@@ -155,8 +156,11 @@ PRESETS = {
 
 
 def build(config: Config, options: cli.RunOptions) -> None:
-  sites = chest if config.data_source == "chest" else hospitals
-  setting = sites.load(config, options.data, options.seed)
+  if config.data_source == "chest":
+    setting = chest.load(config, options.data, options.seed)
+  else:
+    picture = pair_picture(options.workdir)
+    setting = hospitals.load(config, options.data, options.seed, picture)
   seeds = range(options.seed, options.seed + config.num_seeds)
   runs = {
     optimiser: [

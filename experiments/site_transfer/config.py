@@ -51,6 +51,9 @@ class DataConfig:
     max_test: people tested at a site; 0 tests all of the test part.
     subject_pattern: regular expression with one group that finds the subject in a case name; ""
       makes every case its own subject.
+    near_duplicates: similarity from which cases of two people are taken for one scan, and refused
+      at two sites, of folders; -1 takes the measured default (.55 for volumes, .8 for pictures), 0
+      does not look. Cases of one folder that look alike stay in one part in any case.
     shape: pixels of the network's input, a crop or padding about the middle.
     num_slices: slices of a simulated head.
     spacing: voxel size in mm, one an axis: of simulated heads, and what volumes are resampled to;
@@ -68,6 +71,7 @@ class DataConfig:
   test_fraction: float = 0.3
   max_test: int = 0
   subject_pattern: str = ""
+  near_duplicates: float = -1.0
   shape: tuple[int, int] = (48, 48)
   num_slices: int = 12
   spacing: tuple[float, ...] = ()

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.site_transfer.config import DataConfig
 from experiments.site_transfer.heads import SimulatedHeads
 from experiments.site_transfer.setting import TO, Pair, Setting, parted, sites_of
-from medjax import check, data
+from medjax import check, data, study
 from medjax.data import cc359, prostate
 from medjax.study import stacks
 from medjax.study.sites import Rescanned, rescanned
@@ -21,8 +21,12 @@ from medjax.study.stacks import Stack
 from medjax.types import IGNORE, Example, Source
 
 
-def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Setting:
+def load(
+  config: DataConfig, paths: Sequence[pathlib.Path], seed: int, picture: pathlib.Path | None = None
+) -> Setting:
   """Reads all sites and refuses what would leak between parts.
+
+  Two cases of two folders that look like one scan are shown in the file `picture`.
 
   Raises:
     InputError: sites with different channels or labels, a pair of unknown sites, a wrong number of
@@ -32,7 +36,9 @@ def load(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> Settin
   sites = _sites(config, paths, seed)
   together = _together(sites)
   if config.data_source == "folders":
-    _check_homes(together)
+    # A person at two sites may be trained on at one and tested at the other.
+    homes = {f"site {name}": _people_at(together, name) for name in sites}
+    study.check_alike(together, homes, config.near_duplicates, picture)
   names = config.pairs or _all_pairs(config, list(sites))
   used = list(dict.fromkeys(site for name in names for site in sites_of(name, sites)))
   cases = {name: _cases(config, name, sites[name], used, seed) for name in used}
@@ -92,18 +98,9 @@ def _together(sites: Mapping[str, Source]) -> Source:
   return data.concat(sites)
 
 
-def _check_homes(together: Source) -> None:
-  """Refuses folders of two sites that hold one person, as far as images tell."""
-  home: dict[str, tuple[str, str]] = {}
-  people = stacks.alike_together(together)
-  for person, site, name in zip(people, together.domains, together.subjects, strict=True):
-    first, other = home.setdefault(person, (site, name))
-    check.require(
-      first == site,
-      "other people at every site",
-      f"{other} of {first} and {name} of {site}, which look like one scan",
-      "remove one: a person at two sites may be trained on and tested",
-    )
+def _people_at(together: Source, site: str) -> list[str]:
+  pairs = zip(together.domains, together.subjects, strict=True)
+  return sorted({subject for domain, subject in pairs if domain == site})
 
 
 def _folders(config: DataConfig, paths: Sequence[pathlib.Path]) -> dict[str, Source]:

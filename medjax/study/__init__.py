@@ -2,6 +2,7 @@
 
 settings   Settings, check_fields       fields that every study has, and what names promise
 data       Turn, turns_of, splits_of    who is trained on, who is tested in which role
+           check_alike, pair_picture    two people who look like one stand on one side
 arms       Arm, arms, chosen            one row an arm: name, meaning, what makes its method
 training   Job, fit, fit_all, flops     a training that is asked for; resumable, its cost counted
 scores     Predictor, classes, masks    a network on test cases: rows of people
@@ -16,6 +17,7 @@ whole study: experiments/fusestyle.py.
 """
 
 from medjax.study import page
+from medjax.study.alike import check_alike, pair_picture
 from medjax.study.arms import Arm, arms, chosen
 from medjax.study.jobs import Job, Trained, fit, fit_all, flops
 from medjax.study.kept import kept
@@ -44,6 +46,7 @@ __all__ = [
   "arms",
   "ask",
   "ask_each",
+  "check_alike",
   "check_arms_differ",
   "check_fields",
   "chosen",
@@ -60,6 +63,7 @@ __all__ = [
   "mean_of_curves",
   "not_asked",
   "page",
+  "pair_picture",
   "parted",
   "paths_of",
   "people_of",

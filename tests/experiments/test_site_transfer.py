@@ -142,8 +142,9 @@ def test_a_person_at_two_sites_is_refused(tmp_path):
   names = ("a_1", "b_1", "c_1", "d_1", "e_1", "f_1")
   roots = [site(tmp_path / name, 0, names) for name in ("old", "new")]  # the same scans
   config = Config(data_source="folders", shape=(12, 12), subject_pattern=r"(.)_\d")
-  with pytest.raises(InputError, match="other people at every site"):
-    hospitals.load(config, roots, 0)
+  with pytest.raises(InputError, match="different people in site old and site new.*pair.png"):
+    hospitals.load(config, roots, 0, tmp_path / "pair.png")
+  assert (tmp_path / "pair.png").is_file()
 
 
 def test_a_pair_without_a_gap_stays_out(tmp_path):
