@@ -1,7 +1,9 @@
 """What a step costs here: time, compile time, flops and memory, as ratios to a plain step.
 
-  python -m experiments.throughput demo          small shapes, about 2 minutes on 2 CPU cores
-  python -m experiments.throughput evidence      the shapes of the record, about 6 minutes
+  python -m experiments.throughput demo          small shapes, about 3 minutes on 2 CPU cores
+  python -m experiments.throughput evidence      the shapes of the record, about 8 minutes
+  python -m experiments.throughput device        the shapes of an accelerator, for its record; it is
+                                                 planned for 8 minutes and has run on a CPU alone
 
 All programs of a group run interleaved in one process, warm; times are medians with the 10th and
 90th percentile. Ratios are medians over rounds of (this program / the group's first), which cancels
@@ -11,8 +13,9 @@ plain step plus a forward and backward pass on real images. A clipped sum has th
 plain gradient.
 
 results.json holds what is exact, by row: flops, temporary_bytes. timing.json holds the times:
-median_s, low_s, high_s, ratio (to the first row), ratio_to_second, compile_s, examples_per_s. A
-further method adds a row to `groups`.
+median_s, low_s, high_s, ratio (to the first row), ratio_to_second, compile_s, examples_per_s.
+record.json holds both with device, versions and commit: the file to keep. A further method adds a
+row to `groups`.
 """
 
 import dataclasses
@@ -24,7 +27,12 @@ import numpy as np
 import optax
 
 from experiments.bench import distance_bench
-from experiments.throughput import clipping_programs, curriculum_programs, transfer_programs
+from experiments.throughput import (
+  clipping_programs,
+  curriculum_programs,
+  device_programs,
+  transfer_programs,
+)
 from experiments.throughput.measuring import Program, measure
 from medjax import check, cli, data, grads, losses, nets, synth
 from medjax.ops import conv
@@ -46,6 +54,9 @@ class Config:
     images: 32 x 32 x 3 images of the clipped sums.
     chunks: examples worked on together, as many as are tried; plain gradients too.
     clipped_volumes: 3D examples of the clipped sums.
+    inner_steps: numbers K of inner steps of the hypergradients.
+    num_runs: networks that are trained at once.
+    noise_size: numbers of a private release.
     num_rounds: timed rounds; every program runs once a round.
     only: run the groups whose title begins with one of these words; all if there are none.
   """
@@ -60,6 +71,9 @@ class Config:
   images: int = 8
   chunks: tuple[int, ...] = (8, 4)
   clipped_volumes: int = 4
+  inner_steps: tuple[int, ...] = (1,)
+  num_runs: int = 2
+  noise_size: int = 100_000
   num_rounds: int = 15
   only: tuple[str, ...] = ()
 
@@ -74,7 +88,22 @@ PRESETS = {
     images=64,
     chunks=(64, 8, 4, 2),
     clipped_volumes=8,
+    noise_size=1_000_000,
     num_rounds=25,
+  ),
+  "device": Config(
+    shape=(256, 256),
+    volume=(64, 64, 64),
+    synthesis_shape=(256, 256),
+    synthesis_volume=(128, 128, 128),
+    batch_size=16,
+    widths=(32, 64, 128),
+    images=512,
+    chunks=(512, 64),
+    inner_steps=(1, 16),
+    num_runs=8,
+    noise_size=100_000_000,
+    num_rounds=20,
   ),
 }
 
@@ -95,6 +124,20 @@ def groups(config: Config) -> dict[str, Sequence[Program]]:
     "3D U-Net training step": lambda: convolution_programs(config),
     "Synthesis, 2D, one image": lambda: synthesis_programs(config, config.synthesis_shape),
     "Synthesis, 3D, one image": lambda: synthesis_programs(config, config.synthesis_volume),
+    "Number types, 2D plain step": lambda: device_programs.number_types(
+      _images(config, config.shape), config.widths, config.num_classes
+    ),
+    "Number types, 3D plain step": lambda: device_programs.number_types(
+      _images(config, config.volume), config.widths, config.num_classes
+    ),
+    "Inner steps of a hypergradient": lambda: device_programs.inner_steps(
+      _images(config, config.shape), config.widths, config.num_classes, config.inner_steps
+    ),
+    "Networks at once": lambda: device_programs.runs_at_once(
+      _images(config, config.shape), config.widths, config.num_classes, config.num_runs
+    ),
+    "Private noise": lambda: device_programs.private_noise(config.noise_size),
+    "Distance transform": lambda: device_programs.distances(config.synthesis_volume),
   }
   chosen = {t: make() for t, make in makers.items() if not config.only or t.startswith(config.only)}
   check.require(
@@ -263,6 +306,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
       )
     directory.write_json("timing", timing)
     report.write(directory.path / "report.html")
+    about = {name: directory.config[name] for name in ("versions", "commit", "devices")}
+    directory.write_json("record", {**about, "results": results, "timing": timing})
     directory.write_json("results", results)
 
 

@@ -13,7 +13,7 @@ from medjax.metrics import case_table
 from medjax.study import jobs
 from tests.contracts.studies import ROWS
 
-QUICK = ("fusestyle", "disbelieve")
+QUICK = ("fusestyle",)
 """Rows that the default suite runs whole."""
 FILES = ("config.json", "splits.json", "metrics.jsonl", "timing.json", "report.html")
 

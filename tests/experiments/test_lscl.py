@@ -257,9 +257,9 @@ def test_sites_that_do_not_match(tmp_path, second, message):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["sites"], "a folder a site after --data"),
+    (["sites"], "two paths or more after --data, a folder a site"),
     (["sites", "--data", "nowhere", "--data", "elsewhere"], "nowhere"),
-    (["mnms"], "one folder after --data"),
+    (["mnms"], "one path after --data with --source mnms"),
     (["demo", "--leave_out", "E"], "leave_out to be one of"),
     (["demo", "--leave_out", "A", "B", "C", "D"], "a site to train on"),
     (["demo", "--finetune_updates", "42"], "finetune_updates as a multiple of num_updates=4"),

@@ -88,6 +88,7 @@ def test_claims_are_tested_for_every_arm_and_shown(finished):
   assert set(timing["arms"]) == set(arms)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_at_a_centre_ends_as_one_that_was_not(tmp_path, monkeypatch):
   arguments = ["demo", *SMALL, "--arms", "replay", "--workdir"]
   whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -469,12 +470,10 @@ TINY = {
   "released_code": "--patch 8 8 8 --widths 2 4 --window 8 8 8 --num_epochs 1",
 }
 VOLUMES = "--num_train 2 2 --num_test 2 --shape 16 16 16 --num_steps 2"
-CHEAP = ("released_code",)
 
 
-@pytest.mark.parametrize(
-  "name", [n if n in CHEAP else pytest.param(n, marks=pytest.mark.slow) for n in TINY]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
 def test_a_tiny_case_of_every_preset_runs_to_its_end(tmp_path, name):
   words = f"{TINY[name]} --batch_size 2 --min_test 1 --memory 1 --log_every 1 --num_seeds 1"
   orders = min(ms_replay.PRESETS[name].num_orders, 2)

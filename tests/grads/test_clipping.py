@@ -333,7 +333,7 @@ def resnet():
   return loss, params, batch, reference(loss, params, batch)
 
 
-@pytest.mark.parametrize("chunk", [None, 3])
+@pytest.mark.parametrize("chunk", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_chunks_change_the_sum_by_rounding_only(resnet, chunk):
   loss, params, batch, (norms, want, _) = resnet
   out = jax.jit(grads.clipped_sum(loss, 1.0, chunk=chunk))(params, batch, KEY)
@@ -362,7 +362,7 @@ def test_order_and_padding_change_the_sum_by_rounding_only():
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("chunk", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_two_devices_equal_one(resnet, chunk):
   loss, params, batch, (_, want, _) = resnet
   batch = jax.tree.map(lambda x: x[:6], batch)
