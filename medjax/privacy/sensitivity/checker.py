@@ -223,43 +223,6 @@ def traced(release: Callable[..., PyTree], batch: PyTree, *args: PyTree) -> Trac
   return Traced(program, Ledger(count, primitives.TABLE), paths, place, len(leaves))
 
 
-def _argument(aval: Any, number: int) -> Public:
-  """A public argument of which nothing is known; keys of different arguments are different."""
-  shape = tuple(aval.shape)
-  if not jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
-    return Public(shape, aval.dtype, intervals.default(aval.dtype))
-  paths = keys.array([("argument", number, place) for place in range(math.prod(shape))], shape)
-  return Public(shape, aval.dtype, chance=Chance(keys=paths))
-
-
-def _released(
-  ledger: Ledger, path: str, v: Value, has_weight: bool, allow_coupled: bool
-) -> forms.Form:
-  """What an output adds to the bound."""
-  expected = f"a proven bound for {path}"
-  if isinstance(v, Public):
-    return {}
-  if isinstance(v, Row) and not v.is_everyones:
-    remedy = "release a sum of clipped rows; norms, losses and weights of examples are private"
-    raise check.InputError(expected, "one row an example", remedy)
-  if isinstance(v, Row):
-    radius = float(forms.size(v.bounded_form))
-    if allow_coupled and math.isfinite(radius):
-      ledger.where = path
-      ledger.note("clipped as a whole", radius)
-      return forms.at_most(2 * radius, ledger.number())
-    cause = v.cause
-    assert cause is not None
-    raise check.InputError(expected, f"{cause.where}, which {cause.what}", cause.remedy)
-  bound = forms.size(v.form)
-  remedy = "clip every example's row, all its leaves, before the sum, e.g. with grads.clipped_sum"
-  _refuse(not np.isfinite(bound).all(), expected, f"a sum of unbounded rows by {v.where}", remedy)
-  remedy = "multiply rows by batch.weight or pass it as weights"
-  is_counted = has_weight and not v.is_padding_zero
-  _refuse(is_counted, expected, f"rows of weight 0 that count in {v.where}", remedy)
-  return v.form if has_weight else forms.scaled(v.form, 2.0)  # one term goes, another comes
-
-
 def _released(
   ledger: Ledger, path: str, v: Value, has_weight: bool, allow_coupled: bool
 ) -> forms.Form:
