@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -14,6 +14,7 @@ Params: TypeAlias = Any
 Json: TypeAlias = Any  # what strict JSON holds: dict, list, str, int, float, bool or None
 Array: TypeAlias = jax.Array
 Key: TypeAlias = jax.Array  # a typed key, as jax.random.key(seed) makes it
+Indices: TypeAlias = Sequence[int] | np.ndarray  # positions of cases in a source
 Metrics: TypeAlias = dict[str, jax.Array]
 LossFn: TypeAlias = Callable[[Params, PyTree, Key], jax.Array]
 """`loss_fn(params, example, key) -> scalar` of ONE example."""

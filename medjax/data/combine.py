@@ -1,10 +1,10 @@
 """Sources out of sources: several sites side by side, or some of the cases."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from medjax.check import require
-from medjax.types import Example, Source
+from medjax.types import Example, Indices, Source
 
 
 def concat(sites: Mapping[str, Source]) -> "Concat":
@@ -64,7 +64,7 @@ class Concat:
     }
 
 
-def subset(source: Source, indices: Sequence[int]) -> "Subset":
+def subset(source: Source, indices: Indices) -> "Subset":
   """The cases at `indices`, in that order; they keep their name, subject and `index`."""
   return Subset(source, indices)
 
@@ -72,7 +72,7 @@ def subset(source: Source, indices: Sequence[int]) -> "Subset":
 class Subset:
   """A Source; use `subset`."""
 
-  def __init__(self, source: Source, indices: Sequence[int]):
+  def __init__(self, source: Source, indices: Indices):
     self.source = source
     self.indices = tuple(range(len(source))[int(i)] for i in indices)
     self.class_names, self.channel_names = source.class_names, source.channel_names

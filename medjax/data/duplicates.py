@@ -45,7 +45,7 @@ from medjax.check import InputError, in_interval, require
 from medjax.data import png
 from medjax.data.inspection import middle
 from medjax.data.splits import Splits
-from medjax.types import Example, Source
+from medjax.types import Example, Indices, Source
 
 _FINE = 2  # samples a cell: alignment to a quarter of a cell
 _REACH = 2  # cells by which step 3 may move a case
@@ -76,7 +76,7 @@ class Pair(NamedTuple):
 
 def near_duplicates(
   source: Source,
-  indices: Sequence[int] | None = None,
+  indices: Indices | None = None,
   *,
   grid: int = 24,
   threshold: float | int | None = None,

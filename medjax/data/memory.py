@@ -19,6 +19,7 @@ import numpy as np
 
 from medjax import check
 from medjax.data.seeds import Seed, generator
+from medjax.types import Indices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Memory:
   def indices(self) -> tuple[int, ...]:
     return tuple(i for held in self.kept.values() for i in held)
 
-  def store(self, centre: str, chosen: Sequence[int]) -> "Memory":
+  def store(self, centre: str, chosen: Indices) -> "Memory":
     """A memory with these cases of one more centre.
 
     Raises:
@@ -86,7 +87,7 @@ class Reservoir:
   def __post_init__(self):
     check.positive("capacity", self.capacity)
 
-  def offer(self, cases: Sequence[int]) -> "Reservoir":
+  def offer(self, cases: Indices) -> "Reservoir":
     """The reservoir after these cases, in their order."""
     items, seen = list(self.items), self.num_seen
     for case in cases:

@@ -13,7 +13,7 @@ import numpy as np
 
 from medjax.check import InputError, one_of, require
 from medjax.data.seeds import generator
-from medjax.types import Source
+from medjax.types import Indices, Source
 
 Normaliser: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """Maps one channel [*space] float32 to an array of the same shape."""
@@ -115,7 +115,7 @@ class ForegroundPercentiles:
 
 
 def foreground_statistics(
-  source: Source, indices: Sequence[int], channel: int = 0, *, num_voxels: int = 1_000_000
+  source: Source, indices: Indices, channel: int = 0, *, num_voxels: int = 1_000_000
 ) -> ForegroundPercentiles:
   """Measures the foreground (label > 0) of the training cases.
 

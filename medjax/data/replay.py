@@ -11,7 +11,6 @@
 The step is `supervised`, unchanged: replay costs what fine-tuning costs.
 """
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ import numpy as np
 from medjax import check
 from medjax.data.seeds import Seed
 from medjax.data.streams import visits
-from medjax.types import Stream
+from medjax.types import Indices, Stream
 
 Form = Literal["pooled", "weighted"]
 
@@ -39,8 +38,8 @@ class Drawn(NamedTuple):
 
 
 def replayed(
-  current: Sequence[int],
-  memory: Sequence[int],
+  current: Indices,
+  memory: Indices,
   batch_size: int,
   seed: Seed,
   *,

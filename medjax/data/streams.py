@@ -16,7 +16,7 @@ from medjax.check import InputError, require
 from medjax.data.grid import space_of, to_shape
 from medjax.data.seeds import Seed, generator
 from medjax.tree import entry
-from medjax.types import Batch, Example, PyTree, Source, Stream
+from medjax.types import Batch, Example, Indices, PyTree, Source, Stream
 
 
 class Cases(NamedTuple):
@@ -33,7 +33,7 @@ class Cases(NamedTuple):
   domain: np.ndarray
 
 
-def load_cases(source: Source, indices: Sequence[int] | None = None) -> Cases:
+def load_cases(source: Source, indices: Indices | None = None) -> Cases:
   """Reads cases once.
 
   Args:
@@ -56,7 +56,7 @@ def load_cases(source: Source, indices: Sequence[int] | None = None) -> Cases:
 
 def stack(
   source: Source,
-  indices: Sequence[int] | None = None,
+  indices: Indices | None = None,
   shape: Sequence[int] | None = None,
   *,
   centre: str = "grid",

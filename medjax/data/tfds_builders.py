@@ -25,7 +25,7 @@ from medjax.data.cc359 import CC359
 from medjax.data.parts import parts_of
 from medjax.data.prostate import ProstateSites as ProstateSource
 from medjax.data.record_info import FORMAT, INFO, write_info
-from medjax.types import Example, Source
+from medjax.types import Example, Indices, Source
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -77,7 +77,7 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def _folder(self, dl_manager: Any) -> pathlib.Path:
     return pathlib.Path(dl_manager.manual_dir)
 
-  def _generate_examples(self, indices: Sequence[int]) -> Iterator[tuple[int, dict]]:
+  def _generate_examples(self, indices: Indices) -> Iterator[tuple[int, dict]]:
     for position, index in enumerate(indices):
       yield position, self._record(self._source[index])
 
@@ -203,6 +203,6 @@ def builder_of(
   return type(camel, (SourceBuilder,), fields, skip_registration=True)
 
 
-def _names(source: Source, indices: Sequence[int]) -> list[str]:
+def _names(source: Source, indices: Indices) -> list[str]:
   names = getattr(source, "names", None)
   return [source[i].name if names is None else names[i] for i in indices]
