@@ -54,6 +54,8 @@ class RunOptions:
     preset: name of the preset the configuration started from.
     experiment: name of the experiment.
     log_to, more_steps: see `train.RunDirectory.open`.
+    given: fields of the configuration that the command line itself sets. A file of settings, such
+      as nnU-Net's plans, replaces what a preset says and not what the reader asked for.
   """
 
   workdir: pathlib.Path
@@ -63,6 +65,7 @@ class RunOptions:
   experiment: str
   log_to: tuple[str, ...] = ()
   more_steps: bool = False
+  given: frozenset[str] = frozenset()
 
   def directory(
     self, config: Any, data_manifest: Mapping[str, Any] | None = None, *, private: bool = False
@@ -127,8 +130,19 @@ def run(
     preset, config, options = _parse(presets, doc, words, _program(experiment))
     default = pathlib.Path("runs") / f"{experiment}-{preset}-{options.seed}"
     workdir = default if options.workdir is None else options.workdir
-    given = (workdir, options.seed, options.data, preset, experiment, options.log_to)
-    build(config, RunOptions(*given, options.more_steps))
+    build(
+      config,
+      RunOptions(
+        workdir,
+        options.seed,
+        options.data,
+        preset,
+        experiment,
+        options.log_to,
+        options.more_steps,
+        _given(config, words),
+      ),
+    )
   if (workdir / _RESULTS).exists():
     print(f"finished: {workdir / _RESULTS}", flush=True)
 
@@ -249,6 +263,13 @@ def _gather(args: list[str]) -> list[str]:
     else:
       groups.setdefault(flag, []).append(arg)
   return [word for flag, values in groups.items() for word in ([flag] if flag else []) + values]
+
+
+def _given(config: Any, args: list[str]) -> frozenset[str]:
+  """Fields of `config` that a flag names: --patch, --batch-size=4 or --no_mirror."""
+  flags = {arg[2:].partition("=")[0].replace("-", "_") for arg in args if arg.startswith("--")}
+  names = {flag.partition(".")[0] for flag in flags}
+  return frozenset(f.name for f in dataclasses.fields(config) if {f.name, f"no_{f.name}"} & names)
 
 
 def _difference(config: Any) -> str:

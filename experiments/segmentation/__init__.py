@@ -15,7 +15,8 @@ results.json: test_cases, test_subjects, folds; arms.<arm>: flops_an_update, dic
 (95 % interval over subjects and seeds), dice_by_class, dice_by_fold, missed, calibration and
 calibration_with_temperature {classwise_ece, top_label_ece, brier, nll}, temperatures (one a
 network); comparison: rows of `metrics.comparison_table` against the arm "plain". cases.csv has a
-row a held-out case, weights/ the networks, predictions/ label maps of imagesTs.
+row a held-out case, weights/ the networks, held_out/ each network's label maps of the cases that it
+was tested on, predictions/ label maps of imagesTs.
 """
 
 import pathlib
@@ -48,7 +49,8 @@ PRESETS = {
 
 def build(config: Config, options: cli.RunOptions) -> None:
   root = _folder(options)
-  setting = load(config, root, options.seed, study.pair_picture(options.workdir))
+  picture = study.pair_picture(options.workdir)
+  setting = load(config, root, options.seed, picture, options.given)
   with options.directory(config, setting.source.manifest()) as directory:
     if directory.finished:
       return

@@ -11,11 +11,13 @@ import numpy as np
 
 from experiments.segmentation.training import Config, Fold, Setting, Trained
 from medjax import data, inference, metrics, predict, study, train
+from medjax.data import formats
 from medjax.metrics import calibration, case_table
 from medjax.study import stack_scores
 from medjax.train import progress
 from medjax.types import IGNORE
 
+HELD_OUT = "held_out"  # folder of a run: label maps of the held-out cases, by network
 _VOXELS_A_CASE = 20_000  # that the temperature is fitted on
 _VOXELS_A_PROGRAM = 2**17
 _LEAF: Any = 0  # stands for an array: only the structure is wanted
@@ -47,7 +49,7 @@ def score(
   directory: train.RunDirectory,
 ) -> Scored:
   """Predicts and compares the held-out cases, or finds what a killed run had kept of them."""
-  make = functools.partial(_score, config, setting, fold, trained, arm, seed)
+  make = functools.partial(_score, config, setting, fold, trained, arm, seed, directory)
   kept = study.kept(directory, trained.job.name, trained.member.params, make)
   before, after = (
     jax.tree.unflatten(_SUMS, [kept.more[f"{when} {i}"] for i in range(_SUMS.num_leaves)])
@@ -57,7 +59,13 @@ def score(
 
 
 def _score(
-  config: Config, setting: Setting, fold: Fold, trained: Trained, arm: str, seed: int
+  config: Config,
+  setting: Setting,
+  fold: Fold,
+  trained: Trained,
+  arm: str,
+  seed: int,
+  directory: train.RunDirectory,
 ) -> study.Scored:
   preprocess, source = setting.preprocess, setting.source
   ensemble = inference.Ensemble(
@@ -67,7 +75,7 @@ def _score(
   print(f"{name}: predicting held-out cases, first those that set the temperature", flush=True)
   temperature = _temperature(setting, fold, ensemble)
   truth = data.NnUNetFolder(source.root, normalise="none", reorient=False)
-  names = source.class_names[1:]
+  names, values = source.class_names[1:], np.asarray(preprocess.label_values)
   rows, sums, pictures, seconds = [], [], [], 0.0
   places = {source.names[index]: index for index in fold.test}
   for case in progress.counted(list(places), f"{name}: held-out cases"):
@@ -79,6 +87,9 @@ def _score(
     probability = preprocess.restore(ensemble.of_volume(volume, case), volume)
     seconds += time.perf_counter() - began
     prediction = probability.argmax(-1)
+    path = directory.path / HELD_OUT / name / f"{case}{preprocess.file_ending}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    formats.format_of(path).write(path, values[prediction], volume)
     scores = stack_scores.dice(prediction, label, len(source.class_names))
     row = {"arm": arm, "case": case, "subject": source.subjects[index], "domain": ""}
     row |= {"fold": fold.number, "seed": seed}

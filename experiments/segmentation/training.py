@@ -8,6 +8,7 @@ subjects whose scores are reported.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, data, inference, loading, losses, methods, nets, rng, study, train
+from medjax.data.plans import Plan
 from medjax.study import stack_scores
 from medjax.types import Batch, Key, Model, Step
 
@@ -39,7 +41,7 @@ class Config(study.Settings):
   subject_pattern: str = ""
   splits_final: str = ""  # nnU-Net's splits_final.json, whose folds are taken; "" draws them
   # nnU-Net's nnUNetPlans.json, whose spacing, normalisation, patch and batch size replace those
-  # below; "" takes those below
+  # below, except for what the command line sets itself; "" takes those below
   plans: str = ""
   plans_configuration: str = "3d_fullres"  # the configuration of the plans
   # similarity from which cases of two people are taken for one scan, and refused on two sides of a
@@ -139,22 +141,32 @@ class Trained(NamedTuple):
 
 
 def load(
-  config: Config, root: pathlib.Path, seed: int, picture: pathlib.Path | None = None
+  config: Config,
+  root: pathlib.Path,
+  seed: int,
+  picture: pathlib.Path | None = None,
+  given: Collection[str] = (),
 ) -> Setting:
   """Reads the folder, draws or imports folds, and refuses what would leak between their parts.
 
-  Two cases that look like one scan are shown in the file `picture`.
+  Two cases that look like one scan are shown in the file `picture`. Fields of `config` that are
+  `given` stand against the plans.
   """
   plan = data.read_plans(config.plans, config.plans_configuration) if config.plans else None
+
+  def planned(field: str) -> bool:
+    return plan is not None and field not in given
+
+  patch = plan.patch if plan is not None and planned("patch") else config.patch
   options: dict[str, Any] = {
     "subject_pattern": config.subject_pattern or None,
-    "spacing": (config.spacing or None) if plan is None else plan.spacing,
+    "spacing": plan.spacing if plan and planned("spacing") else config.spacing or None,
     "reorient": True if plan is None else plan.reorient,
     "cache": True,
   }
   raw = data.NnUNetFolder(root, normalise="none", **options)
   folds = _folds(config, raw, seed)
-  if plan is not None:
+  if plan is not None and planned("normalise"):
     how: Any = [data.from_spec(spec) for spec in plan.normalisation]
   elif config.normalise == "ct":
     check.require(
@@ -177,7 +189,7 @@ def load(
     data.check_content(source, drawn)
     study.check_alike(source, drawn.parts, config.near_duplicates, picture)
     recorded.append({"fold": fold.number, **parts})
-  patch = config.patch if plan is None else plan.patch
+  axis = _axis(config, patch, plan, source)
   network = nets.UNet(
     num_outputs=len(source.class_names),
     widths=config.widths,
@@ -187,8 +199,8 @@ def load(
     source,
     folds,
     {"kind": "folds over subjects", "seed": seed, "folds": recorded},
-    source.preprocessing(patch=patch, axis=_axis(config, plan, source)),
-    config.batch_size if plan is None else plan.batch_size,
+    source.preprocessing(patch=patch, axis=axis),
+    plan.batch_size if plan and planned("batch_size") else config.batch_size,
     network,
   )
 
@@ -290,8 +302,10 @@ def _fold(
   return Fold(number, cases(kept), cases(aside), cases(drawn.parts["validation"]))
 
 
-def _axis(config: Config, plan: Any, source: data.NnUNetFolder) -> int | None:
-  if plan is not None:
-    return plan.axis
-  is_volume = source.spec.file_ending != ".png"
-  return config.slice_axis if is_volume and len(config.patch) == 2 else None
+def _axis(
+  config: Config, patch: Sequence[int], plan: Plan | None, source: data.NnUNetFolder
+) -> int | None:
+  """The axis across the slices of 2D work on volumes: the plan's where it plans slices."""
+  if len(patch) == 3 or source.spec.file_ending == ".png":
+    return None
+  return config.slice_axis if plan is None or plan.axis is None else plan.axis

@@ -133,7 +133,8 @@ def patches(
     training and prediction; the label by `IGNORE`, because nobody looked there. In cases with
     `IGNORE` voxels the other patches are centred on voxels that are not, so that none is empty.
   Raises:
-    InputError: sizes that do not fit the cases, cases some of which lack image or label, or a
+    InputError: sizes that do not fit the cases, patches of which more than half would be padding
+      in every case, cases some of which lack image or label, or a
       foreground_fraction above 0 without label maps.
   """
   require(batch_size >= 1, "batch_size >= 1", f"{batch_size=}", "pass a positive number")
@@ -154,6 +155,7 @@ def patches(
     f"{foreground_fraction=} and none",
     "pass foreground_fraction=0",
   )
+  _reject_padding(cases.examples, size)
   num_foreground = batch_size - round(batch_size * (1 - foreground_fraction))
   found = [_positions(example) for example in cases.examples]
   return PatchStream(
@@ -186,6 +188,18 @@ def _per_axis(
     )
   size = [int(n) for n in patch]
   return tuple(size if axis is None else [*size[:axis], 1, *size[axis:]])
+
+
+def _reject_padding(examples: Sequence[Example], size: tuple[int, ...]) -> None:
+  """Refuses patches that are padding for the larger part, whichever case is cut."""
+  largest = np.max([space_of(example) for example in examples], axis=0)
+  filled = np.prod(np.minimum(size, largest) / size)
+  require(
+    filled >= 0.5,
+    f"patches that lie in cases of up to {' x '.join(map(str, largest))} voxels",
+    f"{' x '.join(map(str, size))}, of which {1 - filled:.0%} would be padding",
+    "choose a smaller patch",
+  )
 
 
 def _all_or_none(examples: Sequence[Example], field: str) -> bool:

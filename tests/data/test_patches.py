@@ -123,6 +123,18 @@ def test_a_small_case_is_padded_on_both_sides_by_0_and_ignore():
   assert (batch.image[:, 1:4, :, 1] >= 1e6).all()
 
 
+@pytest.mark.parametrize(
+  ("patch", "is_refused"), [((6, 9), False), ((7, 9), True), ((3, 19), True)]
+)
+def test_patches_that_are_padding_for_the_larger_part_are_refused(patch, is_refused):
+  held = cases(case(0, (2, 9)), case(1, (3, 5)))  # the largest extents: 3 and 9
+  if is_refused:
+    with pytest.raises(InputError, match="up to 3 x 9 voxels, got .* would be padding"):
+      patches(held, patch, 2, 0, foreground_fraction=0)
+  else:
+    assert patches(held, patch, 2, 0, foreground_fraction=0)(0).image.shape == (2, *patch, 2)
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_of_volumes(axis):
   shape = (6, 7, 8)

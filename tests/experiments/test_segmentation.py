@@ -1,6 +1,7 @@
 """The segmentation experiment as a person runs it: a folder in; scores, networks, labels out."""
 
 import csv
+import functools
 import json
 import shutil
 
@@ -13,6 +14,7 @@ from experiments import segmentation
 from experiments.segmentation import report
 from medjax import cli
 from tests.data.folders import nnunet
+from tests.data.test_plans import plans
 
 CASES = tuple(f"p{i}_scan{j}" for i in range(6) for j in range(2))
 SMALL = [
@@ -78,6 +80,38 @@ def test_new_images_are_labelled_on_their_grid(finished):
   np.testing.assert_array_equal(written.affine, given.affine)
   assert written.shape == given.shape
   assert set(np.unique(np.asarray(written.dataobj))) <= {0, 3, 7}
+
+
+def test_held_out_cases_are_labelled_by_the_network_that_has_not_seen_them(finished):
+  folder, workdir, _ = finished
+  with open(workdir / "cases.csv") as file:
+    rows = [row for row in csv.DictReader(file) if row["arm"] == "plain"]
+  for row in rows:
+    truth = nibabel.load(folder / "labelsTr" / f"{row['case']}.nii.gz")
+    path = workdir / "held_out" / f"plain-fold{row['fold']}-0" / f"{row['case']}.nii.gz"
+    written = nibabel.load(path)
+    np.testing.assert_array_equal(written.affine, truth.affine)
+    for name, value in (("organ", 3), ("lesion", 7)):
+      a, b = np.asarray(written.dataobj) == value, np.asarray(truth.dataobj) == value
+      overlap = 2 * (a & b).sum() / (a.sum() + b.sum())
+      assert float(row[f"dice/{name}"]) == pytest.approx(overlap, abs=1e-6)
+
+
+def test_the_command_line_stands_against_the_plans(tmp_path):
+  folder = nnunet(tmp_path / "data", CASES, channels=("T1", "T2"), shape=(9, 8, 5), affine=AFFINE)
+  settings = {"patch_size": [5, 8, 9], "spacing": [3.0, 1.0, 2.0], "batch_size": 4}
+  settings |= {"normalization_schemes": 2 * ["ZScoreNormalization"]}
+  path = plans(
+    tmp_path, configurations={"3d_fullres": settings | {"use_mask_for_norm": 2 * [False]}}
+  )
+  config = segmentation.Config(plans=str(path), num_folds=2, patch=(8, 4), batch_size=3)
+  load = functools.partial(segmentation.load, config, folder, 0, None)
+  planned = load()
+  assert planned.preprocess.patch == (9, 8, 5) and planned.batch_size == 4
+  assert planned.preprocess.spacing == (2.0, 1.0, 3.0)
+  ours = load({"patch", "spacing"})
+  assert ours.preprocess.patch == (8, 4) and ours.preprocess.axis == 2
+  assert ours.preprocess.spacing is None and ours.batch_size == 4
 
 
 def test_the_networks_load_by_name(finished):
