@@ -3,6 +3,7 @@
   phi <- phi + U(d, s, phi),   d = combine(g_1, ..., g_K),   g_k = grad_phi mean_i L_k(phi, x_i)
 
 on the parameters that the tasks share; heads of single tasks take the sum of their own gradients.
+With weights by losses (`grads.combine.dwa`, `uncertainty`)  d = sum_k w_k g_k  everywhere.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, grads, rng, tree
-from medjax.grads.combine import Combiner, conflicts, gramian_of_rows
+from medjax.grads.combine import Combiner, LossWeights, conflicts, gramian_of_rows
 from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
 
 
@@ -21,7 +22,7 @@ def multitask(
   losses: Mapping[str, Callable[..., Any]],
   tx: optax.GradientTransformation,
   *,
-  combine: Combiner | None = None,
+  combine: Combiner | LossWeights | None = None,
   shared: Callable[[str], bool] | None = None,
   labelled: Mapping[str, Callable[[PyTree], Any]] | None = None,
 ) -> Step:
@@ -39,7 +40,7 @@ def multitask(
       same for all tasks, so that they see one augmentation.
     tx: any optax transformation; it sees the combined gradient.
     combine: from `medjax.grads.combine`; default `mean()`. Some rules sum, others average: give
-      `tx` a rate that fits.
+      `tx` a rate that fits. What `dwa` and `uncertainty` remember is kept in `TrainState.extra`.
     shared: path of a leaf -> whether the tasks share it; None for all. The other leaves are heads.
     labelled: name of a task -> `fn(example)`, 1 where the example has a label for it and 0 where it
       has none; a task that is not named has labels everywhere. The loss must have a finite gradient
@@ -48,8 +49,10 @@ def multitask(
     Step with the metrics "loss" (mean of the tasks that took part), "loss/NAME", "skipped/NAME" (1
     for a task without a label in the batch, or whose loss or gradient is not finite: the others go
     on), "grad_norm" of the combined gradient, and on the shared parameters "conflicts" (share of
-    pairs of tasks whose gradients point apart), "lowest_cosine" and "size_ratio" (shortest by
-    longest gradient). "loss" is NaN if no task took part.
+    pairs of tasks whose gradients point apart), "conflicting" (1 if some pair does: its mean is the
+    share of conflicting steps), "lowest_cosine", "size_ratio" (shortest by longest gradient),
+    "norm/NAME" and "cosine/NAME NAME" (0 where a task is skipped); "weight/NAME" of weights by
+    losses. "loss" is NaN if no task took part.
   Raises:
     InputError: no task, an unknown name in `labelled`; on tracing, no leaf that is shared.
   """
@@ -70,7 +73,8 @@ def multitask(
 
   def init(params: Params, key: Key) -> TrainState:
     del key
-    return TrainState.start(params, tx.init(params))
+    extra = rule.init(len(names)) if isinstance(rule, LossWeights) else ()
+    return TrainState.start(params, tx.init(params), extra=extra)
 
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
     values, rows = jacobian(state.params, batch, rng.stream(key, "loss"))
@@ -78,7 +82,10 @@ def multitask(
     weight = tree.entry(batch, "weight")
     has_any = (has_any if weight is None else has_any * weight[:, None]).sum(0) > 0
     is_there = has_any & jnp.isfinite(values) & _finite_rows(rows)
-    gradient, gramian = _combined(rule, shared, rows, is_there, rng.stream(key, "combine"))
+    weights, extra = jnp.ones(len(names)), state.extra
+    if isinstance(rule, LossWeights):
+      weights, extra = rule.update(extra, values, is_there)
+    gradient, gramian = _combined(rule, shared, rows, is_there, weights, rng.stream(key, "combine"))
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     found = conflicts(gramian)
@@ -87,21 +94,30 @@ def multitask(
       "loss": jnp.where(is_there.any(), kept.sum() / jnp.maximum(is_there.sum(), 1), jnp.nan),
       "grad_norm": optax.tree.norm(gradient),
       "conflicts": found.share,
+      "conflicting": (found.share > 0).astype(jnp.float32),
       "lowest_cosine": found.lowest,
       "size_ratio": found.ratio,
     }
     for k, name in enumerate(names):
       metrics |= {f"loss/{name}": kept[k], f"skipped/{name}": 1.0 - is_there[k]}
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+      metrics[f"norm/{name}"] = found.lengths[k]
+      metrics |= {
+        f"cosine/{name} {names[j]}": found.cosines[k, j] for j in range(k + 1, len(names))
+      }
+      if isinstance(rule, LossWeights):
+        metrics[f"weight/{name}"] = weights[k]
+    new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, extra=extra)
+    return new, metrics
 
   return Step(init, update)
 
 
 def _combined(
-  rule: Combiner,
+  rule: Combiner | LossWeights,
   shared: Callable[[str], bool] | None,
   rows: PyTree,
   is_there: jax.Array,
+  weights: jax.Array,
   key: Key,
 ) -> tuple[PyTree, jax.Array]:
   """The gradient of all parameters, and the Gramian of the rows on those that are shared."""
@@ -113,7 +129,12 @@ def _combined(
   leaves, structure = jax.tree.flatten(common)
   wide = [tree.at_least_float32(x).reshape(x.shape[0], -1) for x in leaves]
   table = cleared(jnp.concatenate(wide, axis=1), jnp.nan)  # NaN marks a row that is not there
-  direction = rule(table, key)
+  if isinstance(rule, LossWeights):
+    clean = jnp.where(is_there[:, None], table, 0.0)
+    direction = jnp.matmul(jnp.where(is_there, weights, 0.0), clean, precision="highest")
+    heads = jax.tree.map(lambda x: x * weights.reshape(-1, *[1] * (x.ndim - 1)), heads)
+  else:
+    direction = rule(table, key)
   ends = [0]
   for x in wide:
     ends.append(ends[-1] + x.shape[1])

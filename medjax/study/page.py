@@ -13,6 +13,7 @@ from medjax import metrics
 from medjax.study.arms import Arm
 from medjax.study.jobs import Trained
 from medjax.study.questions import EQUAL, is_equal, sentence
+from medjax.study.results import mean_of_curves
 from medjax.study.scores import Picture
 from medjax.study.tables import Row
 from medjax.train.report import Report
@@ -234,6 +235,35 @@ def curves(
     series = {name: curve for name, curve in series.items() if curve[0]}
     if series:
       report.curves(series, xlabel, label, caption=caption)
+
+
+def conflicts(report: Report, trained: Mapping[str, Sequence[Trained]]) -> None:
+  """How far the gradients of tasks disagree: `methods.multitask`'s report, a line an arm.
+
+  Means over all log rows of all trainings of an arm; arms without such a report have no line.
+  """
+  kept = {arm: own for arm, own in trained.items() if own and own[0].curve("conflicting")[0]}
+  if not kept:
+    return
+  history = [row for own in kept.values() for row in own[0].fit.history]
+  pairs = list(dict.fromkeys(name for row in history for name in row if name.startswith("cosine/")))
+  report.section(
+    "Conflicts of gradients",
+    "On the parameters that the tasks share, while training: a step conflicts if the gradients of"
+    " two tasks point apart, a cosine below 0.",
+  )
+  names = ["conflicting", "lowest_cosine", "size_ratio", *pairs]
+  report.table(
+    [
+      "arm",
+      "conflicting steps, share",
+      "lowest cosine",
+      "shortest by longest gradient",
+      *(f"cosine of {name.partition('/')[2].replace(' ', ' and ')}" for name in pairs),
+    ],
+    [[arm, *(mean_of_curves(own, name) for name in names)] for arm, own in kept.items()],
+    "Means over the steps of all trainings.",
+  )
 
 
 def pictures(

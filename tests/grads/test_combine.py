@@ -1,14 +1,18 @@
 """Combined gradients against the conditions that define them, by NumPy and SciPy in float64."""
 
 import functools
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from scipy import optimize
 
 from medjax.grads import combine
+from tests.oracles import make_combine_values
 
 KEY = jax.random.key(0)
 
@@ -28,21 +32,8 @@ NAMES = ("random", "opposed", "sizes", "agree")
 TWO = np.array([[4.0, 0, 0], [-1, 2, 0]])
 
 
-ALL = {
-  f.__name__: f
-  for f in (
-    combine.mean,
-    combine.pcgrad,
-    combine.cagrad,
-    combine.mgda,
-    combine.graddrop,
-    combine.imtl_g,
-    combine.nash_mtl,
-    combine.aligned_mtl,
-    combine.upgrad,
-    combine.config,
-  )
-}
+ALL = {name: make for name, make in combine.TABLE.items() if isinstance(make(), combine.Combiner)}
+ORACLE = json.loads(pathlib.Path(make_combine_values.HERE, "combine_values.json").read_text())
 
 
 @functools.cache
@@ -51,6 +42,8 @@ def compiled(name):
   combiner = ALL[name]()
 
   def both(rows, key):
+    if combiner.weights is None:
+      return combiner(rows, key)
     return combiner(rows, key), combiner.weights(combine.gramian_of_rows(rows), key)
 
   return jax.jit(both)
@@ -197,3 +190,57 @@ def test_conflicts_count_only_rows_that_are_there():
   found = combine.conflicts(combine.gramian_of_rows(rows))
   np.testing.assert_allclose(found.lowest, -np.sqrt(0.5), rtol=1e-6)
   np.testing.assert_allclose([found.share, found.ratio], [1, np.sqrt(0.5)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ("graddrop", "pcgrad")])
+def test_directions_are_those_of_torchjd(name):
+  """Solvers of both sides stop at a relative error of about 1e-4; torchjd's for MGDA at 1e-3."""
+  for table, want in ORACLE["directions"][name].items():
+    rows = make_combine_values.tables()[table]
+    d, _ = run(ALL[name](), rows)
+    if name == "nash_mtl":  # its fixture holds the direction alone
+      np.testing.assert_allclose(d / np.linalg.norm(d), want, atol=2e-3)
+    else:
+      error = 3e-3 if name == "mgda" else 3e-4
+      np.testing.assert_allclose(d, want, atol=error * np.abs(want).max())
+
+
+def test_random_rules_agree_with_torchjd_where_nothing_is_random_and_in_the_mean():
+  tables = make_combine_values.tables()
+  pair, _ = run(combine.pcgrad(), tables["pair"])
+  np.testing.assert_allclose(pair, ORACLE["directions"]["pcgrad"]["pair"], rtol=1e-5)
+  num = make_combine_values.DRAWS
+  draw = jax.jit(jax.vmap(combine.graddrop().combine, (None, 0)))
+  for table, want in ORACLE["directions"]["graddrop"].items():
+    rows = jnp.asarray(tables[table], jnp.float32)
+    drawn = np.asarray(draw(rows, jax.random.split(KEY, num)), np.float64)
+    error = drawn.std(0) * np.sqrt(2 / num)  # of a difference of two means
+    assert (np.abs(drawn.mean(0) - want) <= 5 * error + 1e-5).all()
+
+
+@pytest.mark.parametrize("name", ["dwa", "uncertainty"])
+def test_weights_by_losses_are_those_of_torchjd(name):
+  """Four epochs of one update; the log-variances move by gradient descent at a rate of 0.3."""
+  rule = combine.dwa() if name == "dwa" else combine.uncertainty(optax.sgd(0.3))
+  memory, is_there = rule.init(3), jnp.ones(3, bool)
+  for losses, want in zip(make_combine_values.LOSSES, ORACLE[name], strict=True):
+    weights, memory = rule.update(memory, jnp.array(losses), is_there)
+    np.testing.assert_allclose(weights, want, rtol=1e-6)
+
+
+def test_weights_by_losses_of_a_period_and_without_a_task():
+  """Means of two updates count, and a task that is lost keeps what was known of it."""
+  rule = combine.dwa(temperature=1.0, period=2)
+  memory, both = rule.init(2), jnp.ones(2, bool)
+  for losses in ([1.0, 4.0], [3.0, 4.0], [2.0, 1.0], [0.0, 3.0]):  # means (2, 4), then (1, 2)
+    weights, memory = rule.update(memory, jnp.array(losses), both)
+  np.testing.assert_allclose(weights, 1)
+  lost = jnp.array([True, False])
+  for losses in ([0.5, jnp.nan], [0.5, jnp.nan]):
+    _, memory = rule.update(memory, jnp.array(losses), lost)
+  weights, _ = rule.update(memory, jnp.array([1.0, 1.0]), both)
+  ratio = np.exp([0.5, 1.0])  # 0.5 / 1, and of the lost one its last mean twice
+  np.testing.assert_allclose(weights, 2 * ratio / ratio.sum(), rtol=1e-6)
+  variance = combine.uncertainty(optax.sgd(1.0))
+  _, memory = variance.update(variance.init(2), jnp.array([3.0, jnp.nan]), lost)
+  np.testing.assert_allclose(memory.log_variance, [1.0, 0.0])

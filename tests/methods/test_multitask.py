@@ -74,6 +74,34 @@ def test_the_mean_is_training_on_the_mean_of_the_losses():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moved, want)
 
 
+def test_weights_by_losses_weigh_heads_too_and_are_remembered():
+  rule = grads.combine.uncertainty(optax.sgd(1.0))
+  step = methods.multitask(LOSSES, optax.sgd(1.0), combine=rule, shared=lambda name: name == "body")
+  update, states, batch = jax.jit(step.update), [step.init(PARAMS, KEY)], BATCH
+  for _ in range(2):
+    state, metrics = update(states[-1], batch, KEY)
+    states.append(state)
+  # at s = 0 both weights are 1/2; s then moved by -(1 - L) / 2
+  parts = [mean_gradient(loss, BATCH["weight"]) for loss in (task_a, task_b)]
+  for name in PARAMS:
+    want = 0.5 * (parts[0][1][name] + parts[1][1][name])
+    np.testing.assert_allclose(PARAMS[name] - states[1].params[name], want, rtol=1e-4, atol=1e-6)
+  s = [-0.5 * (1 - float(value)) for value, _ in parts]
+  np.testing.assert_allclose(states[1].extra.log_variance, s, rtol=1e-5)
+  np.testing.assert_allclose(
+    [metrics["weight/a"], metrics["weight/b"]], 0.5 * np.exp(-np.array(s)), rtol=1e-5
+  )
+
+
+def test_the_report_has_cosines_and_sizes():
+  _, metrics = step_of(shared=lambda name: name == "body")
+  a, b = (mean_gradient(loss, BATCH["weight"])[1]["body"] for loss in (task_a, task_b))
+  sizes = np.linalg.norm(a), np.linalg.norm(b)
+  np.testing.assert_allclose([metrics["norm/a"], metrics["norm/b"]], sizes, rtol=1e-5)
+  np.testing.assert_allclose(metrics["cosine/a b"], a @ b / sizes[0] / sizes[1], rtol=1e-5)
+  assert metrics["conflicting"] == float(metrics["cosine/a b"] < 0)
+
+
 def lost(p, e, key):
   return task_b(p, e, key) * jnp.log(-jnp.ones(()))
 

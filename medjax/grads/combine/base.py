@@ -34,12 +34,14 @@ class Conflicts(NamedTuple):
 
   Attributes:
     cosines: [tasks, tasks], 0 where there is none.
+    lengths: [tasks], 0 where a row is not finite.
     share: of the pairs, those whose cosine is below 0; 0 if there is no pair.
     lowest: cosine of all pairs; 1 if there is no pair.
     ratio: shortest by longest row, in [0, 1].
   """
 
   cosines: Any
+  lengths: Any
   share: Any
   lowest: Any
   ratio: Any
@@ -124,4 +126,4 @@ def conflicts(gramian: Array) -> Conflicts:
   shortest = jnp.min(jnp.where(is_there, length, jnp.inf))
   longest = jnp.max(jnp.where(is_there, length, 0.0))
   ratio = jnp.where(longest > 0, shortest / jnp.where(longest > 0, longest, 1.0), 0.0)
-  return Conflicts(cosines, share, lowest, ratio)
+  return Conflicts(cosines, jnp.where(is_there, length, 0.0), share, lowest, ratio)
