@@ -31,6 +31,7 @@ from medjax.data.parts import split_by_site
 from medjax.data.patches import patches
 from medjax.data.pictures import picture_table
 from medjax.data.plans import read_plans
+from medjax.data.png import read_png
 from medjax.data.prepared import Prepared, prepare
 from medjax.data.preprocess import Preprocessing
 from medjax.data.procedural import ProceduralAnatomy
@@ -101,6 +102,7 @@ __all__ = [
   "read_case",
   "read_nifti",
   "read_plans",
+  "read_png",
   "read_splits_final",
   "replayed",
   "resample",

@@ -54,7 +54,7 @@ def _write_png(path: pathlib.Path, array: np.ndarray, like: Volume) -> None:
 
 _NIFTI = Format(nifti.read_nifti, nifti.read_nifti, _nifti_channels, _write_nifti, 3)
 _ITK = Format(itk.read_itk, itk.read_itk, itk.read_num_channels, itk.write_like, 3)
-_PNG = Format(png.read_image, png.read_labels, png.read_num_channels, _write_png, 2)
+_PNG = Format(png.read_png, png.read_labels, png.read_num_channels, _write_png, 2)
 _DICOM = Format(itk.read_dicom_series, itk.read_dicom_series, lambda path: 1, _write_nifti, 3)
 
 FORMATS: dict[str, Format] = {

@@ -24,7 +24,7 @@ class _Header(NamedTuple):
   kind: int
 
 
-def read_image(path: str | os.PathLike) -> Volume:
+def read_png(path: str | os.PathLike) -> Volume:
   """Reads a picture as [row, column] or, in colour, [row, column, channel], in its own type.
 
   Values are those of the file, 0..2^bits - 1 for 1, 2, 4, 8 or 16 bits a channel. A palette is
@@ -43,7 +43,7 @@ def read_image(path: str | os.PathLike) -> Volume:
 
 
 def read_labels(path: str | os.PathLike) -> Volume:
-  """As `read_image` for a label map: a palette gives its indices, where label tools keep classes.
+  """As `read_png` for a label map: a palette gives its indices, where label tools keep classes.
 
   The colours of such a palette only say how a class is shown.
   """
@@ -67,7 +67,7 @@ def write_png(path: str | os.PathLike, label: np.ndarray) -> None:
 
 
 def read_num_channels(path: str | os.PathLike) -> int:
-  """Number of channels that `read_image` gives, from the header and the palette of a PNG file."""
+  """Number of channels that `read_png` gives, from the header and the palette of a PNG file."""
   from PIL import Image
 
   path = pathlib.Path(path)

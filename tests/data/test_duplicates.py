@@ -149,7 +149,7 @@ def test_the_refused_pair_can_be_looked_at(tmp_path):
   path = tmp_path / "runs" / "pair.png"
   with pytest.raises(InputError, match="look at .*pair.png: give them.*--near_duplicates"):
     check_near_duplicates(source, across, picture=path)
-  shown = png.read_image(path).array
+  shown = png.read_png(path).array
   first, second = (middle(source[i])[0] for i in (3, 10))
   assert shown.shape[1] == first.shape[1] + 4 + second.shape[1]
   np.testing.assert_array_equal(shown[:, : first.shape[1]], np.rint(255 * first))

@@ -28,7 +28,7 @@ def write(path, rows, width, depth, kind=0):
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8])
-@pytest.mark.parametrize("read", [png.read_image, png.read_labels])
+@pytest.mark.parametrize("read", [png.read_png, png.read_labels])
 def test_grey_of_few_bits_keeps_its_values(tmp_path, depth, read):
   values = np.random.default_rng(0).integers(0, 2**depth, (3, 8))
   bits = (values[..., None] >> np.arange(depth)[::-1]) & 1  # most significant bit first
@@ -40,10 +40,10 @@ def test_grey_of_few_bits_keeps_its_values(tmp_path, depth, read):
 def test_grey_of_16_bits_keeps_its_values_and_colour_of_16_bits_is_refused(tmp_path):
   values = np.array([[300, 600, 65535]], ">u2")
   path = write(tmp_path / "a.png", [values.tobytes()], 3, 16)
-  np.testing.assert_array_equal(png.read_image(path).array, values)
+  np.testing.assert_array_equal(png.read_png(path).array, values)
   path = write(tmp_path / "b.png", [values.tobytes()], 1, 16, kind=2)
   with pytest.raises(InputError, match="8 bits a channel in the colour picture .*b.png, got 16"):
-    png.read_image(path)
+    png.read_png(path)
   with pytest.raises(InputError, match="8 bits a channel"):
     png.read_labels(write(tmp_path / "c.png", [values[:, :2].tobytes()], 1, 16, kind=4))
 
@@ -59,7 +59,7 @@ def test_a_palette_is_looked_up_for_images_and_kept_for_labels(tmp_path):
     picture.putpalette(palette.tobytes())
     picture.save(path)
     want = palette[indices] if num == 3 else greys[indices]
-    np.testing.assert_array_equal(png.read_image(path).array, want)
+    np.testing.assert_array_equal(png.read_png(path).array, want)
     np.testing.assert_array_equal(png.read_labels(path).array, indices)
     assert png.read_num_channels(path) == num
 
@@ -85,7 +85,7 @@ def test_another_kind_of_file_under_the_name_is_refused(tmp_path):
   path = tmp_path / "a.png"
   Image.fromarray(np.zeros((4, 4), np.uint8)).save(path, format="JPEG")
   with pytest.raises(InputError, match="a PNG file .*a.png, got another kind of file"):
-    png.read_image(path)
+    png.read_png(path)
   path.write_bytes(b"")
   with pytest.raises(InputError, match="got an empty file"):
     png.read_num_channels(path)
