@@ -3,6 +3,7 @@
 from medjax.grads import combine
 from medjax.grads.batch import batch_mean
 from medjax.grads.clipping import ClippedSum, clipped_sum
+from medjax.grads.domains import Domains, domains
 from medjax.grads.ghost.explain import Explanation, LeafCost, explain
 from medjax.grads.gramian import gramian, jacobian
 from medjax.grads.hyper import Hyper, HyperAux, hypergradient
@@ -11,6 +12,7 @@ from medjax.grads.sketch import sketched
 
 __all__ = [
   "ClippedSum",
+  "Domains",
   "Explanation",
   "Hyper",
   "HyperAux",
@@ -19,6 +21,7 @@ __all__ = [
   "batch_mean",
   "combine",
   "clipped_sum",
+  "domains",
   "explain",
   "gramian",
   "hypergradient",

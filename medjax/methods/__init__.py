@@ -10,14 +10,20 @@ from medjax.methods.averaged import Averaged, averaged
 from medjax.methods.distillation import held_to_teacher, with_teacher
 from medjax.methods.ewc import Anchor, ewc, fisher_anchor, merged_anchors
 from medjax.methods.fine_tuning import l2sp, only, pull_to_start, with_frozen
+from medjax.methods.fish import fish
+from medjax.methods.fishr import fishr
+from medjax.methods.groupdro import groupdro
+from medjax.methods.instancewise import instancewise
+from medjax.methods.irm import ib_irm, irm
 from medjax.methods.learn2synth import learn2synth
 from medjax.methods.lscl import lscl
-from medjax.methods.multitask import multitask
+from medjax.methods.multitask import domainwise, multitask
 from medjax.methods.octl import continued_adam, octl, remembering
 from medjax.methods.private import private
 from medjax.methods.private_curriculum import private_curriculum
 from medjax.methods.spottune import SpotTuned, routed, spottune
 from medjax.methods.supervised import supervised
+from medjax.methods.vrex import vrex
 
 if TYPE_CHECKING:
   from medjax.methods import style_autoencoder
@@ -39,10 +45,17 @@ __all__ = [
   "agem",
   "averaged",
   "continued_adam",
+  "domainwise",
   "ewc",
+  "fish",
   "fisher_anchor",
+  "fishr",
   "fusestyle",
+  "groupdro",
   "held_to_teacher",
+  "ib_irm",
+  "instancewise",
+  "irm",
   "l2sp",
   "learn2synth",
   "lscl",
@@ -59,6 +72,7 @@ __all__ = [
   "spottune",
   "style_autoencoder",
   "supervised",
+  "vrex",
   "with_frozen",
   "with_teacher",
 ]

@@ -15,7 +15,8 @@ import optax
 
 from medjax import check, grads, rng, tree
 from medjax.grads.combine import Combiner, LossWeights, conflicts, gramian_of_rows
-from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
+from medjax.grads.domains import UNKNOWN_DOMAINS
+from medjax.types import Key, LossFn, Metrics, Params, PyTree, Step, TrainState
 
 
 def multitask(
@@ -110,6 +111,56 @@ def multitask(
     return new, metrics
 
   return Step(init, update)
+
+
+def domainwise(
+  loss_fn: LossFn,
+  tx: optax.GradientTransformation,
+  num_domains: int,
+  *,
+  combine: Combiner | LossWeights | None = None,
+) -> Step:
+  """`multitask` with the domains of `batch.domain` in the place of tasks.
+
+  >>> loss = lambda w, example, key: w @ example["x"]
+  >>> step = domainwise(loss, optax.sgd(1.0), 2, combine=grads.combine.mgda())
+  >>> batch = {"x": jnp.array([[2.0, 0.0], [0.0, 1.0]]), "domain": jnp.array([0, 1])}
+  >>> state, metrics = step.update(step.init(jnp.zeros(2), jax.random.key(0)), batch,
+  ...                              jax.random.key(0))
+  >>> [round(float(x), 4) for x in state.params]  # the shortest convex combination, (1/5, 4/5)
+  [-0.4, -0.8]
+
+  Args:
+    loss_fn: `loss_fn(params, example, key) -> scalar` of ONE example.
+    tx, combine: as for `multitask`.
+    num_domains: of all sources that train; domains are 0 .. num_domains - 1.
+  Returns:
+    Step with the metrics of `multitask`, a domain being named by its number, and "unknown_domains":
+    examples of a domain out of range, with which "loss" is NaN and the loop stops. A domain without
+    an example in the batch is skipped.
+  """
+  check.positive("num_domains", num_domains)
+
+  def own(number: int) -> Callable[[PyTree], Any]:
+    return lambda example: tree.entry(example, "domain") == number
+
+  names = [str(number) for number in range(num_domains)]
+  step = multitask(
+    dict.fromkeys(names, loss_fn),
+    tx,
+    combine=combine,
+    labelled={name: own(number) for number, name in enumerate(names)},
+  )
+
+  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    of = grads.domains(batch, num_domains)
+    state, metrics = step.update(state, batch, key)
+    return state, metrics | {
+      "loss": of.checked(metrics["loss"]),
+      "unknown_domains": of.num_unknown,
+    }
+
+  return Step(step.init, update, hints={"unknown_domains": UNKNOWN_DOMAINS})
 
 
 def _combined(

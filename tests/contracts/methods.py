@@ -12,6 +12,7 @@ from medjax import grads, methods, privacy
 from medjax.types import Batch, Step
 
 NUM_FEATURES = 3
+_OF_DOMAINS = frozenset({"loss", "worst_loss", "grad_norm", "unknown_domains"})
 
 
 class Row(NamedTuple):
@@ -23,6 +24,8 @@ class Row(NamedTuple):
     stream: step number -> batch of 4 examples.
     params: initial parameters.
     metrics: what it shows at least.
+    like: name of a row whose program it shares but for a term; the tests of whole trainings are
+      then slow ones, and those of single updates are not.
   """
 
   name: str
@@ -30,6 +33,7 @@ class Row(NamedTuple):
   stream: Callable[[int], Any]
   params: Callable[[], Any]
   metrics: frozenset[str] = frozenset({"loss", "grad_norm"})
+  like: str = ""
 
 
 def batch_of(seed: int, name: int, size: int = 4) -> Batch:
@@ -90,6 +94,21 @@ def _fusestyle():
 
   choose = methods.fusestyle.least_similar(lambda params, image: image, similarity="raw")
   return methods.mixing.paired(methods.supervised(loss, optax.adam(3e-2)), choose=choose)
+
+
+def _two_domains(t: int) -> Batch:
+  """Domains 0 and 1 in turn, two examples of each."""
+  batch = batch_of(t, 0)
+  return batch.replace(domain=batch.index % 2)
+
+
+def _predict(params, example, key):
+  noisy = example.image + 0.01 * jax.random.normal(key, example.image.shape)
+  return params["w"] @ noisy + params["b"]
+
+
+def _cost(logits, example):
+  return 0.5 * (logits - example.label) ** 2
 
 
 def _rolled(key, image):
@@ -167,6 +186,65 @@ ROWS = (
     lambda t: batch_of(t, 0),
     _params,
     frozenset({"loss", "grad_norm", "conflicts", "loss/noisy", "skipped/plain"}),
+  ),
+  Row(
+    "instancewise",
+    lambda: methods.instancewise(_loss, optax.adam(3e-2), combine=grads.combine.mgda()),
+    lambda t: batch_of(t, 0),
+    _params,
+    frozenset({"loss", "grad_norm", "skipped", "conflicts"}),
+  ),
+  Row(
+    "domainwise",
+    lambda: methods.domainwise(_loss, optax.adam(3e-2), 2, combine=grads.combine.upgrad()),
+    _two_domains,
+    _params,
+    _OF_DOMAINS - {"worst_loss"},
+    like="multitask",
+  ),
+  Row(
+    "vrex",
+    lambda: methods.vrex(_loss, optax.adam(3e-2), 2, strength=1.0),
+    _two_domains,
+    _params,
+    _OF_DOMAINS,
+  ),
+  Row(
+    "irm",
+    lambda: methods.irm(_predict, _cost, optax.adam(3e-2), 2, strength=0.1),
+    _two_domains,
+    _params,
+    _OF_DOMAINS,
+    like="vrex",
+  ),
+  Row(
+    "ib-irm",
+    lambda: methods.ib_irm(
+      lambda p, e, k: (_predict(p, e, k), jnp.zeros(1)), _cost, optax.adam(3e-2), 2, strength=0.1
+    ),
+    _two_domains,
+    _params,
+    _OF_DOMAINS,
+    like="vrex",
+  ),
+  Row(
+    "groupdro",
+    lambda: methods.groupdro(_loss, optax.adam(3e-2), 2),
+    _two_domains,
+    _params,
+    _OF_DOMAINS,
+    like="vrex",
+  ),
+  Row("fish", lambda: methods.fish(_loss, optax.adam(3e-2), 2), _two_domains, _params, _OF_DOMAINS),
+  Row(
+    "fishr",
+    lambda: methods.fishr(
+      _loss, optax.adam(3e-2), 2, classifier=lambda name: name == "w", strength=0.1
+    ),
+    _two_domains,
+    _params,
+    _OF_DOMAINS,
+    like="vrex",
   ),
   Row(
     "spottune",

@@ -17,6 +17,16 @@ def row(request):
   return request.param
 
 
+@pytest.fixture(
+  params=[
+    pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.like else []) for row in ROWS
+  ]
+)
+def whole(request):
+  """A row whose training is run; see `Row.like`."""
+  return request.param
+
+
 def run(row, num_steps, stream=None, **options):
   return train.fit(
     row.step(),
@@ -57,8 +67,8 @@ def test_update_is_traced_once_and_keeps_the_tree(row):
   assert all(value.shape == () and bool(jnp.isfinite(value)) for value in metrics.values())
 
 
-def test_same_seed_same_bits(row):
-  assert_equal(run(row, 5).state, run(row, 5).state)
+def test_same_seed_same_bits(whole):
+  assert_equal(run(whole, 5).state, run(whole, 5).state)
 
 
 def test_padding_changes_nothing(row):
@@ -82,15 +92,15 @@ def test_order_of_examples_changes_nothing(row):
   )
 
 
-def test_learns_the_sum_of_the_features(row):
+def test_learns_the_sum_of_the_features(whole):
   # label = sum of features: w = 1, b = 0 is the only minimum.
-  params = run(row, 300).state.params
+  params = run(whole, 300).state.params
   np.testing.assert_allclose(params["w"], np.ones(3), atol=0.05)
   np.testing.assert_allclose(params["b"], 0.0, atol=0.05)
 
 
-def test_resumes_bit_for_bit(row, tmp_path):
-  whole = run(row, 7)
+def test_resumes_bit_for_bit(whole, tmp_path):
+  one_go = run(whole, 7)
 
   class Stop(Exception):
     pass
@@ -98,18 +108,18 @@ def test_resumes_bit_for_bit(row, tmp_path):
   def failing(t):
     if t == 5:
       raise Stop
-    return row.stream(t)
+    return whole.stream(t)
 
   with pytest.raises(Stop):
-    run(row, 7, failing, workdir=tmp_path, checkpoint_every=3)
-  resumed = run(row, 7, workdir=tmp_path, checkpoint_every=3)
-  assert_equal(whole.state, resumed.state)
-  assert whole.history == resumed.history
+    run(whole, 7, failing, workdir=tmp_path, checkpoint_every=3)
+  resumed = run(whole, 7, workdir=tmp_path, checkpoint_every=3)
+  assert_equal(one_go.state, resumed.state)
+  assert one_go.history == resumed.history
 
 
-def test_two_devices_equal_one(row):
-  one = run(row, 5, mesh=train.data_mesh(jax.devices()[:1]))
-  two = run(row, 5, mesh=train.data_mesh(jax.devices()[:2]))
+def test_two_devices_equal_one(whole):
+  one = run(whole, 5, mesh=train.data_mesh(jax.devices()[:1]))
+  two = run(whole, 5, mesh=train.data_mesh(jax.devices()[:2]))
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one.state, two.state
   )
