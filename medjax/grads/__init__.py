@@ -1,6 +1,6 @@
 """Computations on gradients: per-example, clipped, and hypergradients through an optimiser step."""
 
-from medjax.grads import combine
+from medjax.grads import combine, weights
 from medjax.grads.batch import batch_mean
 from medjax.grads.clipping import ClippedSum, clipped_sum
 from medjax.grads.domains import Domains, domains
@@ -29,4 +29,5 @@ __all__ = [
   "per_sample",
   "per_sample_dot",
   "sketched",
+  "weights",
 ]

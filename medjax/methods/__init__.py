@@ -24,6 +24,7 @@ from medjax.methods.private_curriculum import private_curriculum
 from medjax.methods.spottune import SpotTuned, routed, spottune
 from medjax.methods.supervised import supervised
 from medjax.methods.vrex import vrex
+from medjax.methods.weighted import weighted
 
 if TYPE_CHECKING:
   from medjax.methods import style_autoencoder
@@ -73,6 +74,7 @@ __all__ = [
   "style_autoencoder",
   "supervised",
   "vrex",
+  "weighted",
   "with_frozen",
   "with_teacher",
 ]

@@ -247,6 +247,14 @@ ROWS = (
     like="vrex",
   ),
   Row(
+    "weighted",
+    lambda: methods.weighted(_predict, _cost, optax.adam(3e-2), weigh=grads.weights.focal(0.5)),
+    lambda t: batch_of(t, 0),
+    _params,
+    frozenset({"loss", "weighted_loss", "grad_norm", "largest_weight", "unused"}),
+    like="supervised",
+  ),
+  Row(
     "spottune",
     lambda: methods.spottune(
       _loss,
