@@ -28,7 +28,8 @@ import optax
 
 from experiments.fusestyle import tissue
 from medjax import check, cli, data, loading, losses, methods, nets, rng, study
-from medjax.data import inspection, readers
+from medjax.data.people import inspection
+from medjax.data.sets import readers
 from medjax.train import Report
 from medjax.types import Array, Batch, Key, Params, Source, Step
 

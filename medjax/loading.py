@@ -17,8 +17,8 @@ import jax.numpy as jnp
 
 from medjax import nets
 from medjax.check import InputError, existing_file, one_of, require
-from medjax.data.formats import FORMATS
-from medjax.data.preprocess import Preprocessing
+from medjax.data.formats.table import FORMATS
+from medjax.data.grid.preprocess import Preprocessing
 from medjax.inference import exported
 from medjax.inference.predictor import Member
 from medjax.nets import spec

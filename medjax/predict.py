@@ -19,8 +19,9 @@ import numpy as np
 
 from medjax import cli, files
 from medjax.check import InputError, one_of, require
-from medjax.data import cases, formats, manifest
-from medjax.data.volume import Volume
+from medjax.data import formats, manifest
+from medjax.data.formats.volume import Volume
+from medjax.data.sets import cases
 from medjax.inference import (
   IDENTITY,
   Ensemble,
@@ -59,7 +60,7 @@ def predict(
 
   Args:
     members: networks with one preprocessing, averaged.
-    source: see `data.cases.find_cases`.
+    source: see `data.find_cases`.
     output: folder, made if absent; not the folder of the images.
     overlap, symmetries, batch_size: see `inference.Predictor`.
     probabilities: also write probabilities/NAME, 4D NIfTI [*space, class] with the geometry of the

@@ -9,9 +9,10 @@ import numpy as np
 
 from medjax import files
 from medjax.check import InputError, require
-from medjax.data import class_folders, manifest
-from medjax.data.medmnist import MedMNIST
-from medjax.data.preprocess import Preprocessing
+from medjax.data import manifest
+from medjax.data.grid.preprocess import Preprocessing
+from medjax.data.sets import class_folders
+from medjax.data.sets.medmnist import MedMNIST
 from medjax.inference import Member
 from medjax.metrics import case_table
 from medjax.train.progress import counted

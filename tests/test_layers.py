@@ -51,17 +51,17 @@ MAY_IMPORT = {
 OWNERS = {
   "flax": {"medjax/nets"},
   "orbax": {"medjax/train/checkpoint.py"},
-  "nibabel": {"medjax/data/nifti.py"},
+  "nibabel": {"medjax/data/formats/nifti.py"},
   "tyro": {"medjax/cli.py"},
   "rich": {"medjax/train/progress.py"},
   "matplotlib": {"medjax/train/figures.py"},
-  "nilearn": {"medjax/data/mni152.py"},
-  "PIL": {"medjax/data/png.py", "medjax/data/class_folders.py"},
+  "nilearn": {"medjax/data/sets/mni152.py"},
+  "PIL": {"medjax/data/formats/png.py", "medjax/data/sets/class_folders.py"},
   "safetensors": {"medjax/train/weights.py"},
   "tensorboardX": {"medjax/train/writers.py"},
   "wandb": {"medjax/train/writers.py"},
   "dp_accounting": {"medjax/privacy/accounting.py"},
-  "tensorflow_datasets": {"medjax/data/prepared.py", "medjax/data/tfds_builders.py"},
+  "tensorflow_datasets": {"medjax/data/sets/prepared.py", "medjax/data/sets/tfds_builders.py"},
 }
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from experiments.lscl.hospitals import Setting
 from experiments.lscl.training import CURRICULA, Config, adversary_of, task_of
 from medjax import rng, study
-from medjax.data.streams import take
+from medjax.data.streams.epochs import take
 from medjax.synth.style_bank import StyleBank
 from medjax.types import Batch, Params
 

@@ -15,9 +15,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from medjax import check, data, study
-from medjax.data.cardiac import VENDORS, CardiacAnatomy
-from medjax.data.mnms import MnMs
-from medjax.data.subjects import subjects_of
+from medjax.data.people.subjects import subjects_of
+from medjax.data.sets.mnms import MnMs
+from medjax.data.simulated.cardiac import VENDORS, CardiacAnatomy
 from medjax.study import stacks
 from medjax.study.sites import Site, drawn, drawn_of, folder, names_of, rescanned, some_people
 from medjax.study.stacks import Stack

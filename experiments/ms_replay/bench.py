@@ -12,7 +12,7 @@ import optax
 from experiments.ms_replay.config import Config
 from experiments.ms_replay.hospitals import Study
 from medjax import methods, nets, rng, train
-from medjax.data.volume_pool import cut_patches
+from medjax.data.streams.volume_pool import cut_patches
 from medjax.grads.sketch import sketched
 from medjax.inference import window
 from medjax.methods.distillation import held_to_teacher

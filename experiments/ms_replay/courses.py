@@ -12,9 +12,9 @@ from experiments.ms_replay.config import Arm
 from experiments.ms_replay.jobs import Job, Stage, part_of, people_of, train_jobs
 from experiments.ms_replay.past import Past, remember, remembered_by, stored_outputs
 from medjax import data, methods, privacy
-from medjax.data import memory as memories
-from medjax.data.replay import replayed
 from medjax.data.seeds import generator
+from medjax.data.streams import memory as memories
+from medjax.data.streams.replay import replayed
 from medjax.methods.agem import agem
 from medjax.methods.distillation import with_teacher
 from medjax.methods.ewc import ewc

@@ -10,11 +10,11 @@ from experiments.ms_replay import simulation
 from experiments.ms_replay.simulation import SITES
 from medjax import check, data
 from medjax.data import manifest as manifests
-from medjax.data import readers
-from medjax.data.resample import resample
+from medjax.data.formats.volume import Volume
+from medjax.data.grid.resample import resample
 from medjax.data.seeds import generator
-from medjax.data.volume import Volume
-from medjax.data.volume_pool import VolumePool, volume_pool
+from medjax.data.sets import readers
+from medjax.data.streams.volume_pool import VolumePool, volume_pool
 from medjax.types import Example, Source
 
 _HEAD_MM = 190.0  # field of view
@@ -144,7 +144,7 @@ def folders(
 ) -> Study:
   """Folders, a centre each, in the order of training; any class above 0 is lesion.
 
-  A folder is in nnU-Net's layout, or one of the sets of `data.ms_sets` as distributed (FLAIR).
+  A folder is in nnU-Net's layout, or one of the sets of `data.sets.ms_sets` as distributed (FLAIR).
 
   Raises:
     InputError: fewer than two folders, one of another layout, cases of unequal spacing without

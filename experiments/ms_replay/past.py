@@ -11,8 +11,8 @@ import numpy as np
 from experiments.ms_replay.bench import Bench
 from experiments.ms_replay.config import Arm
 from experiments.ms_replay.jobs import Stage
-from medjax.data import memory as memories
-from medjax.data.replay import Drawn
+from medjax.data.streams import memory as memories
+from medjax.data.streams.replay import Drawn
 from medjax.methods.ewc import Anchor, merged_anchors
 from medjax.types import Params
 

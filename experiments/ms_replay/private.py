@@ -27,7 +27,7 @@ import optax
 
 from experiments.ms_replay.hospitals import Study
 from medjax import methods, privacy, rng
-from medjax.data.volume_pool import mirrored
+from medjax.data.streams.volume_pool import mirrored
 from medjax.types import Key, LossFn, Params, Step, Stream
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from medjax import check, data
-from medjax.data import class_folders
+from medjax.data.sets import class_folders
 from medjax.types import Batch, Source
 
 Kind = Literal["procedural", "npz", "kermany", "class_folders"]

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, data, inference, loading, losses, methods, nets, rng, study, train
-from medjax.data.plans import Plan
+from medjax.data.grid.plans import Plan
 from medjax.study import stack_scores
 from medjax.types import Batch, Key, Model, Step
 

@@ -19,8 +19,8 @@ import numpy as np
 from experiments.site_transfer.config import DataConfig
 from experiments.site_transfer.setting import TO, Pair, Setting, parted, sites_of
 from medjax import check, data
-from medjax.data import chest
 from medjax.data.manifest import array_digest
+from medjax.data.sets import chest
 from medjax.types import IGNORE, Batch
 
 SITES = ("chexpert", "chest-xray14")

@@ -62,7 +62,7 @@ class DataConfig:
     classes: of radiographs: "own", each site all of its findings under a head of its own, or
       "shared", the findings of both under one head.
     uncertain: what CheXpert's uncertain labels become: "ones", "zeros", "ignore" (not counted), or
-      "mixed", a choice for each finding (`medjax.data.chest.MIXED_POLICY`).
+      "mixed", a choice for each finding (`medjax.data.sets.chest.MIXED_POLICY`).
   """
 
   data_source: Kind = "simulated"

@@ -14,7 +14,7 @@ from experiments.site_transfer.config import DataConfig
 from experiments.site_transfer.heads import SimulatedHeads
 from experiments.site_transfer.setting import TO, Pair, Setting, parted, sites_of
 from medjax import check, data, study
-from medjax.data import cc359, prostate
+from medjax.data.sets import cc359, prostate
 from medjax.study import stacks
 from medjax.study.sites import Rescanned, rescanned
 from medjax.study.stacks import Stack

@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 from medjax import cli, files
 from medjax.check import InputError, require
-from medjax.data import inspection, readers
-from medjax.data.inspection import SiteSummary
-from medjax.data.prepared import Prepared, prepare
+from medjax.data.people import inspection
+from medjax.data.people.inspection import SiteSummary
+from medjax.data.sets import readers
+from medjax.data.sets.prepared import Prepared, prepare
 from medjax.train import Report
 from medjax.train.progress import counted
 from medjax.types import Source

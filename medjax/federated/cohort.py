@@ -9,7 +9,7 @@ import numpy as np
 
 from medjax import check
 from medjax.data.seeds import generator
-from medjax.data.streams import take, visits
+from medjax.data.streams.epochs import take, visits
 from medjax.federated.partition import check_people
 from medjax.types import Batch
 

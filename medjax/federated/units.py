@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from medjax import check, rng
-from medjax.data.streams import take
+from medjax.data.streams.epochs import take
 from medjax.federated.client import Broadcast, Client
 from medjax.federated.partition import check_people
 from medjax.types import Batch, Key, LossFn, Params, PyTree

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax import export
 
 from medjax.check import InputError, existing_file, require
+from medjax.data.grid.preprocess import Preprocessing
 from medjax.data.manifest import file_digest
-from medjax.data.preprocess import Preprocessing
 from medjax.inference.predictor import Member
 from medjax.types import Model
 

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from medjax.check import InputError, positive, require
-from medjax.data.preprocess import Preprocessing
-from medjax.data.volume import Volume
+from medjax.data.formats.volume import Volume
+from medjax.data.grid.preprocess import Preprocessing
 from medjax.devices import platform_of
 from medjax.inference.test_time import IDENTITY, Symmetry
 from medjax.inference.window import slide

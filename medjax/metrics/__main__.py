@@ -18,9 +18,10 @@ import numpy as np
 
 from medjax import cli, files
 from medjax.check import existing_folder, non_negative, require
-from medjax.data import formats, labels
-from medjax.data.dataset_json import read_dataset_json
-from medjax.data.volume import Volume, check_same_grid
+from medjax.data import formats
+from medjax.data.formats import labels
+from medjax.data.formats.dataset_json import read_dataset_json
+from medjax.data.formats.volume import Volume, check_same_grid
 from medjax.metrics import case_table, panel, report
 from medjax.train import Report
 from medjax.train.progress import counted

@@ -16,7 +16,7 @@ import numpy as np
 
 from medjax import check
 from medjax.data.manifest import array_digest
-from medjax.data.streams import stack
+from medjax.data.streams.epochs import stack
 from medjax.privacy.accounting import Sampling
 from medjax.privacy.vault import Vault
 from medjax.tree import entry

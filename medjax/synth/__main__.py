@@ -18,8 +18,8 @@ import numpy as np
 
 from medjax import cli
 from medjax.check import InputError, require, same_shape
-from medjax.data import labels, nifti
-from medjax.data.volume import Volume, check_same_grid
+from medjax.data.formats import labels, nifti
+from medjax.data.formats.volume import Volume, check_same_grid
 from medjax.synth import sites, tissues
 from medjax.synth.acquisition import Site, acquire, rescan
 from medjax.synth.grouping import Grouping

@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 from PIL import Image
 
-from medjax.data.chest import CHEXPERT_CLASSES
-from medjax.data.nifti import write_nifti
+from medjax.data.formats.nifti import write_nifti
+from medjax.data.sets.chest import CHEXPERT_CLASSES
 
 PEOPLE = (
   "CC0001_philips_15_55_M",

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from medjax.data.nifti import write_nifti
+from medjax.data.formats.nifti import write_nifti
 
 LABELS = {"background": 0, "organ": 3, "lesion": 7}
 

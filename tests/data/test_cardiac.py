@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from medjax.check import InputError
-from medjax.data.cardiac import VENDORS, CardiacAnatomy, heart
+from medjax.data.simulated.cardiac import VENDORS, CardiacAnatomy, heart
 from medjax.synth.artefacts import IntensityCurve
 from medjax.synth.coils import Coil
 from medjax.types import Source

@@ -5,10 +5,10 @@ import pytest
 
 from medjax import types
 from medjax.check import InputError
-from medjax.data.cc359 import CC359, SITES
-from medjax.data.nifti import write_nifti
-from medjax.data.prostate import SITES as PROSTATE_SITES
-from medjax.data.prostate import ProstateSites
+from medjax.data.formats.nifti import write_nifti
+from medjax.data.sets.cc359 import CC359, SITES
+from medjax.data.sets.prostate import SITES as PROSTATE_SITES
+from medjax.data.sets.prostate import ProstateSites
 from tests.data import fake_downloads
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from medjax import data, types
 from medjax.check import InputError
-from medjax.data.chest import (
+from medjax.data.sets.chest import (
   CHEST_XRAY14_CLASSES,
   CHEXPERT_CLASSES,
   MIXED_POLICY,

@@ -8,7 +8,7 @@ from PIL import Image
 
 from medjax import data, types
 from medjax.check import InputError
-from medjax.data.class_folders import ClassFolders, Identity, KermanyNames, kermany
+from medjax.data.sets.class_folders import ClassFolders, Identity, KermanyNames, kermany
 
 
 def write(path, *, shape=(40, 60), mode="L"):

@@ -9,10 +9,11 @@ from PIL import Image
 from medjax import cli
 from medjax.check import InputError
 from medjax.data import __main__ as command
-from medjax.data import inspection, readers
-from medjax.data.cc359 import CC359
-from medjax.data.nifti import write_nifti
-from medjax.data.prepared import Prepared
+from medjax.data.formats.nifti import write_nifti
+from medjax.data.people import inspection
+from medjax.data.sets import readers
+from medjax.data.sets.cc359 import CC359
+from medjax.data.sets.prepared import Prepared
 from tests.data import fake_downloads, folders
 
 

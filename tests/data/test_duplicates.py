@@ -5,12 +5,12 @@ import pytest
 from scipy import ndimage
 
 from medjax.check import InputError
-from medjax.data import png
-from medjax.data.duplicates import PICTURES, VOLUMES, check_near_duplicates, near_duplicates
-from medjax.data.inspection import middle
-from medjax.data.nnunet import NnUNetFolder
-from medjax.data.procedural import ProceduralAnatomy
-from medjax.data.splits import Splits, split_subjects
+from medjax.data.formats import png
+from medjax.data.people.duplicates import PICTURES, VOLUMES, check_near_duplicates, near_duplicates
+from medjax.data.people.inspection import middle
+from medjax.data.people.splits import Splits, split_subjects
+from medjax.data.sets.nnunet import NnUNetFolder
+from medjax.data.simulated.procedural import ProceduralAnatomy
 from medjax.types import Example
 from tests.data.folders import real_set
 

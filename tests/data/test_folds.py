@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from medjax.check import InputError
-from medjax.data.folds import folds, read_splits_final, write_splits_final
-from medjax.data.splits import Splits
+from medjax.data.people.folds import folds, read_splits_final, write_splits_final
+from medjax.data.people.splits import Splits
 
 NAMES = st.lists(st.text("abc123", min_size=1, max_size=4), min_size=1, max_size=40)
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data.combine import concat, subset
-from medjax.data.grid import fit_to_shape, to_shape
-from medjax.data.nnunet import NnUNetFolder
-from medjax.data.procedural import ProceduralAnatomy
-from medjax.data.slices import slices
+from medjax.data.grid.shapes import fit_to_shape, to_shape
+from medjax.data.grid.slices import slices
+from medjax.data.sets.combine import concat, subset
+from medjax.data.sets.nnunet import NnUNetFolder
+from medjax.data.simulated.procedural import ProceduralAnatomy
 from medjax.types import Example
 from tests.data.folders import nnunet
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from medjax import data
-from medjax.data.duplicates import near_duplicates
-from medjax.data.memory import Memory, Reservoir
 from medjax.data.normalise import foreground_statistics
-from medjax.data.replay import replayed
-from medjax.data.streams import load_cases
+from medjax.data.people.duplicates import near_duplicates
+from medjax.data.streams.epochs import load_cases
+from medjax.data.streams.memory import Memory, Reservoir
+from medjax.data.streams.replay import replayed
 
 SOURCE = data.ProceduralAnatomy(8, (16, 16), 3, 0, with_image=True)
 USES = {

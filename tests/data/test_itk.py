@@ -8,9 +8,10 @@ import pytest
 
 from medjax import predict
 from medjax.check import InputError
-from medjax.data import find_cases, itk
-from medjax.data.nifti import read_nifti
-from medjax.data.nnunet import NnUNetFolder
+from medjax.data import find_cases
+from medjax.data.formats import itk
+from medjax.data.formats.nifti import read_nifti
+from medjax.data.sets.nnunet import NnUNetFolder
 from medjax.inference import Member
 from medjax.types import Model
 

@@ -5,8 +5,8 @@ import pytest
 
 from medjax import types
 from medjax.check import InputError
-from medjax.data.labelmaps import LabelMapFolder
-from medjax.data.nifti import write_nifti
+from medjax.data.formats.nifti import write_nifti
+from medjax.data.sets.labelmaps import LabelMapFolder
 
 MAPS = np.random.default_rng(0).choice([0, 2, 41, 507], size=(2, 4, 5, 6))
 

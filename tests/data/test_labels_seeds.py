@@ -6,7 +6,8 @@ import pytest
 
 from medjax import data
 from medjax.check import InputError
-from medjax.data import labels, nifti, seeds
+from medjax.data import seeds
+from medjax.data.formats import labels, nifti
 
 
 def test_labels_that_nibabel_scaled_into_16_bits_are_whole(tmp_path):

@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 
 from medjax.data.manifest import array_digest, describe, file_digest, file_digests
-from medjax.data.nnunet import NnUNetFolder
 from medjax.data.normalise import ForegroundPercentiles, zscore
+from medjax.data.sets.nnunet import NnUNetFolder
 from tests.data.folders import nnunet
 
 

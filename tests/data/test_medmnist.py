@@ -5,7 +5,7 @@ import pytest
 
 from medjax import types
 from medjax.check import InputError
-from medjax.data.medmnist import MedMNIST
+from medjax.data.sets.medmnist import MedMNIST
 
 
 def arrays():

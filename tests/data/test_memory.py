@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data import memory
-from medjax.data.memory import Memory, Reservoir
+from medjax.data.streams import memory
+from medjax.data.streams.memory import Memory, Reservoir
 
 
 def test_a_memory_never_holds_more_than_its_bound():

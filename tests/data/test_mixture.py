@@ -6,9 +6,9 @@ import pytest
 
 from medjax import rng
 from medjax.check import InputError
-from medjax.data.mixture import mix, mmtl_paper, mmtl_released, pooled, rows
-from medjax.data.replay import replayed
-from medjax.data.streams import batches
+from medjax.data.streams.epochs import batches
+from medjax.data.streams.mixture import mix, mmtl_paper, mmtl_released, pooled, rows
+from medjax.data.streams.replay import replayed
 
 B = 16
 

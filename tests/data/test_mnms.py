@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data.mnms import COLUMNS, MnMs, read_info
-from medjax.data.nifti import write_nifti
+from medjax.data.formats.nifti import write_nifti
+from medjax.data.sets.mnms import COLUMNS, MnMs, read_info
 from medjax.types import Source
 
 AFFINE = np.diag([1.25, 1.25, 10.0, 1.0])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data.ms_sets import ljubljana, mslesseg
-from medjax.data.nifti import write_nifti
+from medjax.data.formats.nifti import write_nifti
+from medjax.data.sets.ms_sets import ljubljana, mslesseg
 from tests.data import fake_downloads
 from tests.data.fake_downloads import AFFINE, SHAPE, lesions, voxels
 

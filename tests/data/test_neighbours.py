@@ -5,8 +5,8 @@ import pytest
 
 from medjax import data, types
 from medjax.check import InputError
-from medjax.data.neighbours import neighbours
-from medjax.data.prostate import ProstateSites
+from medjax.data.grid.neighbours import neighbours
+from medjax.data.sets.prostate import ProstateSites
 from tests.data import fake_downloads, folders
 
 

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data.nifti import GeometryWarning, from_ras, read_nifti, to_ras, write_like, write_nifti
-from medjax.data.volume import Volume
+from medjax.data.formats.nifti import (
+  GeometryWarning,
+  from_ras,
+  read_nifti,
+  to_ras,
+  write_like,
+  write_nifti,
+)
+from medjax.data.formats.volume import Volume
 
 OBLIQUE = np.eye(4)  # a rotation near a permutation of the axes, times the voxel sizes
 OBLIQUE[:3, :3] = np.linalg.qr([[-0.1, 0.95, 0.07], [0.98, 0.1, 0.03], [0.05, -0.1, -0.97]])[0]

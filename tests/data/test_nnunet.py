@@ -9,8 +9,8 @@ from PIL import Image
 from medjax import types
 from medjax.check import InputError
 from medjax.data import Preprocessing, find_cases
-from medjax.data.nifti import read_nifti, write_nifti
-from medjax.data.nnunet import NnUNetFolder
+from medjax.data.formats.nifti import read_nifti, write_nifti
+from medjax.data.sets.nnunet import NnUNetFolder
 from tests.data.folders import nnunet, write_json
 
 

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data.combine import subset
-from medjax.data.nnunet import NnUNetFolder
 from medjax.data.normalise import (
   NORMALISERS,
   ForegroundPercentiles,
@@ -18,7 +16,9 @@ from medjax.data.normalise import (
   normalise,
   to_spec,
 )
-from medjax.data.procedural import ProceduralAnatomy
+from medjax.data.sets.combine import subset
+from medjax.data.sets.nnunet import NnUNetFolder
+from medjax.data.simulated.procedural import ProceduralAnatomy
 from tests.data.folders import nnunet
 
 IMAGE = np.random.default_rng(0).normal(100.0, 20.0, (20, 20, 2)) * [1.0, 1000.0]

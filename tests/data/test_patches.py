@@ -6,8 +6,8 @@ import pytest
 
 from medjax import types
 from medjax.check import InputError
-from medjax.data.patches import patches
-from medjax.data.streams import Cases, batches, zip_streams
+from medjax.data.streams.epochs import Cases, batches, zip_streams
+from medjax.data.streams.patches import patches
 from medjax.types import IGNORE, Example
 
 

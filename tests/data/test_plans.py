@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data.dataset_json import DatasetJson
+from medjax.data.formats.dataset_json import DatasetJson
+from medjax.data.grid.plans import read_plans
 from medjax.data.normalise import ForegroundPercentiles, from_spec, normalise
-from medjax.data.plans import read_plans
 
 INTENSITIES = {
   "max": 900.0,

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from medjax.check import InputError
-from medjax.data import png
-from medjax.data.nnunet import NnUNetFolder
+from medjax.data.formats import png
+from medjax.data.sets.nnunet import NnUNetFolder
 from tests.data.folders import write_json
 
 

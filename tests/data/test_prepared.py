@@ -6,12 +6,12 @@ import tensorflow_datasets as tfds
 
 from medjax import data, types
 from medjax.check import InputError
-from medjax.data import tfds_builders
-from medjax.data.cc359 import CC359
-from medjax.data.chest import chest_xray14
-from medjax.data.parts import split_by_site
-from medjax.data.prepared import Prepared, prepare
-from medjax.data.prostate import SITES, ProstateSites
+from medjax.data.people.parts import split_by_site
+from medjax.data.sets import tfds_builders
+from medjax.data.sets.cc359 import CC359
+from medjax.data.sets.chest import chest_xray14
+from medjax.data.sets.prepared import Prepared, prepare
+from medjax.data.sets.prostate import SITES, ProstateSites
 from tests.data import fake_downloads
 
 

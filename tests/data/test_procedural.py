@@ -5,7 +5,7 @@ import pytest
 
 from medjax import types
 from medjax.check import InputError
-from medjax.data.procedural import ProceduralAnatomy
+from medjax.data.simulated.procedural import ProceduralAnatomy
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data.labelmaps import LabelMapFolder
-from medjax.data.medmnist import MedMNIST
-from medjax.data.mni152 import mni152
-from medjax.data.nnunet import NnUNetFolder
-from medjax.data.slices import slices
-from medjax.data.splits import check_content, split_subjects
+from medjax.data.grid.slices import slices
+from medjax.data.people.splits import check_content, split_subjects
+from medjax.data.sets.labelmaps import LabelMapFolder
+from medjax.data.sets.medmnist import MedMNIST
+from medjax.data.sets.mni152 import mni152
+from medjax.data.sets.nnunet import NnUNetFolder
 from tests.data.folders import real_set
 
 

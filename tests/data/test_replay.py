@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data.replay import Drawn, replayed
-from medjax.data.volume_pool import cut_patches, mirrored, volume_pool
+from medjax.data.streams.replay import Drawn, replayed
+from medjax.data.streams.volume_pool import cut_patches, mirrored, volume_pool
 
 CURRENT, MEMORY = (3, 5, 8), (0, 1, 2, 4, 6)
 

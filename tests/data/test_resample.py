@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data.resample import resample
-from medjax.data.volume import Volume
+from medjax.data.formats.volume import Volume
+from medjax.data.grid.resample import resample
 
 AFFINE = np.array([[1.5, 0.2, 0, 4.0], [-0.1, 2.0, 0, 1.0], [0, 0, 3.0, -2.0], [0, 0, 0, 1.0]])
 

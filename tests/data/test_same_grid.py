@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from medjax.check import InputError
-from medjax.data import Preprocessing, cases, mslesseg
-from medjax.data.mnms import MnMs
-from medjax.data.nifti import write_nifti
-from medjax.data.nnunet import NnUNetFolder
-from medjax.data.volume import Volume, check_same_grid
+from medjax.data import Preprocessing, mslesseg
+from medjax.data.formats.nifti import write_nifti
+from medjax.data.formats.volume import Volume, check_same_grid
+from medjax.data.sets import cases
+from medjax.data.sets.mnms import MnMs
+from medjax.data.sets.nnunet import NnUNetFolder
 from medjax.metrics import __main__ as measure
 from medjax.synth import __main__ as simulate
 from tests.data import folders

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import strategies as st
 
 from medjax.check import InputError
-from medjax.data.combine import concat
-from medjax.data.procedural import ProceduralAnatomy
-from medjax.data.splits import Splits, check_content, check_disjoint, split_subjects
+from medjax.data.people.splits import Splits, check_content, check_disjoint, split_subjects
+from medjax.data.sets.combine import concat
+from medjax.data.simulated.procedural import ProceduralAnatomy
 
 NAMES = st.lists(st.text("abc123", min_size=1, max_size=4), min_size=1, max_size=40)
 

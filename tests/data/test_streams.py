@@ -8,9 +8,9 @@ import pytest
 
 from medjax import rng, types
 from medjax.check import InputError
-from medjax.data.combine import concat, subset
-from medjax.data.procedural import ProceduralAnatomy
-from medjax.data.streams import batches, load_cases, sequential, stack, zip_streams
+from medjax.data.sets.combine import concat, subset
+from medjax.data.simulated.procedural import ProceduralAnatomy
+from medjax.data.streams.epochs import batches, load_cases, sequential, stack, zip_streams
 
 SOURCE = ProceduralAnatomy(7, (12, 10), 3, 0, with_image=True)
 STORE = stack(SOURCE)

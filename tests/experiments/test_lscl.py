@@ -12,7 +12,7 @@ from experiments import lscl
 from experiments.lscl import hospitals, report, scores, training
 from medjax import cli, study, synth
 from medjax.check import InputError
-from medjax.data.nifti import write_nifti
+from medjax.data.formats.nifti import write_nifti
 from medjax.types import IGNORE
 from tests.data.folders import write_json
 from tests.data.test_mnms import write_info

@@ -19,8 +19,8 @@ from experiments.ms_replay.jobs import part_of, people_of
 from experiments.ms_replay.private import cost, of_random_patch, population
 from medjax import cli
 from medjax.check import InputError
-from medjax.data import nifti
-from medjax.data.nifti import write_nifti
+from medjax.data.formats import nifti
+from medjax.data.formats.nifti import write_nifti
 from medjax.metrics import transfer_summary
 from tests.data import fake_downloads
 from tests.data.folders import nnunet, write_json

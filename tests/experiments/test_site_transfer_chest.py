@@ -19,7 +19,7 @@ from experiments.site_transfer.setting import Pair
 from experiments.site_transfer.training import Run, Study, Trained
 from medjax import cli, losses
 from medjax.check import InputError
-from medjax.data.chest import CHEXPERT_CLASSES
+from medjax.data.sets.chest import CHEXPERT_CLASSES
 from medjax.metrics import auroc
 from medjax.types import IGNORE
 from tests.experiments.test_site_transfer import ADAM

@@ -8,8 +8,8 @@ import pytest
 
 from medjax import grads, methods
 from medjax.check import InputError
-from medjax.data.replay import replayed
-from medjax.data.volume_pool import cut_patches, volume_pool
+from medjax.data.streams.replay import replayed
+from medjax.data.streams.volume_pool import cut_patches, volume_pool
 from medjax.methods.agem import agem, projected
 from medjax.methods.distillation import held_to_teacher, with_teacher
 from medjax.methods.ewc import Anchor, ewc, fisher_anchor, merged_anchors

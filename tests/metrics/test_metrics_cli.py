@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medjax import cli
-from medjax.data import png
+from medjax.data.formats import png
 from medjax.metrics import __main__ as command
 from medjax.metrics import case_table
 

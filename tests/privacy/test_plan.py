@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from medjax.check import InputError
-from medjax.data.procedural import ProceduralAnatomy
+from medjax.data.simulated.procedural import ProceduralAnatomy
 from medjax.privacy import DPPlan, Vault, noise
 from medjax.privacy.accounting import effective_multiplier
 from medjax.privacy.quantile import QuantileClipping

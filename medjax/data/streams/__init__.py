@@ -1,0 +1,28 @@
+"""Streams of batches as functions of (seed, step), and the memories that replay feeds on."""
+
+from medjax.data.streams.epochs import batches, load_cases, sequential, stack, take, zip_streams
+from medjax.data.streams.memory import Memory, Reservoir
+from medjax.data.streams.mixture import mix, mmtl_paper, mmtl_released, pooled, rows
+from medjax.data.streams.patches import patches
+from medjax.data.streams.replay import replayed
+from medjax.data.streams.volume_pool import cut_patches, volume_pool
+
+__all__ = [
+  "Memory",
+  "Reservoir",
+  "batches",
+  "cut_patches",
+  "load_cases",
+  "mix",
+  "mmtl_paper",
+  "mmtl_released",
+  "patches",
+  "pooled",
+  "replayed",
+  "rows",
+  "sequential",
+  "stack",
+  "take",
+  "volume_pool",
+  "zip_streams",
+]
