@@ -182,7 +182,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
       source.class_names, source.channel_names, turn.train.image.shape[1:3], answers=answers
     )
     steps: dict[str, Step] = {arm: ARMS[arm].make(task) for arm in config.arms}
-    predict = study.Predictor(task.logits, chunk=64)
+    predict = study.ChunkedPredictor(task.logits, chunk=64)
     trained: dict[str, list[study.Trained]] = {arm: [] for arm in config.arms}
     rows: list[dict[str, Any]] = []
 
@@ -212,7 +212,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
         name = f"{arm}-{seed}"
         watched = {} if task.is_findings else evaluators
         job = study.Job(name, step, stream, params, key, config.num_steps, watched)
-        one = study.fit(job, directory, log_every=config.log_every, eval_every=config.eval_every)
+        one = study.train_job(
+          job, directory, log_every=config.log_every, eval_every=config.eval_every
+        )
         trained[arm].append(one)
         path = directory.path / "weights" / f"{name}.safetensors"
         loading.save_member(path, one.params, preprocess, network=task.module)

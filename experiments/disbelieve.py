@@ -258,7 +258,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     directory.write_json("splits", study.splits_of([turn], options.seed, "people"))
     study.announce(planned)
     task = Task(config)
-    predict = study.Predictor(task.logits, chunk=256)
+    predict = study.ChunkedPredictor(task.logits, chunk=256)
     subjects = [source.subjects[i] for i in test.index]
     trained: dict[str, study.Trained] = {}
     rows: list[dict[str, Any]] = []
@@ -277,7 +277,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
           pooled = data.streams.take(train, np.concatenate(own[:wrong]))
           steps[known] = task.step(rule, attack, wrong, pooled)
         jobs.append(job_of(config, task, train, f"{arm}-{role}", steps[known], own, seed))
-      found = study.fit_all(jobs, directory, log_every=config.log_every, progress=False)
+      found = study.train_jobs(jobs, directory, log_every=config.log_every, progress=False)
       for one, (role, seed) in zip(found, held, strict=True):
         trained.setdefault(f"{arm}, {role}", one)
         about = {"arm": arm, "seed": seed, "role": role}

@@ -230,7 +230,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     study.announce(planned)
     task = Task(config, len(whole.class_names))
     steps: dict[str, Step] = {arm: ARMS[arm].make(task) for arm in config.arms}
-    predict = study.Predictor(task.logits, chunk=64)
+    predict = study.ChunkedPredictor(task.logits, chunk=64)
     trained: dict[str, list[study.Trained]] = {arm: [] for arm in config.arms}
     rows: list[dict[str, Any]] = []
 
@@ -252,7 +252,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
         for arm, step in steps.items():
           name = f"{arm}-{turn.name}-{seed}"
           job = study.Job(name, step, stream, params, key, config.num_steps, evaluators)
-          one = study.fit(job, directory, log_every=config.log_every, eval_every=config.eval_every)
+          one = study.train_job(
+            job, directory, log_every=config.log_every, eval_every=config.eval_every
+          )
           trained[arm].append(one)
           make = functools.partial(score, one, arm, turn, seed)
           rows += study.kept(directory, name, one.params, make).rows

@@ -18,7 +18,7 @@ from medjax.check import InputError, existing_file, require
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
-class Row(NamedTuple):
+class Line(NamedTuple):
   """A line of a table.
 
   Attributes:
@@ -71,21 +71,21 @@ class Row(NamedTuple):
     return value
 
 
-def read_table(path: str | os.PathLike, columns: Sequence[str] = ()) -> list[Row]:
+def read_table(path: str | os.PathLike, columns: Sequence[str] = ()) -> list[Line]:
   """All rows of a CSV file with a header line; empty lines are passed over.
 
   Args:
     path: UTF-8, with or without a byte order mark, separated by commas.
     columns: names that the header must have; it may have others.
   Returns:
-    A Row a line, with the cells of all columns of the header.
+    One `Line` for each line, with the cells of all columns of the header.
   Raises:
     InputError: naming the file, and the line where there is one: no such file, another encoding,
       no header, a column that is missing or stands there twice, a row of another length.
   """
   path = pathlib.Path(path)
   lines = csv.reader(io.StringIO(_decoded(path), newline=""), strict=True)
-  rows: list[Row] = []
+  rows: list[Line] = []
   try:
     header = next(lines, [])
     _check_header(path, header, columns)
@@ -99,7 +99,7 @@ def read_table(path: str | os.PathLike, columns: Sequence[str] = ()) -> list[Row
         f"{len(cells)}",
         "complete the row, and put cells that hold a comma into quotes",
       )
-      rows.append(Row(where, dict(zip(header, cells, strict=True))))
+      rows.append(Line(where, dict(zip(header, cells, strict=True))))
   except csv.Error as error:
     raise InputError(
       f"a table in {path}", f"an error in line {lines.line_num} ({error})", "correct the quotes"

@@ -4,7 +4,7 @@ import pytest
 
 from medjax import tables
 from medjax.check import InputError
-from medjax.tables import Row, check_once, read_lines, read_table
+from medjax.tables import Line, check_once, read_lines, read_table
 
 HEAD = "name,a,b\n"
 
@@ -59,7 +59,7 @@ def test_other_encodings_are_refused_by_name(tmp_path, encoding, got):
 
 def test_numbers_are_whole_and_finite_or_refused_with_their_place():
   def row(text):
-    return Row("line 7 of t.csv", {"ED": text})
+    return Line("line 7 of t.csv", {"ED": text})
 
   assert row(" 3 ").whole("ED") == row("3.0").whole("ED", least=3) == 3
   for text in ("0.6", "inf", "nan", "", "x", "1,0"):

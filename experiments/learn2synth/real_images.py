@@ -236,7 +236,7 @@ def run(config: Config, seed: int, setting: Setting, directory: train.RunDirecto
 
 
 def make_task(config: Config, setting: Setting) -> Task:
-  generator = synth.learn2synth(setting.grouping)
+  generator = synth.learn2synth_base(setting.grouping)
   if config.contrast == "matched":
     means = class_means(setting.cases.maps, setting.grouping.num_generation)
     generator = synth.Generator(

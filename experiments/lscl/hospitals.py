@@ -19,7 +19,7 @@ from medjax.data.people.subjects import subjects_of
 from medjax.data.sets.mnms import MnMs
 from medjax.data.simulated.cardiac import VENDORS, CardiacAnatomy
 from medjax.study import stacks
-from medjax.study.sites import Site, drawn, drawn_of, folder, names_of, rescanned, some_people
+from medjax.study.sites import StudySite, drawn, drawn_of, folder, names_of, rescanned, some_people
 from medjax.study.stacks import Stack
 from medjax.types import Batch, Example, Source
 
@@ -190,7 +190,7 @@ def _left_out(config: DataConfig, sites: tuple[str, ...]) -> list[tuple[str, ...
   return [(site,) for site in chosen]
 
 
-def _hearts(config: DataConfig, seed: int) -> dict[str, Site]:
+def _hearts(config: DataConfig, seed: int) -> dict[str, StudySite]:
   people = CardiacAnatomy(config.num_people, seed).subjects
   part_of = drawn(people, _PARTS, seed)
   depth = 6
@@ -203,11 +203,11 @@ def _hearts(config: DataConfig, seed: int) -> dict[str, Site]:
         config.num_unlabelled, seed + 1_000_000, vendor=name, shape=(*config.shape, depth)
       )
       more = [np.asarray(example.image) for example in _all(others)]
-    sites[name] = Site(source, part_of, more)
+    sites[name] = StudySite(source, part_of, more)
   return sites
 
 
-def _mnms(config: DataConfig, root: pathlib.Path, seed: int) -> dict[str, Site]:
+def _mnms(config: DataConfig, root: pathlib.Path, seed: int) -> dict[str, StudySite]:
   """Vendors as sites; their training people part into training and validation, others test."""
   training = MnMs(root, part=config.train_part)
   testing = MnMs(root, part=config.test_part)
@@ -228,25 +228,25 @@ def _mnms(config: DataConfig, root: pathlib.Path, seed: int) -> dict[str, Site]:
         for i, frame in enumerate(frames.frames)
         if not frame.phase and part_of.get(frame.code) == "train"
       )
-    sites[vendor] = Site(_Joined(own), part_of, list(more))
+    sites[vendor] = StudySite(_Joined(own), part_of, list(more))
   return sites
 
 
-def _folders(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> dict[str, Site]:
+def _folders(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> dict[str, StudySite]:
   found = {}
   for name, path in zip(names_of(paths), paths, strict=True):
     source = _folder(config, path)
     part_of = drawn_of(source, _PARTS, seed)
-    found[name] = Site(source, part_of, _unlabelled(config, path, source, part_of))
+    found[name] = StudySite(source, part_of, _unlabelled(config, path, source, part_of))
   return found
 
 
-def _rescanned(config: DataConfig, path: pathlib.Path, seed: int) -> dict[str, Site]:
+def _rescanned(config: DataConfig, path: pathlib.Path, seed: int) -> dict[str, StudySite]:
   """The scans of one folder as several scanners would have taken them."""
   source = _folder(config, path)
   part_of = drawn_of(source, _PARTS, seed)
   scanners = rescanned(source, config.simulate, seed)
-  return {name: Site(scans, part_of) for name, scans in scanners.items()}
+  return {name: StudySite(scans, part_of) for name, scans in scanners.items()}
 
 
 def _folder(config: DataConfig, path: pathlib.Path) -> data.NnUNetFolder:
@@ -304,7 +304,7 @@ class _Joined:
     return {"kind": "joined", "subjects": subjects, "class_names": names, "parts": parts}
 
 
-def _stacks(config: DataConfig, name: str, site: Site) -> tuple[Stack, ...]:
+def _stacks(config: DataConfig, name: str, site: StudySite) -> tuple[Stack, ...]:
   phases = getattr(site.source, "phases", ("",) * len(site.source))
   return tuple(
     config.network_grid.stack(example, name, phase)
@@ -314,7 +314,7 @@ def _stacks(config: DataConfig, name: str, site: Site) -> tuple[Stack, ...]:
 
 def _turn(
   config: DataConfig,
-  sites: Mapping[str, Site],
+  sites: Mapping[str, StudySite],
   cases: Mapping[str, tuple[Stack, ...]],
   unseen: tuple[str, ...],
   is_simulated: bool,
@@ -368,7 +368,7 @@ def _vote(train: Sequence[Stack], test: Sequence[Stack]) -> np.ndarray | None:
   return counts.argmax(0).astype(np.int32)
 
 
-def _one_site_each(sites: Mapping[str, Site], known: Sequence[str]) -> dict[str, str]:
+def _one_site_each(sites: Mapping[str, StudySite], known: Sequence[str]) -> dict[str, str]:
   """The source at which each person of training and validation was scanned."""
   part_of = next(iter(sites.values())).part_of
   each = {}

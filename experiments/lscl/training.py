@@ -241,7 +241,7 @@ def _sgd(config: Config) -> optax.GradientTransformation:
   return optax.sgd(config.finetune_rate, momentum=config.momentum)
 
 
-def _transformed(loss_fn: LossFn, change: mixing.Transform, config: Config) -> Step:
+def _transformed(loss_fn: LossFn, change: mixing.KeyedTransform, config: Config) -> Step:
   return methods.supervised(mixing.transformed(loss_fn, change), _sgd(config))
 
 
@@ -358,7 +358,7 @@ def adversary_of(config: Config, arm: str, bank: synth.StyleBank) -> adversaries
   """What makes the samples of a curriculum."""
   if arm == "scl":
     return adversaries.scl_fusion(bank, eps=config.eps)
-  directions: dict[str, adversaries.fusion.Direction] = {
+  directions: dict[str, adversaries.fusion.FusionDirection] = {
     "lscl-paper": "paper",
     "lscl-chain": "chain",
     "augmented-lscl-chain": "chain",
@@ -406,7 +406,7 @@ def _fit(
     updates_a_step,
     keep_best="validation/dice" if config.keep == "best" and evaluators else "",
   )
-  return study.fit(
+  return study.train_job(
     job,
     directory,
     log_every=config.log_every,
@@ -419,7 +419,7 @@ def segmenter(
   task: Task, symmetries: tuple[inference.Symmetry, ...] = (inference.IDENTITY,)
 ) -> Callable[[Params, np.ndarray], np.ndarray]:
   """`(params, images) -> class ids` [slice, height, width], logits averaged over symmetries."""
-  predictor = study.Predictor(_logits(task.model.apply), symmetries=symmetries)
+  predictor = study.ChunkedPredictor(_logits(task.model.apply), symmetries=symmetries)
   return lambda params, images: predictor(params, images).argmax(-1).astype(np.int32)
 
 

@@ -251,7 +251,7 @@ def fit(
     step = methods.private(loss_fn, tx, plan, filter=ARMS[arm].make(config))
     key = rng.stream(key, "training")
     stream = plan.stream(store, chunk=config.chunk)
-    one = study.fit(
+    one = study.train_job(
       study.Job(name, step, stream, params, key, plan.num_steps),
       directory,
       log_every=config.log_every,
@@ -265,8 +265,8 @@ def fit(
 
 
 @functools.lru_cache(maxsize=2)
-def _predictor(model: Model) -> study.Predictor:
-  return study.Predictor(lambda params, image: model.apply(params, image)[0], chunk=256)
+def _predictor(model: Model) -> study.ChunkedPredictor:
+  return study.ChunkedPredictor(lambda params, image: model.apply(params, image)[0], chunk=256)
 
 
 def _cost(plan: privacy.DPPlan) -> Cost:

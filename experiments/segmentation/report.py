@@ -16,7 +16,7 @@ def page(
   setting: Setting,
   trained: dict[str, list[Trained]],
   scored: dict[str, list[Scored]],
-  unlabelled: list[study.Picture],
+  unlabelled: list[study.ShownPlane],
   results: dict[str, Any],
 ) -> Report:
   """Scores first, then pictures, calibration, curves and times."""
@@ -69,7 +69,7 @@ def _pictures(
   config: Config,
   setting: Setting,
   scored: dict[str, list[Scored]],
-  unlabelled: list[study.Picture],
+  unlabelled: list[study.ShownPlane],
 ) -> None:
   shown = [p for part in scored[config.arms[0]] for p in part.cases.pictures]
   shown = sorted(shown, key=lambda p: p.score if np.isfinite(p.score) else 1.0)

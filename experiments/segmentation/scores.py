@@ -173,7 +173,7 @@ def picture(
   truth: np.ndarray | None,
   prediction: np.ndarray,
   value: float = float("nan"),
-) -> study.Picture:
+) -> study.ShownPlane:
   """The slice across the last axis with most foreground; pictures as they are."""
   guide = prediction if truth is None else truth
   image = image[..., 0]
@@ -185,7 +185,7 @@ def picture(
   else:
     turn = np.asarray
   shown = None if truth is None else turn(truth)
-  return study.Picture(name, "", turn(image), shown, turn(prediction), value)
+  return study.ShownPlane(name, "", turn(image), shown, turn(prediction), value)
 
 
 def _temperature(setting: Setting, fold: Fold, ensemble: inference.Ensemble) -> float:
@@ -237,7 +237,7 @@ def has_unlabelled(source: data.NnUNetFolder) -> bool:
 
 def predict_unlabelled(
   config: Config, setting: Setting, arm: str, members: Sequence[inference.Member], output: Any
-) -> list[study.Picture]:
+) -> list[study.ShownPlane]:
   """Label maps of imagesTs by all networks of an arm, in `output`; [] where there are none."""
   folder = setting.source.root / "imagesTs"
   if not has_unlabelled(setting.source):

@@ -235,7 +235,7 @@ def fit(
   best = "validation/dice" if config.keep == "best" else ""
   key = rng.stream(key, "training")
   job = study.Job(name, step, stream, params, key, config.num_steps, evaluators, keep_best=best)
-  one = study.fit(
+  one = study.train_job(
     job,
     directory,
     log_every=config.log_every,

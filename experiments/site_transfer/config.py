@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal
 
 from medjax import check
-from medjax.nets.norms import Kind as Norm
+from medjax.nets.norms import NormKind as Norm
 from medjax.train import runs
 
 Kind = Literal["simulated", "folders", "rescanned", "cc359", "prostate", "chest"]

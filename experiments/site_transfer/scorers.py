@@ -15,7 +15,7 @@ from experiments.site_transfer.config import Config
 from experiments.site_transfer.setting import Setting
 from experiments.site_transfer.training import Trained
 from medjax import data, metrics
-from medjax.study import Picture
+from medjax.study import ShownPlane
 from medjax.study.stacks import Stack
 
 _CHUNK = 16  # images a call
@@ -30,7 +30,7 @@ class Scored(NamedTuple):
   """
 
   rows: list[dict[str, Any]]
-  pictures: list[Picture]
+  pictures: list[ShownPlane]
 
 
 class Predictor:
@@ -130,7 +130,7 @@ def mean(row: Mapping[str, Any], metric: str) -> float:
   return float(np.mean(found)) if found else 1.0
 
 
-def _picture(stack: Stack, prediction: np.ndarray, dice: float) -> Picture:
+def _picture(stack: Stack, prediction: np.ndarray, dice: float) -> ShownPlane:
   """The slice with most foreground, on the case's grid."""
   truth, best = stack.truth, 0
   if truth.ndim == 3:
@@ -140,4 +140,4 @@ def _picture(stack: Stack, prediction: np.ndarray, dice: float) -> Picture:
   image = image if image.shape[-1] == 3 else image[..., :1]
   shown = np.stack([data.fit_to_shape(c, truth.shape) for c in np.moveaxis(image, 2, 0)], -1)
   shown = shown if shown.shape[-1] == 3 else shown[..., 0]
-  return Picture(stack.name, stack.site, shown, truth, prediction, dice)
+  return ShownPlane(stack.name, stack.site, shown, truth, prediction, dice)

@@ -226,7 +226,10 @@ def synthesis_programs(config: Config, shape: tuple[int, ...]) -> list[Program]:
   """Both published generators on a procedural anatomy, from a key and a label map."""
   label = jnp.asarray(data.ProceduralAnatomy(1, shape, config.num_classes, seed=0)[0].label)
   table = synth.identity(config.num_classes)
-  generators = {"SynthSeg": synth.synthseg(table), "Learn2Synth base": synth.learn2synth(table)}
+  generators = {
+    "SynthSeg": synth.synthseg(table),
+    "Learn2Synth base": synth.learn2synth_base(table),
+  }
   return [
     Program(
       name,

@@ -1,7 +1,7 @@
 """Federated training: a round is a Step whose chunk is a block of clients."""
 
 from medjax.federated import aggregate, attacks
-from medjax.federated.client import Broadcast, Client, Report, local
+from medjax.federated.client import Broadcast, Client, ClientReport, local
 from medjax.federated.cohort import Cohort, CohortStream, cohorts
 from medjax.federated.compress import Compressor, int8, top_k
 from medjax.federated.drift import fedprox, scaffold
@@ -20,6 +20,7 @@ from medjax.federated.units import client_loss, client_units
 __all__ = [
   "Broadcast",
   "Client",
+  "ClientReport",
   "Clients",
   "Cohort",
   "CohortStream",
@@ -27,7 +28,6 @@ __all__ = [
   "History",
   "Part",
   "Received",
-  "Report",
   "Rounds",
   "aggregate",
   "attacks",

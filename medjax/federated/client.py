@@ -30,7 +30,7 @@ class Broadcast(NamedTuple):
   shared: PyTree
 
 
-class Report(NamedTuple):
+class ClientReport(NamedTuple):
   """What a client hands back.
 
   Attributes:
@@ -54,7 +54,7 @@ class Client(NamedTuple):
   Attributes:
     init: `init(params, key) -> (kept, model_state)`: what a client keeps from the beginning, and
       the running statistics that the server starts from ({} if none are sent).
-    run: `run(broadcast, kept, batches, key) -> Report` on leaves [local_steps, batch, ...].
+    run: `run(broadcast, kept, batches, key) -> ClientReport` on leaves [local_steps, batch, ...].
     metrics: names of the metrics that a round averages over its clients.
     shared: `shared(kept of all, [num_clients, ...]) -> tree` that the server broadcasts; clients
       send as many numbers back to keep it up to date.
@@ -62,7 +62,7 @@ class Client(NamedTuple):
   """
 
   init: Callable[[Params, Key], tuple[PyTree, PyTree]]
-  run: Callable[[Broadcast, PyTree, PyTree, Key], Report]
+  run: Callable[[Broadcast, PyTree, PyTree, Key], ClientReport]
   metrics: tuple[str, ...] = ("loss",)
   shared: Callable[[PyTree], PyTree] = lambda kept: ()
   manifest: Mapping[str, Any] = types.MappingProxyType({})
@@ -101,14 +101,14 @@ def local(
     kept = {name: getattr(state, name) for name in keep}
     return kept, {} if "model_state" in keep else state.model_state
 
-  def run(broadcast: Broadcast, kept: PyTree, batches: PyTree, key: Key) -> Report:
+  def run(broadcast: Broadcast, kept: PyTree, batches: PyTree, key: Key) -> ClientReport:
     own = _checked(make(broadcast))
     state = own.init(broadcast.params, rng.stream(key, "init"))
     state = state.replace(**{"model_state": broadcast.model_state, **kept})
     state, means = repeat(own, state, batches, rng.stream(key, "update"), metrics, max_unrolled)
     delta = jax.tree.map(jnp.subtract, state.params, broadcast.params)
     sent = {} if "model_state" in keep else state.model_state
-    return Report(delta, {name: getattr(state, name) for name in keep}, sent, means)
+    return ClientReport(delta, {name: getattr(state, name) for name in keep}, sent, means)
 
   manifest = dict(step.manifest) if isinstance(step, Step) else {}
   return Client(init, run, tuple(metrics), manifest={**manifest, "keep": " ".join(keep)})

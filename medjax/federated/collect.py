@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from medjax import rng, tree
 from medjax.federated.across import over_clients
-from medjax.federated.client import Broadcast, Report
+from medjax.federated.client import Broadcast, ClientReport
 from medjax.federated.cohort import Cohort
 from medjax.federated.state import Clients, Federation, Received, row_of
 from medjax.types import Key, PyTree, TrainState
@@ -40,7 +40,7 @@ def accumulate(
   def one(number: jax.Array, mine: Clients, batches: PyTree) -> tuple[Any, ...]:
     own_key = jax.random.fold_in(key, number)
     start = sent._replace(params=layout.with_own(state.params, dict(mine.own)))
-    report: Report = client.run(start, mine.kept, batches, own_key)
+    report: ClientReport = client.run(start, mine.kept, batches, own_key)
     row, residual = layout.row(report.delta), mine.residual
     if compress is not None:
       held_back = residual if compress.keeps_residual else jnp.zeros_like(row)

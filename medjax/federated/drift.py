@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, rng
-from medjax.federated.client import Broadcast, Client, Report, local, repeat
+from medjax.federated.client import Broadcast, Client, ClientReport, local, repeat
 from medjax.tree import entry
 from medjax.types import Key, Params, PyTree, Step
 
@@ -67,7 +67,7 @@ def scaffold(
   def init(params: Params, key: Key) -> tuple[PyTree, PyTree]:
     return jax.tree.map(jnp.zeros_like, params), make(loss_fn).init(params, key).model_state
 
-  def run(broadcast: Broadcast, control: PyTree, batches: PyTree, key: Key) -> Report:
+  def run(broadcast: Broadcast, control: PyTree, batches: PyTree, key: Key) -> ClientReport:
     correction = jax.tree.map(jnp.subtract, broadcast.shared, control)
 
     def extra(params: Params) -> jax.Array:
@@ -84,7 +84,7 @@ def scaffold(
     new = jax.tree.map(lambda x, d: -x - scale * d, correction, delta)
     is_asked = _num_steps(batches) > 0
     new = jax.tree.map(lambda a, b: jnp.where(is_asked, a, b), new, control)
-    return Report(delta, new, state.model_state, means)
+    return ClientReport(delta, new, state.model_state, means)
 
   def shared(kept: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.mean(0), kept)

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medjax.grads.ghost.program import Literal, Operation, Site, read, trace
+from medjax.grads.ghost.program import GhostSite, Literal, Operation, read, trace
 from medjax.types import Array, Params, PyTree
 
 # Operations that are linear in a parameter, element by element, and such that only move it.
@@ -68,7 +68,7 @@ def chosen(
   return jax.tree.unflatten(program.aux_tree, aux)
 
 
-def _choice_of(operation: Operation, site: Site, z: Sequence[Any]) -> Any:
+def _choice_of(operation: Operation, site: GhostSite, z: Sequence[Any]) -> Any:
   """The one scalar that decides an operation; None where parameters are to be mixed."""
   first, *rest = [z[cut.leaf] for cut in site.cuts]
   is_linear = operation.primitive.name in _ELEMENTWISE and all(

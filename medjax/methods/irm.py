@@ -19,12 +19,12 @@ from medjax.methods import domain_risks
 from medjax.types import Array, Key, Params, PyTree, Step
 
 Predict: TypeAlias = Callable[[Params, PyTree, Key], Array]
-Cost: TypeAlias = Callable[[Array, PyTree], Array]
+OutputLoss: TypeAlias = Callable[[Array, PyTree], Array]
 
 
 def irm(
   predict: Predict,
-  cost: Cost,
+  cost: OutputLoss,
   tx: optax.GradientTransformation,
   num_domains: int,
   *,
@@ -60,7 +60,7 @@ def irm(
 
 def ib_irm(
   predict: Callable[[Params, PyTree, Key], tuple[Array, Array]],
-  cost: Cost,
+  cost: OutputLoss,
   tx: optax.GradientTransformation,
   num_domains: int,
   *,

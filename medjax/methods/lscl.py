@@ -22,7 +22,7 @@ import jax
 import optax
 
 from medjax.methods.adversarial import adversarial
-from medjax.methods.adversaries.fusion import Direction, lgs_fusion
+from medjax.methods.adversaries.fusion import FusionDirection, lgs_fusion
 from medjax.ops.local_gradient_sign import Order, Upsample
 from medjax.types import Key, LossFn, Step
 
@@ -44,7 +44,7 @@ def lscl(
   eps: float | int = 0.25,
   pool: int | tuple[int, ...] = 4,
   order: Order = "sign_of_mean",
-  direction: Direction = "paper",
+  direction: FusionDirection = "paper",
   upsample: Upsample = "nearest",
   interval: tuple[float | int, float | int] | None = None,
 ) -> Step:

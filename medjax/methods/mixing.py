@@ -20,7 +20,7 @@ from medjax.ops import conv
 from medjax.tree import entry
 from medjax.types import Batch, Key, LossFn, Metrics, Params, Step, TrainState
 
-Transform = Callable[[Key, jax.Array], jax.Array]
+KeyedTransform = Callable[[Key, jax.Array], jax.Array]
 """`transform(key, image) -> image` of ONE example, such as a `synth.StyleBank`."""
 Choice = Callable[[Params, Any, Key], jax.Array]
 """`choose(params, batch, key) -> [batch]` positions of the partners."""
@@ -139,7 +139,9 @@ def mixstyle(
   return loss_fn
 
 
-def transformed(loss_fn: LossFn, transform: Transform, *, probability: float | int = 1.0) -> LossFn:
+def transformed(
+  loss_fn: LossFn, transform: KeyedTransform, *, probability: float | int = 1.0
+) -> LossFn:
   """The loss on a randomly changed image.
 
   Args:
@@ -159,7 +161,7 @@ def transformed(loss_fn: LossFn, transform: Transform, *, probability: float | i
   return changed
 
 
-def randconv(*, sizes: tuple[int, ...] = (1, 3, 5, 7), mix: bool = True) -> Transform:
+def randconv(*, sizes: tuple[int, ...] = (1, 3, 5, 7), mix: bool = True) -> KeyedTransform:
   """A random convolution: shapes stay, texture and contrast change (Xu et al., ICLR 2021).
 
     y = a x + (1 - a) W * x,   W ~ N(0, 1 / (channels * size^d)),   a ~ U(0, 1)

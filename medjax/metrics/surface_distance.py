@@ -21,9 +21,9 @@ from jaxtyping import Array, Float
 
 from medjax import check
 from medjax.metrics.surfaces import (
-  Kind,
   LabelMap,
   Side,
+  SurfaceKind,
   Surfaces,
   of_missed,
   per_class,
@@ -84,7 +84,7 @@ def hd95(
   """
   check.one_of("variant", variant, VARIANTS)
   measure = {"pooled": hd95_pooled_of, "max_directed": hd95_max_directed_of}
-  kind: Kind = "surfel" if variant == "surfel" else "voxel"
+  kind: SurfaceKind = "surfel" if variant == "surfel" else "voxel"
   return _measured(
     measure.get(variant, hd95_surfel_of),
     *(prediction, target, num_classes, spacing, empty, include_background, kind),

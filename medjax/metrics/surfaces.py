@@ -26,7 +26,7 @@ from medjax.metrics import surfels
 from medjax.ops.distance_transform import distance_at, distance_transform
 from medjax.types import IGNORE
 
-Kind = Literal["voxel", "surfel"]
+SurfaceKind = Literal["voxel", "surfel"]
 LabelMap = Integer[Array | np.ndarray, "..."]
 EMPTY = ("nan", "inf", "diagonal")
 
@@ -83,7 +83,7 @@ def per_class(
   target: Any,
   num_classes: int,
   spacing: Any,
-  kind: Kind,
+  kind: SurfaceKind,
   include_background: bool,
 ) -> jax.Array:
   """`measure(surfaces, *args)` of every class, [class] float32.
@@ -159,7 +159,7 @@ def of_missed(empty: str, shape: Sequence[int], spacing: Any) -> jax.Array:
   return jnp.sqrt((lengths**2).sum())
 
 
-def crop(masks: tuple[np.ndarray, np.ndarray], spacing: Any, kind: Kind) -> Cropped:
+def crop(masks: tuple[np.ndarray, np.ndarray], spacing: Any, kind: SurfaceKind) -> Cropped:
   """Surfaces of two masks on the host, at their points."""
   either = masks[0] | masks[1]
   axes = either.ndim
@@ -194,7 +194,7 @@ class _Points(NamedTuple):
   weight: np.ndarray
 
 
-def _points(padded: np.ndarray, spacing: Sequence[float], kind: Kind) -> _Points:
+def _points(padded: np.ndarray, spacing: Sequence[float], kind: SurfaceKind) -> _Points:
   if kind == "voxel":
     where = boundary(padded)
     return _Points(where, np.ones(np.count_nonzero(where), np.int32))
@@ -203,7 +203,7 @@ def _points(padded: np.ndarray, spacing: Sequence[float], kind: Kind) -> _Points
   return _Points(where, np.asarray(_sizes_by_code(padded.ndim, jnp.asarray(spacing)))[code[where]])
 
 
-def _whole(masks: Sequence[jax.Array], spacing: Any, kind: Kind) -> Surfaces:
+def _whole(masks: Sequence[jax.Array], spacing: Any, kind: SurfaceKind) -> Surfaces:
   """Surfaces of two masks as maps over all of the image."""
   weights = [_weights(mask, spacing, kind) for mask in masks]
   return Surfaces(
@@ -214,7 +214,7 @@ def _whole(masks: Sequence[jax.Array], spacing: Any, kind: Kind) -> Surfaces:
   )
 
 
-def _weights(mask: jax.Array, spacing: Any, kind: Kind) -> jax.Array:
+def _weights(mask: jax.Array, spacing: Any, kind: SurfaceKind) -> jax.Array:
   """Weight of the surface at each voxel or cell."""
   if kind == "surfel":
     return surfels.surfel_sizes(mask, spacing=spacing)

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from medjax import check
-from medjax.nets.norms import Kind, norm
+from medjax.nets.norms import NormKind, norm
 from medjax.tree import at_least_float32
 
 _START = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # He et al. 2015
@@ -43,7 +43,7 @@ class DenseNet(nn.Module):
   growth: int = 32
   width: int = 64
   bottleneck: int = 4
-  norm: Kind = "batch"
+  norm: NormKind = "batch"
   dtype: DTypeLike | None = None
 
   def __post_init__(self):

@@ -17,7 +17,7 @@ from flax import linen as nn
 from medjax import check
 from medjax.types import Key, Params
 
-Predict = Callable[[Params, jax.Array, jax.Array, Key], jax.Array]
+MixedPredict = Callable[[Params, jax.Array, jax.Array, Key], jax.Array]
 
 
 def mixstyle(
@@ -26,7 +26,7 @@ def mixstyle(
   layers: tuple[str, ...] = ("encoder0", "encoder1"),
   alpha: float | int = 0.1,
   probability: float | int = 0.5,
-) -> Predict:
+) -> MixedPredict:
   """A network whose chosen layers mix styles in training; evaluate it as it is.
 
   Args:

@@ -14,11 +14,11 @@ from jax.typing import DTypeLike
 from medjax.axes import BATCH_AXIS, require_batch_axis
 from medjax.check import one_of
 
-Kind = Literal["batch", "group"]
+NormKind = Literal["batch", "group"]
 
 
 def norm(
-  kind: Kind, width: int, *, train: bool, dtype: DTypeLike | None, name: str
+  kind: NormKind, width: int, *, train: bool, dtype: DTypeLike | None, name: str
 ) -> nn.BatchNorm | nn.GroupNorm:
   """A layer for [1, *space, width].
 

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from medjax.nets.norms import Kind, norm
+from medjax.nets.norms import NormKind, norm
 from medjax.ops import conv, pooling
 from medjax.tree import at_least_float32
 
@@ -34,7 +34,7 @@ class PreActivation(nn.Module):
 
   width: int
   kernel: int
-  norm: Kind
+  norm: NormKind
   stride: int = 1
   use_bias: bool = False
   dtype: DTypeLike | None = None
@@ -57,7 +57,7 @@ class PreActivation(nn.Module):
 class ResidualBlock(nn.Module):
   """Two pre-activated 3^d convolutions added to the input."""
 
-  norm: Kind
+  norm: NormKind
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -86,7 +86,7 @@ class SumUNet(nn.Module):
   num_outputs: int = 1
   width: int = 16
   num_blocks: int = 3
-  norm: Kind = "batch"
+  norm: NormKind = "batch"
   norm_logits: bool | None = None
   dtype: DTypeLike | None = None
 

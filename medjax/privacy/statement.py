@@ -10,7 +10,7 @@ from medjax.privacy.quantile import QuantileClipping
 
 
 @runtime_checkable
-class Settings(Protocol):
+class PlanSettings(Protocol):
   """What of a plan is said; see `DPPlan`."""
 
   @property
@@ -64,7 +64,7 @@ class Released(NamedTuple):
   note: str
 
 
-def of(plan: Settings, released: Released) -> str:
+def of(plan: PlanSettings, released: Released) -> str:
   """What `plan` protects, at what epsilon, and what lies outside."""
   lines = [_claim(plan, released), *_how(plan, released), "Outside this statement:"]
   return "\n".join([*lines, *(f"- {line}" for line in _outside(plan, released))])
@@ -82,7 +82,7 @@ def up(epsilon: float) -> str:
   return f"{math.ceil(epsilon / unit) * unit:.4g}"
 
 
-def _claim(plan: Settings, released: Released) -> str:
+def _claim(plan: PlanSettings, released: Released) -> str:
   protected = f"one {plan.example_name}"
   if plan.unit == "group":
     protected = f"one {plan.group_name}, with every {plan.example_name} of that {plan.group_name}"
@@ -101,7 +101,7 @@ def _claim(plan: Settings, released: Released) -> str:
   )
 
 
-def _samples(plan: Settings, samples: tuple[int, ...]) -> str:
+def _samples(plan: PlanSettings, samples: tuple[int, ...]) -> str:
   if not samples:
     return f"the {plan.num_steps} samples that are planned; nothing is released yet"
   if len(samples) > 1:
@@ -111,7 +111,7 @@ def _samples(plan: Settings, samples: tuple[int, ...]) -> str:
   return f"{count} samples" if count == plan.num_steps else f"{count} of {plan.num_steps} samples"
 
 
-def _how(plan: Settings, released: Released) -> list[str]:
+def _how(plan: PlanSettings, released: Released) -> list[str]:
   rate = plan.expected_batch_size / plan.num_examples
   drawn = {
     "poisson": f"Poisson samples: each of {plan.num_examples} units with probability {rate:.4g}",
@@ -146,7 +146,7 @@ def _how(plan: Settings, released: Released) -> list[str]:
   return lines
 
 
-def _outside(plan: Settings, released: Released) -> list[str]:
+def _outside(plan: PlanSettings, released: Released) -> list[str]:
   lines = [
     f"the number of units, {plan.num_examples}, the shape of the data and the size of the largest"
     " unit are treated as public",

@@ -74,7 +74,7 @@ class Trained(NamedTuple):
     return [row["step"] for row in rows], [row[metric] for row in rows]
 
 
-def fit(
+def train_job(
   job: Job,
   directory: train.RunDirectory,
   *,
@@ -91,7 +91,7 @@ def fit(
     log_every, eval_every, checkpoint_every: periods in updates of the network; see `train.fit`.
     progress: False prints nothing while training.
   """
-  return fit_all(
+  return train_jobs(
     [job],
     directory,
     log_every=log_every,
@@ -101,7 +101,7 @@ def fit(
   )[0]
 
 
-def fit_all(
+def train_jobs(
   jobs: Sequence[Job],
   directory: train.RunDirectory,
   *,
@@ -111,11 +111,11 @@ def fit_all(
   progress: bool = True,
   mode: Mode = "sequential",
 ) -> list[Trained]:
-  """`fit` for several jobs; those of one Step and length share a program (`train.fit_many`).
+  """`train_job` for several jobs; those of one Step and length share a program (`train.fit_many`).
 
   Args:
     jobs: in any order; those that shall share a program have the same Step object.
-    directory, log_every, eval_every, checkpoint_every, progress: as for `fit`.
+    directory, log_every, eval_every, checkpoint_every, progress: as for `train_job`.
     mode: how jobs that share a program run, see `train.fit_many`.
   Returns:
     What each job gave, in the order of the jobs.

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from medjax import files, train
-from medjax.study.scores import Picture, Scored
+from medjax.study.scores import Scored, ShownPlane
 from medjax.types import PyTree
 
 _FOLDER = "scores"
@@ -83,7 +83,7 @@ def _read(path: pathlib.Path, digest: str) -> Scored | None:
       return None
     arrays = {name: file[name] for name in file.files if name != "about"}
   pictures = [
-    Picture(
+    ShownPlane(
       name,
       site,
       arrays[f"image {i}"],

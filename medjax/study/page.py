@@ -14,8 +14,8 @@ from medjax.study.arms import Arm
 from medjax.study.jobs import Trained
 from medjax.study.questions import EQUAL, is_equal, sentence
 from medjax.study.results import mean_of_curves
-from medjax.study.scores import Picture
-from medjax.study.tables import Row
+from medjax.study.scores import ShownPlane
+from medjax.study.tables import ResultRow
 from medjax.train.report import Report
 
 NAMES = {
@@ -56,7 +56,7 @@ def start(title: str, found: Mapping[str, Any], lead: str = "") -> Report:
   return Report(title, " ".join(part for part in (lead, counts, said) if part))
 
 
-def detectable(rows: Sequence[Row]) -> list[str]:
+def detectable(rows: Sequence[ResultRow]) -> list[str]:
   """One sentence: the smallest differences that the design could have found, over its questions."""
   if not rows:
     return []
@@ -66,7 +66,7 @@ def detectable(rows: Sequence[Row]) -> list[str]:
   return [f"Smallest detectable differences: {span}, against a margin of {rows[0]['margin']:g}."]
 
 
-def answers(rows: Sequence[Row]) -> list[str]:
+def answers(rows: Sequence[ResultRow]) -> list[str]:
   """A sentence for each verdict, its role in front unless that is "test"."""
   said = [
     ("" if row["role"] == "test" else f"{row['role'].capitalize()}: ")
@@ -153,7 +153,7 @@ def _within(metric: str, figures: Mapping[str, float]) -> tuple[float, float, fl
 
 
 def verdicts(
-  report: Report, rows: Sequence[Row], *, not_asked: Sequence[str] = (), text: str = ""
+  report: Report, rows: Sequence[ResultRow], *, not_asked: Sequence[str] = (), text: str = ""
 ) -> None:
   """The planned comparisons, a line each, and the questions that were not asked."""
   if not rows and not not_asked:
@@ -202,12 +202,12 @@ def verdicts(
   )
 
 
-def remarks(row: Row) -> str:
+def remarks(row: ResultRow) -> str:
   """A verdict and the remarks beside it, for example "undecided, equivalent"."""
   return ", ".join(filter(None, [row["verdict"], "equivalent" * row["equivalent"], row["note"]]))
 
 
-def comparison(report: Report, rows: Sequence[Row], reference: str) -> None:
+def comparison(report: Report, rows: Sequence[ResultRow], reference: str) -> None:
   """Rows of `against`, with the sentence that says how they came about."""
   if not rows:
     return
@@ -268,7 +268,7 @@ def conflicts(report: Report, trained: Mapping[str, Sequence[Trained]]) -> None:
 
 def pictures(
   report: Report,
-  by_arm: Mapping[str, Sequence[Picture]],
+  by_arm: Mapping[str, Sequence[ShownPlane]],
   class_names: Sequence[str],
   *,
   title: str = "Arm by arm",

@@ -13,10 +13,10 @@ from medjax.types import Array, Batch, Evaluator, PyTree, TrainState
 Apply = Callable[[PyTree, Array], Array]
 
 
-class Predictor:
+class ChunkedPredictor:
   """`predictor(network, images) -> [n, ...]`, outputs on the host.
 
-  >>> predictor = Predictor(lambda scale, image: scale * image.sum(), chunk=2)
+  >>> predictor = ChunkedPredictor(lambda scale, image: scale * image.sum(), chunk=2)
   >>> predictor(2.0, np.ones((3, 4, 4, 1), np.float32)).tolist()
   [32.0, 32.0, 32.0]
   """
@@ -61,7 +61,7 @@ class Predictor:
     return np.concatenate(parts)[: len(images)]
 
 
-def accuracy_of(predictor: Predictor, cases: Batch) -> Evaluator:
+def accuracy_of(predictor: ChunkedPredictor, cases: Batch) -> Evaluator:
   """An evaluator, {"accuracy": share of the cases whose class is right}, for validation people.
 
   Args:

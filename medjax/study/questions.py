@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from medjax import check, metrics
-from medjax.study.tables import DISTANCES, Row, tables
+from medjax.study.tables import DISTANCES, ResultRow, tables
 
 EQUAL = 1.05
 """Costs within this factor of each other count as equal compute."""
@@ -45,7 +45,7 @@ class Question(NamedTuple):
 
 def ask(
   questions: Iterable[Question],
-  rows: Sequence[Row],
+  rows: Sequence[ResultRow],
   *,
   margin: float,
   levels: Sequence[str] = ("seed", "subject"),
@@ -87,7 +87,7 @@ def ask(
   return found
 
 
-def not_asked(questions: Iterable[Question], answered: Iterable[Row]) -> list[str]:
+def not_asked(questions: Iterable[Question], answered: Iterable[ResultRow]) -> list[str]:
   """Texts of the questions that no row answers, since their arms were not trained."""
   texts = {row["question"] for row in answered}
   return [question.text for question in questions if question.text not in texts]
@@ -175,7 +175,7 @@ def is_equal(cost: float, other: float) -> bool:
   return max(cost, other) <= EQUAL * min(cost, other)
 
 
-def sentence(row: Row, what: str = "") -> str:
+def sentence(row: ResultRow, what: str = "") -> str:
   """A verdict in the words that its row allows.
 
   >>> row = dict(arm="ours", reference="plain", verdict="better", equivalent=False, margin=0.01,
@@ -205,7 +205,7 @@ def sentence(row: Row, what: str = "") -> str:
   return f"{row['arm']} {said} ({what}{row['difference']:+.3f}, {'; '.join(remarks)})."
 
 
-def _scores(question: Question, rows: Sequence[Row], levels: Sequence[str]) -> dict[str, Any]:
+def _scores(question: Question, rows: Sequence[ResultRow], levels: Sequence[str]) -> dict[str, Any]:
   """Arrays of the question's arms that were trained; {} unless there is something to compare."""
   wanted = (question.reference, *question.arms)
   check.require(

@@ -8,16 +8,16 @@ import numpy as np
 from medjax import check, train
 from medjax.metrics import case_table
 from medjax.study.jobs import Trained
-from medjax.study.tables import Row, interval, tables
+from medjax.study.tables import ResultRow, interval, tables
 from medjax.train.report import Report
 
 
 def results(
-  rows: Sequence[Row],
+  rows: Sequence[ResultRow],
   metrics: Sequence[str],
   *,
-  questions: Sequence[Row],
-  planned: Sequence[Row] = (),
+  questions: Sequence[ResultRow],
+  planned: Sequence[ResultRow] = (),
   not_asked: Sequence[str] = (),
   flops: Mapping[str, float] | None = None,
   levels: Sequence[str] = ("seed", "subject"),
@@ -61,7 +61,7 @@ def results(
   }
 
 
-def check_arms_differ(rows: Sequence[Row], metric: str, *, but: Iterable[str] = ()) -> None:
+def check_arms_differ(rows: Sequence[ResultRow], metric: str, *, but: Iterable[str] = ()) -> None:
   """Refuses two arms with the same score in every case: one of them does nothing.
 
   A method that silently does nothing looks like a method that does not help; only its scores, equal
@@ -98,7 +98,7 @@ def finish(
   report: Report,
   *,
   trained: Iterable[Trained] = (),
-  rows: Sequence[Row] = (),
+  rows: Sequence[ResultRow] = (),
   times: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes cases.csv, timing.json and report.html, then results.json, which ends the run.
@@ -133,5 +133,5 @@ def mean_of_curves(trained: Sequence[Trained], metric: str) -> float:
   return float(np.mean(values)) if values else float("nan")
 
 
-def _case(row: Row) -> tuple[Any, ...]:
+def _case(row: ResultRow) -> tuple[Any, ...]:
   return row.get("turn"), row["domain"], row["case"]

@@ -15,7 +15,7 @@ import numpy as np
 from medjax import check, metrics
 
 
-class Picture(NamedTuple):
+class ShownPlane(NamedTuple):
   """A plane of a case and what was predicted on it.
 
   Attributes:
@@ -45,13 +45,13 @@ class Scored(NamedTuple):
   """
 
   rows: list[dict[str, Any]]
-  pictures: Sequence[Picture] = ()
+  pictures: Sequence[ShownPlane] = ()
   seconds: float = float("nan")
   more: Mapping[str, np.ndarray] = {}
 
 
 @runtime_checkable
-class Case(Protocol):
+class ScoredCase(Protocol):
   """What `masks` reads of a case: its name, class ids [*space] and voxel size in mm."""
 
   @property
@@ -174,7 +174,7 @@ def findings(
 
 def masks(
   predictions: Iterable[np.ndarray],
-  cases: Sequence[Case],
+  cases: Sequence[ScoredCase],
   *,
   about: Callable[[Any], Mapping[str, Any]],
   class_names: Sequence[str],

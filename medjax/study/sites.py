@@ -13,7 +13,7 @@ from medjax.study.stacks import Stack, alike_together
 from medjax.types import Example, Source
 
 
-class Site(NamedTuple):
+class StudySite(NamedTuple):
   """A site before a turn gives it a role.
 
   Attributes:

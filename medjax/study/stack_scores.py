@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from medjax.study.scores import Picture, Scored, masks
+from medjax.study.scores import Scored, ShownPlane, masks
 from medjax.study.stacks import Grid, Stack
 from medjax.study.tables import mean
 from medjax.types import Evaluator, TrainState
@@ -40,14 +40,14 @@ def score(
     predictions.append(found if cleaned is None else cleaned(found))
     seconds.append(time.perf_counter() - began)
   rows = masks(predictions, cases, about=about, class_names=class_names)
-  pictures: dict[str, Picture] = {}
+  pictures: dict[str, ShownPlane] = {}
   for case, prediction, row in zip(cases, predictions, rows, strict=True):
     if case.site not in pictures:
       pictures[case.site] = picture(case, prediction, grid, mean(row, "dice"))
   return Scored(rows, list(pictures.values()), float(np.median(seconds[1:] or seconds)))
 
 
-def picture(case: Stack, prediction: np.ndarray, grid: Grid, value: float) -> Picture:
+def picture(case: Stack, prediction: np.ndarray, grid: Grid, value: float) -> ShownPlane:
   """The slice with most foreground, on the case's grid."""
   truth, best = case.truth, 0
   if truth.ndim == 3:
@@ -57,7 +57,7 @@ def picture(case: Stack, prediction: np.ndarray, grid: Grid, value: float) -> Pi
   image = image if image.shape[-1] == 3 else image[..., :1]
   shown = np.stack([grid.restore(channel, truth.shape) for channel in np.moveaxis(image, 2, 0)], -1)
   shown = shown if shown.shape[-1] == 3 else shown[..., 0]
-  return Picture(case.name, case.site, shown, truth, prediction, value)
+  return ShownPlane(case.name, case.site, shown, truth, prediction, value)
 
 
 def dice(prediction: np.ndarray, truth: np.ndarray, num_classes: int) -> np.ndarray:

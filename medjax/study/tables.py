@@ -15,14 +15,14 @@ import numpy as np
 
 from medjax import check, metrics
 
-Row = Mapping[str, Any]
+ResultRow = Mapping[str, Any]
 DISTANCES = ("hausdorff", "hd95_pooled", "hd95_max_directed", "hd95_surfel", "assd", "rmse", "nmse")
 """Metrics of which less is better; 0 is right."""
 _OVERLAPS = ("dice", "soft_dice", "jaccard", "surface_dice", "surface_dice_voxel")
 _OVERLAPS += ("surface_dice_surfel",)
 
 
-def mean(row: Row, metric: str) -> float:
+def mean(row: ResultRow, metric: str) -> float:
   """The score of a case: the mean over the structures that are in truth or prediction.
 
   A case without any structure in either map counts as right, with an overlap of 1 or a distance of
@@ -59,7 +59,7 @@ def mean(row: Row, metric: str) -> float:
 
 
 def tables(
-  rows: Iterable[Row],
+  rows: Iterable[ResultRow],
   metric: str,
   *,
   levels: Sequence[str] = ("seed", "subject"),
@@ -112,7 +112,7 @@ def tables(
 
 
 def table(
-  rows: Iterable[Row], metric: str, *, levels: Sequence[str] = ("seed", "subject")
+  rows: Iterable[ResultRow], metric: str, *, levels: Sequence[str] = ("seed", "subject")
 ) -> np.ndarray:
   """One arm's array, see `tables`; all rows are taken to be of that arm."""
   found = tables(({**row, "arm": ""} for row in rows), metric, levels=levels)

@@ -9,7 +9,7 @@ from medjax.synth.generator import Generator, generate
 from medjax.synth.grouping import Grouping, build, identity
 from medjax.synth.intensity import BiasField, Gamma, Mixture
 from medjax.synth.noise import Noise
-from medjax.synth.presets import learn2synth, synthseg
+from medjax.synth.presets import learn2synth_base, synthseg
 from medjax.synth.residual import UNetResidual
 from medjax.synth.resolution import Blur, Resolution
 from medjax.synth.style_bank import StyleBank, StyleTransfer, style_bank, wavelet_style
@@ -35,7 +35,7 @@ __all__ = [
   "build",
   "generate",
   "identity",
-  "learn2synth",
+  "learn2synth_base",
   "rescan",
   "sites",
   "split_background",

@@ -42,7 +42,7 @@ def synthseg(
   )
 
 
-def learn2synth(grouping: Grouping, *, flip_axis: int | None = None) -> generator.Generator:
+def learn2synth_base(grouping: Grouping, *, flip_axis: int | None = None) -> generator.Generator:
   """Base generator of Learn2Synth (Hu et al. 2025): bias, noise, resolution are A_theta's to add.
 
   Translation +-0.1, elastic 0.05 of the extent on 2 to 10 nodes, rotation +-15 degrees, shear

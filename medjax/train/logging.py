@@ -23,11 +23,11 @@ class Writer(Protocol):
   def close(self) -> None: ...
 
 
-Row = dict[str, Json]
+LogRow = dict[str, Json]
 """{"run": name, "step": steps done, metric: number, "evaluator/metric": number, ...}"""
 
 
-def read_rows(path: str | os.PathLike, *, run: str | None = None) -> list[Row]:
+def read_rows(path: str | os.PathLike, *, run: str | None = None) -> list[LogRow]:
   """Rows of `path` in file order, of the run `run` if given; [] where there is no file.
 
   Numbers come back as they were written: null is NaN. A last line cut off by a crash is dropped.
@@ -54,7 +54,7 @@ def read_rows(path: str | os.PathLike, *, run: str | None = None) -> list[Row]:
   return [row for row in rows if run is None or row["run"] == run]
 
 
-def truncate_rows(path: str | os.PathLike, *, run: str, step: int) -> list[Row]:
+def truncate_rows(path: str | os.PathLike, *, run: str, step: int) -> list[LogRow]:
   """Removes the rows of `run` past `step`, rewriting the file atomically; returns those kept.
 
   Rows of other runs stay; a half-written last line goes.

@@ -34,7 +34,7 @@ class RunRecord:
       raise InputError("a run name that can name a folder", repr(name), "use letters, digits and -")
     self._manifest = dict(manifest)
     self._writers = tuple(writers)
-    self.rows: list[logging.Row] = []
+    self.rows: list[logging.LogRow] = []
     self.step: int | None = None
     self.stamp = ""
     self._name = name

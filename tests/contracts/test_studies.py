@@ -98,7 +98,7 @@ def test_no_arm_does_nothing(finished):
 
 def test_a_run_killed_between_trainings_ends_with_the_same_bytes(finished, tmp_path, monkeypatch):
   row, workdir = finished
-  real, calls = jobs.fit_all, []
+  real, calls = jobs.train_jobs, []
 
   def dying(*args, **options):
     calls.append(1)
@@ -107,8 +107,8 @@ def test_a_run_killed_between_trainings_ends_with_the_same_bytes(finished, tmp_p
     return real(*args, **options)
 
   with monkeypatch.context() as patch, pytest.raises(SystemExit):
-    for module in (jobs, study):  # `study.fit` calls the one, a study may call the other
-      patch.setattr(module, "fit_all", dying)
+    for module in (jobs, study):  # `study.train_job` calls the one, a study may call the other
+      patch.setattr(module, "train_jobs", dying)
     run(row, tmp_path / "run")
   assert not (tmp_path / "run" / "results.json").exists()
   run(row, tmp_path / "run")

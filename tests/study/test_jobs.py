@@ -29,7 +29,7 @@ def job(name, seed=0, **changes):
 def test_jobs_are_the_trainings_of_the_loop_in_their_own_order(tmp_path):
   jobs = [job("one", 1), job("long", 1, num_steps=6), job("two", 2)]
   with opened(tmp_path / "run") as directory:
-    found = study.fit_all(jobs, directory, log_every=2, progress=False)
+    found = study.train_jobs(jobs, directory, log_every=2, progress=False)
   assert [one.name for one in found] == ["one", "long", "two"]
   for one, own in zip(found, jobs, strict=True):
     alone = train.fit(
@@ -46,7 +46,7 @@ def test_periods_count_updates_of_the_network(tmp_path):
   with opened(tmp_path / "run") as directory:
     options = dict(log_every=4, eval_every=8, progress=False)
     evaluate = {"own": lambda state: {"step": float(state.step)}}
-    one = study.fit(job("four", updates_a_step=4, evaluators=evaluate), directory, **options)
+    one = study.train_job(job("four", updates_a_step=4, evaluators=evaluate), directory, **options)
   assert one.curve("loss")[0] == [1, 2, 3, 4] and one.curve("own/step")[0] == [2, 4]
   assert one.num_updates == 16 and one.num_steps == 4
 
@@ -55,8 +55,8 @@ def test_the_best_weights_on_validation_people_are_kept(tmp_path):
   evaluate = {"validation": lambda state: {"dice": -abs(float(state.step) - 2)}}
   with opened(tmp_path / "run") as directory:
     best = job("best", evaluators=evaluate, keep_best="validation/dice")
-    one = study.fit(best, directory, log_every=2, eval_every=1, progress=False)
-    two = study.fit(job("two", num_steps=2), directory, log_every=2, progress=False)
+    one = study.train_job(best, directory, log_every=2, eval_every=1, progress=False)
+    two = study.train_job(job("two", num_steps=2), directory, log_every=2, progress=False)
   np.testing.assert_array_equal(one.params["weight"], two.params["weight"])
 
 
@@ -73,7 +73,7 @@ def test_flops_count_the_products_of_an_update():
 
 def picture():
   image, label = np.ones((2, 3), np.float32), np.zeros((2, 3), np.int32)
-  return study.Picture("ann", "here", image, None, label, 0.5)
+  return study.ShownPlane("ann", "here", image, None, label, 0.5)
 
 
 def test_scores_are_kept_and_not_made_again(tmp_path):
@@ -110,7 +110,7 @@ def test_a_private_run_keeps_no_rows_of_people(tmp_path):
 
 def test_results_come_last(tmp_path):
   with opened(tmp_path / "run") as directory:
-    one = study.fit(job("one"), directory, log_every=2, progress=False)
+    one = study.train_job(job("one"), directory, log_every=2, progress=False)
     study.finish(directory, {"x": 1}, train.Report("x"), trained=[one], rows=ROWS)
   path = tmp_path / "run"
   assert all((path / f).exists() for f in ("cases.csv", "timing.json", "report.html"))
@@ -146,7 +146,7 @@ def test_the_sections_of_a_page_hold_what_the_rows_say(tmp_path):
   missing = study.not_asked([question, other], asked)
   found = study.results(rows, ("dice",), questions=asked, flops=costs, not_asked=missing)
   with opened(tmp_path / "run") as directory:
-    one = study.fit(job("one"), directory, log_every=2, progress=False)
+    one = study.train_job(job("one"), directory, log_every=2, progress=False)
     report = study.page.start("Title", found)
     study.page.scores(report, found, arms)
     study.page.verdicts(report, asked, not_asked=missing)

@@ -95,9 +95,9 @@ def test_a_predictor_gives_what_the_network_gives_and_averages_symmetries():
   images = random.normal(size=(5, 4, 4, 1)).astype(np.float32)
   rising = np.arange(16, dtype=np.float32).reshape(4, 4, 1)
   apply = lambda scale, image: scale * image * rising  # noqa: E731
-  plain = study.Predictor(apply, chunk=2)(3.0, images)
+  plain = study.ChunkedPredictor(apply, chunk=2)(3.0, images)
   np.testing.assert_allclose(plain, 3 * images * rising, rtol=1e-6)
-  both = study.Predictor(apply, chunk=2, symmetries=inference.mirrorings(1))(3.0, images)
+  both = study.ChunkedPredictor(apply, chunk=2, symmetries=inference.mirrorings(1))(3.0, images)
   flipped = rising[::-1]  # a mirrored image meets the weights of the mirrored place
   np.testing.assert_allclose(both, 3 * images * (rising + flipped) / 2, rtol=1e-5)
 
@@ -107,7 +107,7 @@ def test_validation_accuracy_is_the_share_that_is_right():
   cases = cases.replace(label=np.array([0, 1, 1]))
   logits = lambda params, image: params + 0 * image.sum()  # noqa: E731
   state = TrainState(0, np.array([0.0, 1.0], np.float32), (), {}, ())
-  assert study.accuracy_of(study.Predictor(logits), cases)(state) == {"accuracy": 2 / 3}
+  assert study.accuracy_of(study.ChunkedPredictor(logits), cases)(state) == {"accuracy": 2 / 3}
 
 
 # --- turns, arms, settings --------------------------------------------------------------

@@ -27,7 +27,7 @@ def head(shape):
   return jnp.asarray(label)
 
 
-PRESETS = {"synthseg": presets.synthseg(TABLE), "learn2synth": presets.learn2synth(TABLE)}
+PRESETS = {"synthseg": presets.synthseg(TABLE), "learn2synth": presets.learn2synth_base(TABLE)}
 SHAPES = ((20, 18), (10, 12, 9))
 
 

@@ -60,7 +60,7 @@ VOLUMES, PICTURES = 0.55, 0.8
 _DECIMALS = 4  # of every similarity: sums of products differ in the last bits between processors
 
 
-class Pair(NamedTuple):
+class LookAlikes(NamedTuple):
   """Two cases of different subjects that look like one scan.
 
   Attributes:
@@ -80,7 +80,7 @@ def near_duplicates(
   *,
   grid: int = 24,
   threshold: float | int | None = None,
-) -> list[Pair]:
+) -> list[LookAlikes]:
   """Pairs of different subjects that look like one scan, the most similar first.
 
   Reads every case once. 40 volumes take about 2 s after reading, 4700 pictures 6 s; memory is 4
@@ -114,7 +114,9 @@ def near_duplicates(
   for i, j, similarity in _compared(_aligned(pictures[seen]), people):
     first, second = sorted((numbers[i], numbers[j]))
     found[first, second] = max(similarity, found.get((first, second), -1.0))
-  pairs = [Pair(*pair, similarity) for pair, similarity in found.items() if similarity >= threshold]
+  pairs = [
+    LookAlikes(*pair, similarity) for pair, similarity in found.items() if similarity >= threshold
+  ]
   return sorted(pairs, key=lambda pair: (-pair.similarity, pair))
 
 

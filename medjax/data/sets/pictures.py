@@ -237,7 +237,7 @@ def picture_table(
   )
 
 
-def _finding(row: tables.Row, name: str, blank: str) -> int:
+def _finding(row: tables.Line, name: str, blank: str) -> int:
   text = row.text(name)
   if not text and blank != "refuse":
     return 0 if blank == "zeros" else IGNORE

@@ -20,7 +20,7 @@ from medjax.data.seeds import Seed
 from medjax.data.streams.epochs import visits
 from medjax.types import Indices, Stream
 
-Form = Literal["pooled", "weighted"]
+ReplayForm = Literal["pooled", "weighted"]
 
 
 class Drawn(NamedTuple):
@@ -43,7 +43,7 @@ def replayed(
   batch_size: int,
   seed: Seed,
   *,
-  form: Form = "pooled",
+  form: ReplayForm = "pooled",
   name: str = "",
 ) -> Stream:
   """An endless stream of `Drawn`; in every epoch of a pool each of its cases comes once.

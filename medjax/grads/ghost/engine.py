@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax.grads.ghost import convolution, lengths, looped, rules
-from medjax.grads.ghost.program import Operation, Program, Site
+from medjax.grads.ghost.program import GhostSite, Operation, Program
 from medjax.tree import at_least_float32
 
 _ROUNDING = 8 * float(jnp.finfo(jnp.float32).eps)
@@ -45,7 +45,7 @@ class Chunk(NamedTuple):
   weighted_sum: Callable[[jax.Array], list[jax.Array]]
 
 
-class Plan(NamedTuple):
+class GhostPlan(NamedTuple):
   """What is done with every site and leaf; decided from shapes.
 
   Attributes:
@@ -54,7 +54,7 @@ class Plan(NamedTuple):
     keeps_pair: of each site, whether it keeps operand and cotangent instead of gradients.
   """
 
-  rules: tuple[rules.Rule, ...]
+  rules: tuple[rules.GhostRule, ...]
   added: frozenset[int]
   keeps_pair: tuple[bool, ...]
 
@@ -68,7 +68,7 @@ class _Found(NamedTuple):
   weighted_sum: Callable[[list[jax.Array], jax.Array], tuple[Any, ...]]
 
 
-def plan(program: Program, leaves: Sequence[Any]) -> Plan:
+def plan(program: Program, leaves: Sequence[Any]) -> GhostPlan:
   """Chooses the rules."""
   constants, cuts = program.constants(leaves), program.cuts(leaves)
   sites = program.sites.values()
@@ -78,12 +78,12 @@ def plan(program: Program, leaves: Sequence[Any]) -> Plan:
     rule.pair_norm is not None and site.cuts[0].leaf not in added and is_float32(site, own)
     for rule, site, own in zip(chosen, sites, cuts, strict=True)
   )
-  return Plan(chosen, added, keeps)
+  return GhostPlan(chosen, added, keeps)
 
 
 def run(
   program: Program,
-  how: Plan,
+  how: GhostPlan,
   leaves: Sequence[Any],
   examples: Sequence[Any],
   direction: Sequence[Any] | None = None,
@@ -178,8 +178,8 @@ def of_gradients(
 
 
 def _form_gradients(
-  site: Site,
-  rule: rules.Rule,
+  site: GhostSite,
+  rule: rules.GhostRule,
   cuts: Sequence[Any],
   toward: Sequence[Any] | None,
   operands: Any,
@@ -197,8 +197,8 @@ def _form_gradients(
 
 
 def _keep_pair(
-  site: Site,
-  rule: rules.Rule,
+  site: GhostSite,
+  rule: rules.GhostRule,
   cuts: Sequence[Any],
   toward: Sequence[Any] | None,
   operands: Any,
@@ -231,7 +231,9 @@ def _keep_pair(
   return _Found((_pair_norm(rule, cuts, operands, cotangents),), None, dots, weighted_sum)
 
 
-def _pair_norm(rule: rules.Rule, cuts: Sequence[Any], operands: Any, cotangents: Any) -> jax.Array:
+def _pair_norm(
+  rule: rules.GhostRule, cuts: Sequence[Any], operands: Any, cotangents: Any
+) -> jax.Array:
   """[chunk] norms from pairs, except where they would be rounding: there from the gradients.
 
   Which of the two an example gets is decided by its own pair alone.
@@ -267,7 +269,7 @@ def at_size_one(x: jax.Array) -> jax.Array:
 
 
 def added_gradients(
-  sites: Sequence[Site],
+  sites: Sequence[GhostSite],
   gradients: Sequence[tuple[Any, ...] | None],
   added: frozenset[int],
   cuts: Sequence[Any],
@@ -294,7 +296,7 @@ def added_gradients(
   return dict(zip(sorted(added), totals, strict=True))
 
 
-def is_float32(site: Site, cuts: Sequence[Any]) -> bool:
+def is_float32(site: GhostSite, cuts: Sequence[Any]) -> bool:
   """A weighted pair in a narrower type would round above the bound."""
   avals = [*cuts, *site.operation.input_avals, *site.operation.avals]
   return all(a.dtype == jnp.float32 for a in avals if jnp.issubdtype(a.dtype, jnp.inexact))

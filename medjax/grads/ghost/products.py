@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax.grads.ghost import engine, lengths, rules
-from medjax.grads.ghost.program import Program, Site
+from medjax.grads.ghost.program import GhostSite, Program
 from medjax.tree import at_least_float32
 
 _CANCELLATION = 0.05
@@ -22,7 +22,7 @@ _CANCELLATION = 0.05
 
 
 def gramian(
-  program: Program, how: engine.Plan, leaves: Sequence[Any], examples: Sequence[Any]
+  program: Program, how: engine.GhostPlan, leaves: Sequence[Any], examples: Sequence[Any]
 ) -> jax.Array:
   """[examples, examples] inner products, from one forward and one backward pass.
 
@@ -58,11 +58,11 @@ def of_rows(x: jax.Array) -> jax.Array:
   return jnp.matmul(rows, rows.T, precision=rules.HIGHEST)
 
 
-def _formed(rule: rules.Rule, cuts: Sequence[Any], a: Any, b: Any) -> tuple[Any, ...]:
+def _formed(rule: rules.GhostRule, cuts: Sequence[Any], a: Any, b: Any) -> tuple[Any, ...]:
   return jax.vmap(lambda x, y: rule.gradient(cuts, x, y))(a, b)
 
 
-def _pays(site: Site, rule: rules.Rule, size: int, cuts: Sequence[Any]) -> bool:
+def _pays(site: GhostSite, rule: rules.GhostRule, size: int, cuts: Sequence[Any]) -> bool:
   """Whether products of pairs need fewer numbers and multiplications than the gradients."""
   if not engine.is_float32(site, cuts):
     return False
@@ -81,7 +81,9 @@ def _pays(site: Site, rule: rules.Rule, size: int, cuts: Sequence[Any]) -> bool:
   )
 
 
-def _from_pairs(rule: rules.Rule, cuts: Sequence[Any], operands: Any, cotangents: Any) -> jax.Array:
+def _from_pairs(
+  rule: rules.GhostRule, cuts: Sequence[Any], operands: Any, cotangents: Any
+) -> jax.Array:
   """Products of the pairs, unless some example's terms cancel: then of the gradients."""
   assert rule.pairs is not None
   unit = jnp.float32(1)

@@ -61,7 +61,7 @@ class Cut(NamedTuple):
   places: np.ndarray | None
 
 
-class Site(NamedTuple):
+class GhostSite(NamedTuple):
   """An operation on parameters and example.
 
   Attributes:
@@ -128,7 +128,7 @@ class Program:
   operations: tuple[Operation, ...]
   shared: tuple[Operation, ...]
   selections: tuple[Operation, ...]
-  sites: dict[int, Site]
+  sites: dict[int, GhostSite]
   leaf_ids: tuple[int, ...]
   example_ids: tuple[int, ...]
   results: tuple[Any, ...]
@@ -219,7 +219,7 @@ class _Builder:
     self.operations: list[Operation] = []
     self.shared: list[Operation] = []
     self.selections: list[Operation] = []
-    self.sites: dict[int, Site] = {}
+    self.sites: dict[int, GhostSite] = {}
     self.touched: set[int] = set()
     self.of_params: set[int] = set()
     self.cuts: dict[int, Cut] = {}
@@ -277,7 +277,9 @@ class _Builder:
       self.sites[len(self.operations)] = self._site(operation, from_params, outputs)
     self.operations.append(operation)
 
-  def _site(self, operation: Operation, from_params: list[int], outputs: tuple[int, ...]) -> Site:
+  def _site(
+    self, operation: Operation, from_params: list[int], outputs: tuple[int, ...]
+  ) -> GhostSite:
     cuts: dict[int, Cut] = {}
     tail: dict[int, Operation] = {}
 
@@ -294,7 +296,7 @@ class _Builder:
         pending += new
     order = tuple(tail[first] for first in sorted(tail))
     touched = tuple(dict.fromkeys(i for i in _ids(operation.inputs) if i in self.touched))
-    return Site(operation, tuple(cuts[v] for v in sorted(cuts)), order, touched, outputs)
+    return GhostSite(operation, tuple(cuts[v] for v in sorted(cuts)), order, touched, outputs)
 
   def _select(self, operation: Operation) -> None:
     """Follows a leaf through an operation that only moves its elements."""

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax.grads.ghost import convolution
-from medjax.grads.ghost.program import Site
+from medjax.grads.ghost.program import GhostSite
 
 HIGHEST = jax.lax.Precision.HIGHEST
 _PRODUCTS_A_NUMBER = 32
@@ -26,7 +26,7 @@ _PRODUCTS_A_NUMBER = 32
 CPU; accelerators do more)."""
 
 
-class Rule(NamedTuple):
+class GhostRule(NamedTuple):
   """What is done at a site.
 
   Attributes:
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
   pairs: Callable[[Sequence[Any], Sequence[Any]], tuple[jax.Array, jax.Array]] | None = None
 
 
-def choose(site: Site, cuts: Sequence[Any], constants: Mapping[int, Any]) -> Rule:
+def choose(site: GhostSite, cuts: Sequence[Any], constants: Mapping[int, Any]) -> GhostRule:
   """The rule of a site whose cuts have the shapes of `cuts`."""
   name = site.operation.primitive.name
   if site.is_plain and name == "dot_general":
@@ -59,10 +59,10 @@ def choose(site: Site, cuts: Sequence[Any], constants: Mapping[int, Any]) -> Rul
     and site.operation.inputs[1] == site.cuts[0].value
   ):
     return _convolution(site, tuple(cuts[0].shape), constants)
-  return Rule(name, _by_vjp(site, constants), None)
+  return GhostRule(name, _by_vjp(site, constants), None)
 
 
-def _by_vjp(site: Site, constants: Mapping[int, Any]) -> Callable[..., tuple[Any, ...]]:
+def _by_vjp(site: GhostSite, constants: Mapping[int, Any]) -> Callable[..., tuple[Any, ...]]:
   def gradient(cuts: Sequence[Any], operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
     _, pull = jax.vjp(lambda c: site.run(c, operands, constants), tuple(cuts))
     return pull(tuple(cotangents))[0]
@@ -70,7 +70,9 @@ def _by_vjp(site: Site, constants: Mapping[int, Any]) -> Callable[..., tuple[Any
   return gradient
 
 
-def _convolution(site: Site, kernel: tuple[int, ...], constants: Mapping[int, Any]) -> Rule:
+def _convolution(
+  site: GhostSite, kernel: tuple[int, ...], constants: Mapping[int, Any]
+) -> GhostRule:
   operation = site.operation
 
   def gradient(cuts: Sequence[Any], operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
@@ -83,7 +85,7 @@ def _convolution(site: Site, kernel: tuple[int, ...], constants: Mapping[int, An
   image, result = operation.input_avals[0].shape, operation.avals[0].shape
   cost = convolution.pair_norm_cost(operation, image, kernel, result)
   pays = convolution.has_pair_norm(operation) and _pays(cost, kernel)
-  return Rule("convolution", gradient, pair_norm if pays else None)
+  return GhostRule("convolution", gradient, pair_norm if pays else None)
 
 
 def _pays(multiplications: int, weight: Sequence[int]) -> bool:
@@ -91,7 +93,7 @@ def _pays(multiplications: int, weight: Sequence[int]) -> bool:
   return multiplications < _PRODUCTS_A_NUMBER * math.prod(weight)
 
 
-def _is_lookup(site: Site, table: tuple[int, ...]) -> bool:
+def _is_lookup(site: GhostSite, table: tuple[int, ...]) -> bool:
   """Whether a gather takes whole rows of its first operand."""
   operation = site.operation
   numbers = operation.params["dimension_numbers"]
@@ -103,7 +105,7 @@ def _is_lookup(site: Site, table: tuple[int, ...]) -> bool:
   )
 
 
-def _lookup(site: Site, table: tuple[int, ...], constants: Mapping[int, Any]) -> Rule:
+def _lookup(site: GhostSite, table: tuple[int, ...], constants: Mapping[int, Any]) -> GhostRule:
   """Rows of a table by index: those of equal index are added, so their products count crosswise."""
   operation = site.operation
   offsets = operation.params["dimension_numbers"].offset_dims
@@ -136,10 +138,10 @@ def _lookup(site: Site, table: tuple[int, ...], constants: Mapping[int, Any]) ->
   count = math.prod(operation.avals[0].shape) // max(math.prod(table[1:]), 1)
   pays = _pays(count**2 * math.prod(table[1:]), table)
   gradient = _by_vjp(site, constants)
-  return Rule("lookup", gradient, pair_norm if pays else None, rows_and_cotangents)
+  return GhostRule("lookup", gradient, pair_norm if pays else None, rows_and_cotangents)
 
 
-def _dense(site: Site, weight: tuple[int, ...], constants: Mapping[int, Any]) -> Rule:
+def _dense(site: GhostSite, weight: tuple[int, ...], constants: Mapping[int, Any]) -> GhostRule:
   """A matrix product with the parameters on either side."""
   operation = site.operation
   side = 0 if operation.inputs[0] == site.cuts[0].value else 1
@@ -177,4 +179,4 @@ def _dense(site: Site, weight: tuple[int, ...], constants: Mapping[int, Any]) ->
     return jnp.sum(between[0] * between[1]), (jnp.sqrt(lengths).sum(1) ** 2).sum()
 
   pays = _pays(blocks * rows**2 * (size_in + size_out), weight)
-  return Rule("dense", _by_vjp(site, constants), pair_norm if pays else None, pairs)
+  return GhostRule("dense", _by_vjp(site, constants), pair_norm if pays else None, pairs)

@@ -26,7 +26,7 @@ from medjax.ops.local_gradient_sign import (
 )
 from medjax.types import Batch, Key, Metrics
 
-Direction = Literal["paper", "chain", "random"]
+FusionDirection = Literal["paper", "chain", "random"]
 
 
 class Fusion(NamedTuple):
@@ -42,7 +42,7 @@ def lgs_fusion(
   eps: float | int = 0.25,
   pool: int | tuple[int, ...] = 4,
   order: Order = "sign_of_mean",
-  direction: Direction = "paper",
+  direction: FusionDirection = "paper",
   upsample: Upsample = "nearest",
   interval: tuple[float | int, float | int] | None = None,
 ) -> Adversary:
@@ -99,7 +99,7 @@ def scl_fusion(
 def _fusion(
   style_fn: Any,
   increment: Callable[[jax.Array, Key], jax.Array],
-  direction: Direction,
+  direction: FusionDirection,
   interval: tuple[float | int, float | int] | None,
   options: dict[str, Any],
 ) -> Adversary:

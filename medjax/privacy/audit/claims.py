@@ -14,8 +14,8 @@ from medjax.privacy.audit.bounds import (
   gdp_from_errors,
 )
 
-Pair: TypeAlias = tuple[float | int, float]
-Claim: TypeAlias = float | int | Pair | tuple[Pair, ...]
+EpsilonDelta: TypeAlias = tuple[float | int, float]
+Claim: TypeAlias = float | int | EpsilonDelta | tuple[EpsilonDelta, ...]
 
 ABSENCE = (
   "An audit bounds privacy loss from below: it can refute a claim and never proves one. A claim "
@@ -24,7 +24,7 @@ ABSENCE = (
 )
 
 
-def pairs(claim: Claim) -> tuple[Pair, ...]:
+def pairs(claim: Claim) -> tuple[EpsilonDelta, ...]:
   """The claimed (epsilon, delta); () of a claim of mu."""
   if not isinstance(claim, tuple):
     return ()

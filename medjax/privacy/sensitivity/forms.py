@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Number = Any  # a float for a row; [example] float64 for what every example adds to a sum
+Amount = Any  # a float for a row; [example] float64 for what every example adds to a sum
 
 
 class Piece(NamedTuple):
@@ -31,7 +31,7 @@ class Term(NamedTuple):
   piece: Piece | None = None
 
 
-Form = Mapping[Term, Number]
+Form = Mapping[Term, Amount]
 
 
 def free(atom: int) -> Form:
@@ -51,7 +51,7 @@ def scaled(form: Form, factor: float) -> Form:
 
 def stacked(*forms: Form) -> Form:
   """Of vectors written one below the other."""
-  out: dict[Term, Number] = {}
+  out: dict[Term, Amount] = {}
   for form in forms:
     for member, q in form.items():
       out[member] = out.get(member, 0.0) + q
@@ -60,7 +60,7 @@ def stacked(*forms: Form) -> Form:
 
 def either(*forms: Form) -> Form:
   """Of a vector that obeys at least one of the forms."""
-  out: dict[Term, Number] = {}
+  out: dict[Term, Amount] = {}
   for form in forms:
     for member, q in form.items():
       out[member] = np.maximum(out.get(member, 0.0), q)
@@ -87,10 +87,10 @@ def is_bounded(form: Form) -> bool:
   return all(member.family is not None for member in form)
 
 
-def size(form: Form) -> Number:
+def size(form: Form) -> Amount:
   """Largest norm; inf where none is known."""
-  families: dict[Hashable, dict[int, list[tuple[Piece | None, Number]]]] = {}
-  total: Number = 0.0
+  families: dict[Hashable, dict[int, list[tuple[Piece | None, Amount]]]] = {}
+  total: Amount = 0.0
   for member, q in form.items():
     if member.family is None:
       total = total + np.where(np.asarray(q) > 0, math.inf, 0.0)
@@ -98,7 +98,7 @@ def size(form: Form) -> Number:
       atoms = families.setdefault(member.family, {})
       atoms.setdefault(member.atom, []).append((member.piece, q))
   for atoms in families.values():
-    largest: Number = 0.0
+    largest: Amount = 0.0
     for parts in atoms.values():
       apart = are_disjoint([piece for piece, _ in parts])
       shares = [q for _, q in parts] if apart else [sum(q for _, q in parts)]

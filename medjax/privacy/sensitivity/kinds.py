@@ -36,7 +36,7 @@ class Asked(NamedTuple):
 
 RangeRule: TypeAlias = Callable[[Asked], tuple[Range, bool]]
 """(interval of the result, whether it is no NaN and, where that is claimed, not infinite)."""
-Rule: TypeAlias = Callable[..., list[Value]]
+PrimitiveRule: TypeAlias = Callable[..., list[Value]]
 """rule(ledger, equation, operands); of a loop rule(walker, equation, operands)."""
 
 
@@ -57,10 +57,10 @@ class Primitive:
   """
 
   kind: Kind
-  rule: Rule | None = None
+  rule: PrimitiveRule | None = None
   range: RangeRule | None = None
   facts: Callable[..., Any] | None = None
-  linear: Rule | None = None
+  linear: PrimitiveRule | None = None
   law: Callable[..., Any] | None = None
   moved: Callable[..., Any] | None = None
   num_bounding: int = 0

@@ -27,7 +27,7 @@ from medjax.privacy.sensitivity.values import Public, Row, Sum, Value, is_wide, 
 _V = TypeVar("_V", bound=Value)
 
 
-class Generator(NamedTuple):
+class NormalSource(NamedTuple):
   """A source of standard normal numbers.
 
   Attributes:
@@ -43,7 +43,7 @@ class Generator(NamedTuple):
 
 
 GENERATORS = (
-  Generator(
+  NormalSource(
     "jax.random.normal",
     jax.random.normal,
     {

@@ -20,7 +20,7 @@ from medjax.privacy.sensitivity import (
   reductions,
   sums,
 )
-from medjax.privacy.sensitivity.kinds import Kind, Primitive, RangeRule, Rule, Table
+from medjax.privacy.sensitivity.kinds import Kind, Primitive, PrimitiveRule, RangeRule, Table
 
 _ALL = 10**9
 
@@ -33,13 +33,13 @@ def _compared(name: str) -> Primitive:
   return _elementwise(intervals.compared(name), facts=norms.compare(name))
 
 
-def _moved(rule: Rule, moved: Any = None, **columns: Any) -> Primitive:
+def _moved(rule: PrimitiveRule, moved: Any = None, **columns: Any) -> Primitive:
   """Rows and sums alike are moved."""
   known: dict[str, Any] = {"num_bounding": _ALL} | columns
   return Primitive(Kind.WHOLE, rule, linear=rule, moved=moved, **known)
 
 
-def _whole(rule: Rule, **columns: Any) -> Primitive:
+def _whole(rule: PrimitiveRule, **columns: Any) -> Primitive:
   return Primitive(Kind.WHOLE, rule, **columns)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from medjax.privacy.sensitivity import forms, moves, owners
-from medjax.privacy.sensitivity.kinds import Rule
+from medjax.privacy.sensitivity.kinds import PrimitiveRule
 from medjax.privacy.sensitivity.ledger import Ledger, together
 from medjax.privacy.sensitivity.owners import MixesError
 from medjax.privacy.sensitivity.values import Row, Sum, Value, is_wide
@@ -43,7 +43,7 @@ def converted(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   raise MixesError(what, "sum, add noise and release in float32; convert what was released")
 
 
-def elementwise(rule: Callable[[Sequence[Any]], Sum]) -> Rule:
+def elementwise(rule: Callable[[Sequence[Any]], Sum]) -> PrimitiveRule:
   """Of an operation on sums and public values of one shape."""
 
   def broadcast(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:

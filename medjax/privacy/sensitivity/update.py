@@ -23,7 +23,7 @@ from medjax.privacy.sensitivity.values import Sum, Value
 from medjax.types import Chunked, Key, PyTree, TrainState
 
 
-class Released(NamedTuple):
+class ReleasedSum(NamedTuple):
   """A sum that an update releases.
 
   Attributes:
@@ -51,7 +51,7 @@ class Update:
     unproven: what the noise rests on besides.
   """
 
-  releases: tuple[Released, ...]
+  releases: tuple[ReleasedSum, ...]
   mu: float
   assumptions: tuple[str, ...]
   unproven: tuple[str, ...]
@@ -127,7 +127,7 @@ def _update(ledger: Ledger, sums: dict[str, Sum]) -> Update:
     assert v.chance.law is not None
     form = checker.bounded(path, v, has_weight=True)
     std = float(v.chance.law.std.min())
-    releases.append(Released(where, float(np.max(forms.size(form), initial=0.0)), std))
+    releases.append(ReleasedSum(where, float(np.max(forms.size(form), initial=0.0)), std))
     together.append(forms.scaled(form, 1 / std))
     suspects |= v.suspects
   return Update(

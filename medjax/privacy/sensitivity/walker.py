@@ -10,7 +10,7 @@ from medjax import check
 from medjax.grads.contract import Contract, contract_of, is_marked
 from medjax.privacy.sensitivity import elementwise, hidden, noise, owners, public, sums, trusted
 from medjax.privacy.sensitivity.chance import Chance
-from medjax.privacy.sensitivity.kinds import Kind, Primitive, Rule
+from medjax.privacy.sensitivity.kinds import Kind, Primitive, PrimitiveRule
 from medjax.privacy.sensitivity.ledger import Ledger, constant
 from medjax.privacy.sensitivity.owners import MixesError
 from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Sum, Value
@@ -167,7 +167,7 @@ def _refuse_to_show(where: str) -> None:
   )
 
 
-def _rule_of(row: Primitive) -> Rule:
+def _rule_of(row: Primitive) -> PrimitiveRule:
   """The rule of a primitive on rows; raises UnknownError where there is none."""
   if row.kind is Kind.ELEMENTWISE:
     return elementwise.apply
