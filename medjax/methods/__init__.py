@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from medjax.methods import adversaries, fusestyle, mixing
+from medjax.methods import adversaries, cooperative, fusestyle, mixing
 from medjax.methods.adversarial import adversarial
 from medjax.methods.agem import agem
 from medjax.methods.averaged import Averaged, averaged
@@ -46,6 +46,7 @@ __all__ = [
   "agem",
   "averaged",
   "continued_adam",
+  "cooperative",
   "domainwise",
   "ewc",
   "fish",

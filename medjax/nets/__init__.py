@@ -8,6 +8,7 @@ from medjax.nets.nnx_model import from_nnx
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.small_cnn import SmallCNN
+from medjax.nets.streams import Streams
 from medjax.nets.sum_unet import SumUNet
 from medjax.nets.unet import UNet
 from medjax.nets.wavelet_autoencoder import WaveletAutoencoder
@@ -17,6 +18,7 @@ __all__ = [
   "ResNet9",
   "ResidualUNet",
   "SmallCNN",
+  "Streams",
   "SumUNet",
   "UNet",
   "WaveletAutoencoder",

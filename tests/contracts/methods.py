@@ -145,6 +145,18 @@ def _plan(**options):
   )
 
 
+def _two_tasks():
+  """The weight and the offset of one line, each trained by a task of its own."""
+  return {
+    "slope": methods.cooperative.Task(
+      _predict, _cost, lambda name: name == "w", lambda name: False
+    ),
+    "offset": methods.cooperative.Task(
+      _predict, _cost, lambda name: name == "b", lambda name: False
+    ),
+  }
+
+
 ROWS = (
   Row(
     "supervised",
@@ -253,6 +265,21 @@ ROWS = (
     _params,
     frozenset({"loss", "weighted_loss", "grad_norm", "largest_weight", "unused"}),
     like="supervised",
+  ),
+  Row(
+    "cooperative",
+    lambda: methods.cooperative.cooperative(_two_tasks(), optax.adam(3e-2), radius=0.02, samples=2),
+    lambda t: batch_of(t, 0),
+    _params,
+    frozenset({"loss", "grad_norm", "clamped", "loss/slope", "kl/offset"}),
+  ),
+  Row(
+    "bilevel",
+    lambda: methods.cooperative.bilevel(_two_tasks(), optax.sgd(0.1)),
+    lambda t: batch_of(t, 0),
+    _params,
+    frozenset({"loss", "grad_norm", "hyper_norm"}),
+    like="learn2synth",
   ),
   Row(
     "spottune",

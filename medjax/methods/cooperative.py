@@ -1,0 +1,292 @@
+"""MT-COOL: two tasks that train in turn, each where the other one's encoder may still move.
+
+  L_i = 1/M sum_j L_i(theta_i, phi_i, theta_o + eps_j) + lambda/M sum_j KL(y_j, 1/M sum_n y_n)
+  eps_j ~ U(-b, b),   |theta_i - theta_i at the start of its turn| <= b          (Eqs. 5 and 6)
+
+with theta the encoders, phi the heads, o the other task and y the predictions. Wu et al.,
+"Multi-task Cooperative Learning via Searching for Flat Minima" (2023). It is a best response in
+turn and not bilevel; `bilevel` is what the name says: the exact derivative of task 1 through a step
+of task 2.
+
+With M = 1 the KL term compares a prediction with itself: it is exactly 0 (`divergence`), as in the
+paper's own setting. It is therefore refused unless M is 2 or more.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medjax import check, grads, rng, tree
+from medjax.axes import BATCH_AXIS
+from medjax.types import Array, Key, Metrics, Params, PyTree, Step, TrainState
+
+
+class Task(NamedTuple):
+  """One of the two tasks.
+
+  Attributes:
+    predict: `predict(params, example, key) -> logits [*space, class]` of ONE example.
+    cost: `cost(logits, example) -> scalar`.
+    encoder: path of a leaf -> whether it is in this task's encoder.
+    head: path of a leaf -> whether it is in this task's head.
+  """
+
+  predict: Callable[[Params, PyTree, Key], Array]
+  cost: Callable[[Array, PyTree], Array]
+  encoder: Callable[[str], bool]
+  head: Callable[[str], bool]
+
+  def owns(self, name: str) -> bool:
+    """Whether a leaf is trained in this task's turn."""
+    return self.encoder(name) or self.head(name)
+
+
+def divergence(logits: Array) -> Array:
+  """Mean over samples of KL(y_j, mean_n y_n) in nats, averaged over voxels; exactly 0 of one.
+
+  >>> float(divergence(jnp.array([[0.3, -2.0]])))
+  0.0
+  >>> float(divergence(jnp.array([[40.0, 0.0], [0.0, 40.0]]))).__round__(4)  # log 2: opposite
+  0.6931
+
+  Args:
+    logits: [sample, *space, class].
+  """
+  probability = jax.nn.softmax(tree.at_least_float32(logits))
+  terms = jax.scipy.special.rel_entr(probability, probability.mean(0, keepdims=True))
+  return terms.sum(-1).mean()
+
+
+def cooperative(
+  tasks: Mapping[str, Task],
+  tx: optax.GradientTransformation,
+  *,
+  radius: float = 0.05,
+  samples: int = 1,
+  strength: float = 0.0,
+  turns: int = 1,
+  warm_up: int = 0,
+  perturbs: Literal["other", "own"] = "other",
+) -> Step:
+  """Step in which both tasks have their turn on one batch.
+
+  >>> cost = lambda logits, example: ((logits - example) ** 2).sum()
+  >>> tasks = {
+  ...   name: Task(lambda p, x, key, name=name: p[name] + 0.1 * (p["a"] + p["b"]), cost,
+  ...              lambda path, name=name: path == name, lambda path: False)
+  ...   for name in ("a", "b")
+  ... }
+  >>> step = cooperative(tasks, optax.sgd(1.0), radius=0.05)
+  >>> params = {"a": jnp.zeros(2), "b": jnp.zeros(2)}
+  >>> state, _ = step.update(step.init(params, jax.random.key(0)), jnp.ones((4, 2)),
+  ...                        jax.random.key(0))
+  >>> [round(float(x), 3) for x in state.params["a"]]  # clamped
+  [0.05, 0.05]
+
+  Args:
+    tasks: two, by name; the first one has its turn first.
+    tx: optimiser, one a task and one for the warm-up; the paper's is SGD with a rate of 0.1.
+    radius: b, above 0, in units of the parameters; the paper's 0.05.
+    samples: M, 1 or more; the paper's 1.
+    strength: lambda of the KL term, 0 or more; it wants `samples` of 2 or more.
+    turns: L, updates of a task in its turn, all on the same batch.
+    warm_up: T_w, first steps in which both tasks train together, both encoders perturbed (Eq. 7).
+    perturbs: whose encoder eps is added to. "other" is Eq. 5; "own" is line 10 of Algorithm 1,
+      which contradicts it.
+  Returns:
+    Step with the metrics "loss" (mean of both tasks, in the last update of each turn, under
+    perturbation), "loss/NAME", "grad_norm" (joint), "kl/NAME" and "clamped" (share of the
+    encoders' entries that stand at the border after their turn).
+  Raises:
+    InputError: not two tasks, a KL term of one sample; in `init`, leaves without an owner or with
+      two of them.
+  """
+  check.require(len(tasks) == 2, "two tasks", f"{len(tasks)}", "use methods.multitask for others")
+  check.positive("radius", radius)
+  check.positive("samples", samples)
+  check.positive("turns", turns)
+  check.non_negative("strength", strength)
+  check.non_negative("warm_up", warm_up)
+  check.one_of("perturbs", perturbs, ("other", "own"))
+  check.require(
+    strength == 0 or samples > 1,
+    "samples of 2 or more with a KL term",
+    f"{samples=} and {strength=}",
+    "of one sample the term is exactly 0: pass samples=2, or strength=0",
+  )
+  names = tuple(tasks)
+
+  def init(params: Params, key: Key) -> TrainState:
+    del key
+    _check_owners(tasks, params)
+    states = {name: tx.init(tree.split(params, task.owns)[0]) for name, task in tasks.items()}
+    return TrainState.start(params, {**states, "warm-up": tx.init(params)})
+
+  def perturbed(params: Params, rule: Callable[[str], bool], key: Key) -> Params:
+    chosen, rest = tree.split(params, rule)
+    leaves, structure = jax.tree.flatten(chosen)
+    moved = [
+      x + jax.random.uniform(jax.random.fold_in(key, i), x.shape, x.dtype, -radius, radius)
+      for i, x in enumerate(leaves)
+    ]
+    return tree.merge(jax.tree.unflatten(structure, moved), rest)
+
+  def objective(
+    params: Params, name: str, rule: Callable[[str], bool], batch: PyTree, key: Key
+  ) -> tuple[Array, tuple[Array, Array]]:
+    """The total, and its parts: mean cost over the samples, and KL."""
+    noise_key, example_key = rng.streams(key, "noise", "example")
+    keys, weight = rng.example_keys(example_key, batch), tree.entry(batch, "weight")
+    task, found = tasks[name], []
+    for number in range(samples):
+      own = perturbed(params, rule, jax.random.fold_in(noise_key, number))
+      predict = jax.vmap(task.predict, (None, 0, 0), axis_name=BATCH_AXIS)
+      found.append(predict(own, batch, keys))
+    costs = jnp.stack([jax.vmap(task.cost)(logits, batch) for logits in found])
+    cost = tree.weighted_mean(costs.mean(0), weight)
+    apart = jnp.zeros(())
+    if samples > 1 and found[0].ndim > 1:
+      each = jax.vmap(divergence, in_axes=1)(jnp.stack(found))
+      apart = tree.weighted_mean(each, weight)
+    total = cost + strength * apart if strength else cost
+    return total, (cost, apart)
+
+  def warm(state: TrainState, batch: PyTree, key: Key) -> tuple[Params, PyTree, Metrics]:
+    def both(params: Params) -> tuple[Array, dict[str, Any]]:
+      rule = lambda path: any(task.encoder(path) for task in tasks.values())  # noqa: E731
+      found = {name: objective(params, name, rule, batch, key) for name in names}
+      return sum(total for total, _ in found.values()), {
+        n: parts for n, (_, parts) in found.items()
+      }
+
+    gradient, parts = jax.grad(both, has_aux=True)(state.params)
+    updates, own = tx.update(gradient, state.opt_state["warm-up"], state.params)
+    params = optax.apply_updates(state.params, updates)
+    shown = _shown(parts, optax.tree.norm(gradient), jnp.zeros(()))
+    return params, {**state.opt_state, "warm-up": own}, shown
+
+  def alternate(state: TrainState, batch: PyTree, key: Key) -> tuple[Params, PyTree, Metrics]:
+    params, states, parts = state.params, dict(state.opt_state), {}
+    squares, at_border, counted = jnp.zeros(()), jnp.zeros(()), 0
+    for place, name in enumerate(names):
+      task, other = tasks[name], tasks[names[1 - place]]
+      rule = other.encoder if perturbs == "other" else task.encoder
+      start = params
+      for turn in range(turns):
+        own_key = jax.random.fold_in(rng.stream(key, name), turn)
+        own, rest = tree.split(params, task.owns)
+
+        def total(
+          own: PyTree, rest: PyTree = rest, name: str = name, rule: Any = rule, k: Key = own_key
+        ) -> tuple[Array, tuple[Array, Array]]:
+          return objective(tree.merge(own, rest), name, rule, batch, k)
+
+        gradient, parts[name] = jax.grad(total, has_aux=True)(own)
+        updates, states[name] = tx.update(gradient, states[name], own)
+        params = tree.merge(optax.apply_updates(own, updates), rest)
+        low, high = (jax.tree.map(lambda x, s=s: x + s * radius, start) for s in (-1, 1))
+        near = jax.tree.map(jnp.clip, params, low, high)
+        params = tree.merge(tree.split(near, task.encoder)[0], tree.split(params, task.encoder)[1])
+        squares = squares + optax.tree.norm(gradient) ** 2 * (turn == turns - 1)
+      moved, began = (jax.tree.leaves(tree.split(x, task.encoder)[0]) for x in (params, start))
+      for x, y in zip(moved, began, strict=True):
+        at_border = at_border + (jnp.abs(x - y) >= radius * (1 - 1e-5)).sum()
+        counted += x.size
+    return params, states, _shown(parts, jnp.sqrt(squares), at_border / counted)
+
+  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    if warm_up:
+      params, states, metrics = jax.lax.cond(
+        state.step < warm_up, warm, alternate, state, batch, rng.stream(key, "loss")
+      )
+    else:
+      params, states, metrics = alternate(state, batch, rng.stream(key, "loss"))
+    return state.replace(step=state.step + 1, params=params, opt_state=states), metrics
+
+  return Step(init, update)
+
+
+def bilevel(tasks: Mapping[str, Task], tx: optax.GradientTransformation) -> Step:
+  """The honest bilevel arm: task 1 knows how task 2 will answer it.
+
+    p2* = p2 + U(grad_p2 L_2(p1, p2)),    p1 <- p1 + U(d/dp1 L_1(p1, p2*(p1)))
+
+  The derivative through task 2's step is exact, by `grads.hypergradient`.
+
+  Args:
+    tasks: two, by name; the first one is the upper one.
+    tx: optimiser, one a task. Adam needs an `eps_root`, see `grads.hypergradient`.
+  Returns:
+    Step with the metrics "loss" (mean of both tasks), "loss/NAME" (of the first task after the
+    second one's step), "grad_norm" (of the first task's whole derivative) and "hyper_norm" (of its
+    part through the other task's step).
+  Raises:
+    InputError: not two tasks; in `init`, leaves without an owner or with two of them.
+  """
+  check.require(len(tasks) == 2, "two tasks", f"{len(tasks)}", "use methods.multitask for others")
+  upper, lower = tasks
+  is_upper = tasks[upper].owns
+
+  def init(params: Params, key: Key) -> TrainState:
+    del key
+    _check_owners(tasks, params)
+    first, second = tree.split(params, is_upper)
+    return TrainState.start(params, {upper: tx.init(first), lower: tx.init(second)})
+
+  def loss(name: str, params: Params, example: PyTree, key: Key) -> Array:
+    return tasks[name].cost(tasks[name].predict(params, example, key), example)
+
+  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    first, second = tree.split(state.params, is_upper)
+
+    def inner(second: PyTree, first: PyTree, example: PyTree, key: Key) -> Array:
+      return loss(lower, tree.merge(first, second), example, key)
+
+    def outer(second: PyTree, example: PyTree, key: Key) -> Array:
+      return loss(upper, tree.merge(first, second), example, key)
+
+    compute = grads.hypergradient(inner, outer, tx)
+    once = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
+    own_key = rng.stream(key, "loss")
+    found = compute(first, second, state.opt_state[lower], once, batch, own_key)
+
+    def direct(first: PyTree) -> Array:
+      mean = lambda e, k: loss(upper, tree.merge(first, found.params), e, k)  # noqa: E731
+      return grads.batch_mean(mean, batch, rng.stream(own_key, "outer"))
+
+    gradient = jax.tree.map(jnp.add, jax.grad(direct)(first), found.grad)
+    updates, state_upper = tx.update(gradient, state.opt_state[upper], first)
+    params = tree.merge(optax.apply_updates(first, updates), found.params)
+    metrics = {
+      "loss": (found.aux.inner_loss + found.aux.outer_loss) / 2,
+      f"loss/{upper}": found.aux.outer_loss,
+      f"loss/{lower}": found.aux.inner_loss,
+      "grad_norm": optax.tree.norm(gradient),
+      "hyper_norm": optax.tree.norm(found.grad),
+    }
+    states = {upper: state_upper, lower: found.opt_state}
+    return state.replace(step=state.step + 1, params=params, opt_state=states), metrics
+
+  return Step(init, update)
+
+
+def _shown(parts: Mapping[str, tuple[Array, Array]], norm: Array, clamped: Array) -> Metrics:
+  costs = [cost for cost, _ in parts.values()]
+  metrics = {"loss": sum(costs[1:], costs[0]) / len(costs), "grad_norm": norm, "clamped": clamped}
+  for name, (cost, apart) in parts.items():
+    metrics |= {f"loss/{name}": cost, f"kl/{name}": apart}
+  return metrics
+
+
+def _check_owners(tasks: Mapping[str, Task], params: Params) -> None:
+  for name in tree.named_leaves(params):
+    owners = [task for task, own in tasks.items() if own.owns(name)]
+    check.require(
+      len(owners) == 1,
+      "every leaf owned by one task",
+      f"{name} by {' and '.join(owners) or 'none'}",
+      "correct `encoder` and `head`",
+    )
