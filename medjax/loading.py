@@ -15,13 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medjax import nets
 from medjax.check import InputError, existing_file, one_of, require
 from medjax.data.formats.table import FORMATS
 from medjax.data.grid.preprocess import Preprocessing
 from medjax.inference import exported
 from medjax.inference.predictor import Member
-from medjax.nets import spec
 from medjax.train import weights
 from medjax.types import Key, Model, Params, PyTree
 
@@ -47,6 +45,8 @@ def save_member(
       for.
     model_state: batch statistics, if it has any.
   """
+  from medjax.nets import spec  # Flax, of which a command line that only shows its help has no need
+
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   settings = {
@@ -138,6 +138,9 @@ def _load(path: pathlib.Path, model: Model | None) -> Member:
 @functools.lru_cache(maxsize=8)
 def _model(described: str) -> Model:
   """One model for all networks of one description: they then compile once."""
+  from medjax import nets
+  from medjax.nets import spec
+
   return nets.from_linen(spec.build(json.loads(described)))
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ Indices: TypeAlias = Sequence[int] | np.ndarray  # positions of cases in a sourc
 Metrics: TypeAlias = dict[str, jax.Array]
 LossFn: TypeAlias = Callable[[Params, PyTree, Key], jax.Array]
 """`loss_fn(params, example, key) -> scalar` of ONE example."""
+
+Provenance: TypeAlias = Literal["own example", "own subject", "public", "other subjects"]
+"""Whose data a changed example is made of beside the example itself; the least private last."""
 
 IGNORE = -1
 """Label of voxels that no loss and no metric may count."""

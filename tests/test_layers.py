@@ -140,12 +140,31 @@ def test_the_core_imports_with_five_libraries():
   heavy += ["SimpleITK", "tensorflow_datasets", "dp_accounting"]
   code = (
     "import sys, medjax\n"
-    "from medjax import methods, privacy\n"  # Flax and scipy.special cost half of JAX's own time
-    "found = [name for name in ('flax', 'scipy.special') if name in sys.modules]\n"
+    "from medjax import methods, privacy\n"  # what these would load costs half of JAX's own time
+    "late = ['flax', 'orbax', 'scipy.special', 'medjax.data', 'medjax.nets', 'medjax.synth']\n"
+    "late += ['medjax.metrics', 'medjax.train']\n"
+    "late += ['medjax.privacy.audit', 'medjax.privacy.sensitivity']\n"
+    "found = [name for name in late if name in sys.modules]\n"
     "assert not found, found\n"
     "from medjax import losses, metrics, nets, ops, synth, grads, methods, train\n"
     f"found = [name for name in {heavy!r} if name in sys.modules]\n"
     "assert not found, found"
   )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+  assert done.returncode == 0, done.stderr
+
+
+def test_a_command_line_shows_its_help_without_the_libraries_that_its_work_needs():
+  late = [
+    "flax",
+    "orbax",
+    "matplotlib",
+    "nibabel",
+    "PIL",
+    "scipy.ndimage",
+    "scipy.special",
+    "optax",
+  ]
+  code = f"import sys, medjax.predict; assert not {{*{late!r}}} & set(sys.modules)"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
   assert done.returncode == 0, done.stderr

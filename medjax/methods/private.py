@@ -17,7 +17,6 @@ from medjax.privacy.alignment import Filter, no_filter
 from medjax.privacy.diagnostics import diagnosed
 from medjax.privacy.mechanism import Mechanism, PrivateState
 from medjax.privacy.plan import DPPlan
-from medjax.privacy.sensitivity.update import proved
 from medjax.types import Chunked, Key, LossFn, Metrics, Params, PyTree, Step, Sweep, TrainState
 
 
@@ -132,6 +131,8 @@ def _is_own(filter: Filter) -> bool:
 
 def _proved(chunked: Chunked, plan: DPPlan) -> Chunked:
   """The update of a user's own filter, which is proved on its first sample."""
+  from medjax.privacy.sensitivity.update import proved  # for filters that are not of medjax alone
+
   count = () if plan.adaptive_clipping is None else (plan.count_multiplier,)
   paid = (*plan.multipliers, *count)
   if not all(paid):  # without noise there is nothing to prove, and the statement says so

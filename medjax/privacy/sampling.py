@@ -15,8 +15,6 @@ import jax
 import numpy as np
 
 from medjax import check
-from medjax.data.manifest import array_digest
-from medjax.data.streams.epochs import stack
 from medjax.privacy.accounting import Sampling
 from medjax.privacy.vault import Vault
 from medjax.tree import entry
@@ -163,6 +161,8 @@ def units_of(
 
 def fingerprint(store: PyTree) -> str:
   """Digest of all arrays of a store, by name."""
+  from medjax.data.manifest import array_digest  # whoever draws samples has loaded medjax.data
+
   leaves = jax.tree_util.tree_leaves_with_path(store)
   parts = [f"{jax.tree_util.keystr(p)}:{array_digest(np.asarray(x))}" for p, x in leaves]
   return array_digest(np.frombuffer("\n".join(parts).encode(), np.uint8))
@@ -171,6 +171,8 @@ def fingerprint(store: PyTree) -> str:
 def host_arrays(store: PyTree) -> PyTree:
   """The store as numpy arrays of one length; raises InputError for anything else."""
   if isinstance(store, Source):
+    from medjax.data.streams.epochs import stack
+
     store = stack(store)
   check.require(
     isinstance(store, Batch | Mapping),

@@ -7,7 +7,7 @@ no style image is read during training, and stylising costs a wavelet pyramid.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,7 @@ from jaxtyping import Array, Float, Shaped
 
 from medjax import check
 from medjax.ops import style
-from medjax.types import Batch, Key
-
-Provenance = Literal["own example", "own subject", "public", "other subjects"]
-"""Whose data a changed example is made of, beside the example itself; the least private last."""
+from medjax.types import Batch, Key, Provenance
 
 
 class StyleTransfer(NamedTuple):

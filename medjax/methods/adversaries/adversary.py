@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from medjax.synth.style_bank import Provenance
-from medjax.types import Batch, Key, Metrics, PyTree
+from medjax.types import Batch, Key, Metrics, Provenance, PyTree
 
 
 class Adversary(NamedTuple):

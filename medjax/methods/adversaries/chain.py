@@ -16,8 +16,7 @@ import jax.numpy as jnp
 
 from medjax import check, rng
 from medjax.methods.adversaries.adversary import Adversary
-from medjax.synth.style_bank import Provenance
-from medjax.types import Batch, Key, PyTree
+from medjax.types import Batch, Key, Provenance, PyTree
 
 
 class Component(NamedTuple):

@@ -1,13 +1,15 @@
 """Links of `chain`: additive noise, a bias field, a smooth deformation, an affine map, a style."""
 
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
 import jax
 import jax.numpy as jnp
 
 from medjax import check
 from medjax.methods.adversaries.chain import Component
 from medjax.ops import fields, warp
-from medjax.synth.style_bank import Provenance, StyleBank
-from medjax.types import IGNORE
+from medjax.types import IGNORE, Provenance
 
 _OWN: Provenance = "own example"
 
@@ -97,14 +99,40 @@ def affine(
   return _moving("affine", identity, coordinates, options)
 
 
-def style_statistics(bank: StyleBank, quantiles: tuple[float, float] = (0.05, 0.95)) -> Component:
+@runtime_checkable
+class Styles(Protocol):
+  """What `style_statistics` reads of a `synth.StyleBank`; see there."""
+
+  statistics: jax.Array
+
+  @property
+  def how(self) -> "Restyling": ...
+
+  @property
+  def provenance(self) -> Provenance: ...
+
+  def __len__(self) -> int: ...
+
+
+@runtime_checkable
+class Restyling(Protocol):
+  """The style of an image as numbers, and an image in the style of others."""
+
+  @property
+  def statistics(self) -> Callable[[jax.Array], jax.Array]: ...
+
+  @property
+  def transfer(self) -> Callable[[jax.Array, jax.Array], jax.Array]: ...
+
+
+def style_statistics(bank: Styles, quantiles: tuple[float, float] = (0.05, 0.95)) -> Component:
   """Style as a few numbers (see `ops.style`), searched between the extremes of a bank.
 
-  The image is affine in them. It starts at the style
-  that the image has, as far as the bank's range holds it.
+  The image is affine in them. It starts at the style that the image has, as far as the bank's
+  range holds it.
 
   Args:
-    bank: whose styles say what is plausible.
+    bank: a `synth.StyleBank`, whose styles say what is plausible.
     quantiles: quantiles of each statistic over the bank, which p = -1 and p = 1 stand for.
   """
   check.ordered("quantiles", quantiles)
