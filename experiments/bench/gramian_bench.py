@@ -92,10 +92,11 @@ def measured(batch_size: int, rounds: int) -> dict[str, dict[str, dict[str, floa
         jax.block_until_ready(program(params, batch, key))
         if repeat >= 0:
           times[name].append(time.perf_counter() - began)
+    memory: dict[str, Any] = {name: programs[name].memory_analysis() for name in programs}
     found[network] = {
       name: {
         **summary(seconds, times["plain gradient"]),
-        "temporary_MiB": programs[name].memory_analysis().temp_size_in_bytes / 2**20,
+        "temporary_MiB": memory[name].temp_size_in_bytes / 2**20,
       }
       for name, seconds in times.items()
     }

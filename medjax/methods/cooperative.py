@@ -158,9 +158,8 @@ def cooperative(
     def both(params: Params) -> tuple[Array, dict[str, Any]]:
       rule = lambda path: any(task.encoder(path) for task in tasks.values())  # noqa: E731
       found = {name: objective(params, name, rule, batch, key) for name in names}
-      return sum(total for total, _ in found.values()), {
-        n: parts for n, (_, parts) in found.items()
-      }
+      total = sum((own for own, _ in found.values()), start=jnp.zeros(()))
+      return total, {name: parts for name, (_, parts) in found.items()}
 
     gradient, parts = jax.grad(both, has_aux=True)(state.params)
     updates, own = tx.update(gradient, state.opt_state["warm-up"], state.params)

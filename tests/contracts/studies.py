@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import NamedTuple
 
-from experiments import classification, disbelieve, fusestyle
+from experiments import classification, disbelieve, fusestyle, serial_sections
 
 
 class Row(NamedTuple):
@@ -16,6 +16,7 @@ class Row(NamedTuple):
     metric: by which its arms are told apart.
     alike: arms that may have the scores of another one.
     preset: whose other fields are taken.
+    trains: whether there are trainings, with log rows and checkpoints.
   """
 
   name: str
@@ -24,6 +25,7 @@ class Row(NamedTuple):
   metric: str
   alike: tuple[str, ...] = ()
   preset: str = "demo"
+  trains: bool = True
 
 
 ROWS = (
@@ -47,5 +49,12 @@ ROWS = (
     "--rules mean --attacks none lie disbelieve --num_people 180 --num_rounds 4 --num_seeds 1"
     " --local_steps 2 --log_every 2",
     "auroc",
+  ),
+  Row(
+    "serial_sections",
+    serial_sections,
+    "--num_blocks 4 --num_layers 3 --num_points 60 --num_seeds 1 --num_iterations 4",
+    "rmse",
+    trains=False,
   ),
 )
