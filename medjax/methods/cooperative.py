@@ -69,7 +69,7 @@ def cooperative(
   strength: float = 0.0,
   turns: int = 1,
   warm_up: int = 0,
-  perturbs: Literal["other", "own"] = "other",
+  perturbs: Literal["other", "own", "none"] = "other",
 ) -> Step:
   """Step in which both tasks have their turn on one batch.
 
@@ -95,7 +95,7 @@ def cooperative(
     turns: L, updates of a task in its turn, all on the same batch.
     warm_up: T_w, first steps in which both tasks train together, both encoders perturbed (Eq. 7).
     perturbs: whose encoder eps is added to. "other" is Eq. 5; "own" is line 10 of Algorithm 1,
-      which contradicts it.
+      which contradicts it. "none" is plain alternation within the radius.
   Returns:
     Step with the metrics "loss" (mean of both tasks, in the last update of each turn, under
     perturbation), "loss/NAME", "grad_norm" (joint), "kl/NAME" and "clamped" (share of the
@@ -110,7 +110,7 @@ def cooperative(
   check.positive("turns", turns)
   check.non_negative("strength", strength)
   check.non_negative("warm_up", warm_up)
-  check.one_of("perturbs", perturbs, ("other", "own"))
+  check.one_of("perturbs", perturbs, ("other", "own", "none"))
   check.require(
     strength == 0 or samples > 1,
     "samples of 2 or more with a KL term",
@@ -125,7 +125,9 @@ def cooperative(
     states = {name: tx.init(tree.split(params, task.owns)[0]) for name, task in tasks.items()}
     return TrainState.start(params, {**states, "warm-up": tx.init(params)})
 
-  def perturbed(params: Params, rule: Callable[[str], bool], key: Key) -> Params:
+  def perturbed(params: Params, rule: Callable[[str], bool] | None, key: Key) -> Params:
+    if rule is None:
+      return params
     chosen, rest = tree.split(params, rule)
     leaves, structure = jax.tree.flatten(chosen)
     moved = [
@@ -135,7 +137,7 @@ def cooperative(
     return tree.merge(jax.tree.unflatten(structure, moved), rest)
 
   def objective(
-    params: Params, name: str, rule: Callable[[str], bool], batch: PyTree, key: Key
+    params: Params, name: str, rule: Callable[[str], bool] | None, batch: PyTree, key: Key
   ) -> tuple[Array, tuple[Array, Array]]:
     """The total, and its parts: mean cost over the samples, and KL."""
     noise_key, example_key = rng.streams(key, "noise", "example")
@@ -156,7 +158,8 @@ def cooperative(
 
   def warm(state: TrainState, batch: PyTree, key: Key) -> tuple[Params, PyTree, Metrics]:
     def both(params: Params) -> tuple[Array, dict[str, Any]]:
-      rule = lambda path: any(task.encoder(path) for task in tasks.values())  # noqa: E731
+      both_encoders = lambda path: any(task.encoder(path) for task in tasks.values())  # noqa: E731
+      rule = None if perturbs == "none" else both_encoders
       found = {name: objective(params, name, rule, batch, key) for name in names}
       total = sum((own for own, _ in found.values()), start=jnp.zeros(()))
       return total, {name: parts for name, (_, parts) in found.items()}
@@ -172,7 +175,7 @@ def cooperative(
     squares, at_border, counted = jnp.zeros(()), jnp.zeros(()), 0
     for place, name in enumerate(names):
       task, other = tasks[name], tasks[names[1 - place]]
-      rule = other.encoder if perturbs == "other" else task.encoder
+      rule = {"other": other.encoder, "own": task.encoder, "none": None}[perturbs]
       start = params
       for turn in range(turns):
         own_key = jax.random.fold_in(rng.stream(key, name), turn)

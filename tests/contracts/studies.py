@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import NamedTuple
 
-from experiments import classification, disbelieve, fusestyle, serial_sections
+from experiments import classification, disbelieve, fusestyle, mt_cool, serial_sections
 
 
 class Row(NamedTuple):
@@ -56,5 +56,12 @@ ROWS = (
     "--num_blocks 4 --num_layers 3 --num_points 60 --num_seeds 1 --num_iterations 4",
     "rmse",
     trains=False,
+  ),
+  Row(
+    "mt_cool",
+    mt_cool,
+    "--arms joint independent vanilla mt-cool --num_pictures 40 --size 8 --widths 4 4"
+    " --single_widths 3 3 --num_steps 20 --num_seeds 1 --log_every 10 --num_draws 2",
+    "flatness",
   ),
 )
