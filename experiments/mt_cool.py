@@ -6,18 +6,18 @@ surgery, which is better than joint training; near independent networks of twice
 and the KL term each add.
 
   python -m experiments.mt_cool demo             simulated outlines and stripes; about 2 minutes
-  python -m experiments.mt_cool evidence         the same with all arms and 4 seeds; 20 minutes
-  python -m experiments.mt_cool digits           even and odd digits, 4 seeds; 10 minutes
+  python -m experiments.mt_cool evidence         the same with all arms and 4 seeds
+  python -m experiments.mt_cool digits           even and odd digits, 4 seeds
   python -m experiments.mt_cool skin --data skin_ph2
-                                                 outline and diagnosis of skin lesions; 30 minutes
+                                                 outline and diagnosis of skin lesions
   python -m experiments.mt_cool ultrasound --data busi150
-                                                 outline and class, near-duplicates kept together;
-                                                 30 minutes
+                                                 outline and class, near-duplicates kept together
 
-Times are for 2 CPU cores. Published, accuracy on even and odd MNIST: independent .9941 .9877, joint
-.9960 .9951, CAGrad .9967 .9951, alternating .9961 .9937, MT-COOL .9972 .9962. Those used one sample
-of noise, for which the KL term is exactly 0: "noise" and their full method are one arm. Here the
-term has two samples.
+The time is for 2 CPU cores; the longer presets have not been run.
+
+Published, accuracy on even and odd MNIST: independent .9941 .9877, joint .9960 .9951, CAGrad .9967
+.9951, alternating .9961 .9937, MT-COOL .9972 .9962. Those had one sample of noise, for which the KL
+term is exactly 0: "noise" and their full method are one arm. Here the term has two samples.
 
 Controls: the same network trained jointly, by gradient surgery and by sharpness-aware minimisation
 (which is for flatness, and has two gradients an update as the method does); independent networks
