@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-Numbers = TypeVar("Numbers", bound=tuple[float | int, float | int])
-Number = TypeVar("Number", bound=float | int)
+PairT = TypeVar("PairT", bound=tuple[float | int, float | int])
+NumberT = TypeVar("NumberT", bound=float | int)
 
 
 class InputError(ValueError):
@@ -52,14 +52,14 @@ def existing_folder(path: str | os.PathLike, remedy: str = "check the path") -> 
   return path
 
 
-def positive(name: str, value: Number, remedy: str = "pass a value above 0") -> Number:
+def positive(name: str, value: NumberT, remedy: str = "pass a value above 0") -> NumberT:
   """A number above 0."""
   if not value > 0 or math.isnan(value):
     raise InputError(f"{name} > 0", f"{name}={value!r}", remedy)
   return value
 
 
-def non_negative(name: str, value: Number, remedy: str = "pass 0 or more") -> Number:
+def non_negative(name: str, value: NumberT, remedy: str = "pass 0 or more") -> NumberT:
   """A number of 0 or more."""
   if not value >= 0:
     raise InputError(f"{name} >= 0", f"{name}={value!r}", remedy)
@@ -68,30 +68,30 @@ def non_negative(name: str, value: Number, remedy: str = "pass 0 or more") -> Nu
 
 def in_interval(
   name: str,
-  value: Number,
+  value: NumberT,
   low: float | int,
   high: float | int,
   remedy: str = "pass a value inside",
-) -> Number:
+) -> NumberT:
   """A number of the closed interval [low, high]."""
   if not low <= value <= high:
     raise InputError(f"{name} in [{low}, {high}]", f"{name}={value!r}", remedy)
   return value
 
 
-def probability(name: str, value: Number) -> Number:
+def probability(name: str, value: NumberT) -> NumberT:
   """A number of [0, 1]."""
   return in_interval(name, value, 0.0, 1.0)
 
 
 def ordered(
   name: str,
-  pair: Numbers,
+  pair: PairT,
   *,
   above: float | int | None = None,
   least: float | int | None = None,
   most: float | int | None = None,
-) -> Numbers:
+) -> PairT:
   """A range (low, high), low <= high; where given above < low, least <= low and high <= most.
 
   >>> ordered("scale", (0.5, 1.0), above=0.0, most=1.0)

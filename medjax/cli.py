@@ -26,6 +26,7 @@ import jax
 
 from medjax.check import InputError
 from medjax.train import NonFiniteError, RunDirectory
+from medjax.types import Json
 
 if TYPE_CHECKING:
   from tyro.conf import Positional
@@ -68,7 +69,7 @@ class RunOptions:
   given: frozenset[str] = frozenset()
 
   def directory(
-    self, config: Any, data_manifest: Mapping[str, Any] | None = None, *, private: bool = False
+    self, config: Any, data_manifest: Mapping[str, Json] | None = None, *, private: bool = False
   ) -> RunDirectory:
     """The run directory of this command; arguments as for `train.RunDirectory.open`."""
     return RunDirectory.open(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import check
-from medjax.types import IGNORE, PyTree
+from medjax.types import IGNORE, Leaf, PyTree
 
 
 class Labels(NamedTuple):
@@ -28,9 +28,9 @@ class Labels(NamedTuple):
     is_valid: scalar bool, whether all of them are class ids or `IGNORE`; True where this was seen.
   """
 
-  ids: Any
-  is_known: Any
-  is_valid: Any
+  ids: Leaf
+  is_known: Leaf
+  is_valid: Leaf
 
   def checked(self, results: PyTree) -> PyTree:
     """The results, all NaN (gradients too) if a label that was only seen under jit is no class."""
@@ -42,7 +42,7 @@ class Labels(NamedTuple):
 
 def of_classes(
   name: str,
-  label: Any,
+  label: Leaf,
   num_classes: int,
   *,
   shape: Sequence[int] | None = None,

@@ -353,7 +353,7 @@ def _file_digests(case: cases.Case) -> list[str]:
   return [manifest.file_digest(path) for path in held]
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
   text = json.dumps(value)
   return text if len(text) <= 80 else text[:77] + "..."
 

@@ -16,6 +16,7 @@ from medjax.data.sets.medmnist import MedMNIST
 from medjax.inference import Member
 from medjax.metrics import case_table
 from medjax.train.progress import counted
+from medjax.types import Json
 
 TABLE = "predictions.csv"
 
@@ -122,7 +123,7 @@ def _network(member: Member, answers: str) -> Any:
 
 def _row(
   name: str, values: np.ndarray, preprocess: Preprocessing, is_known: bool
-) -> dict[str, Any]:
+) -> dict[str, Json]:
   names = preprocess.class_names
   require(
     values.shape == (len(names),),

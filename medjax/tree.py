@@ -96,7 +96,7 @@ def merge(first: PyTree, second: PyTree) -> PyTree:
   return jax.tree.map(lambda a, b: b if a is None else a, first, second, is_leaf=_is_none)
 
 
-def _is_none(x: Any) -> bool:
+def _is_none(x: object) -> bool:
   return x is None
 
 

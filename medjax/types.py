@@ -12,12 +12,17 @@ import numpy as np
 PyTree: TypeAlias = Any
 Params: TypeAlias = Any
 Json: TypeAlias = Any  # what strict JSON holds: dict, list, str, int, float, bool or None
+Leaf: TypeAlias = Any  # an array; tree transformations put shapes, shardings and specs in its place
 Array: TypeAlias = jax.Array
+Number: TypeAlias = float | int | np.floating | np.integer | jax.Array
+Numbers: TypeAlias = jax.Array | np.ndarray | Sequence[Number]  # such as a voxel size in mm
 Key: TypeAlias = jax.Array  # a typed key, as jax.random.key(seed) makes it
 Indices: TypeAlias = Sequence[int] | np.ndarray  # positions of cases in a source
 Metrics: TypeAlias = dict[str, jax.Array]
 LossFn: TypeAlias = Callable[[Params, PyTree, Key], jax.Array]
 """`loss_fn(params, example, key) -> scalar` of ONE example."""
+AnyLossFn: TypeAlias = Callable[..., Any]
+"""A `LossFn`, or with model state `loss_fn(params, example, key, state) -> (scalar, state)`."""
 
 Provenance: TypeAlias = Literal["own example", "own subject", "public", "other subjects"]
 """Whose data a changed example is made of beside the example itself; the least private last."""
@@ -44,16 +49,15 @@ class Batch:
       None where every example is there once.
   """
 
-  # Any: tree transformations put shapes, shardings and specs where arrays stand.
-  image: Any
-  label: Any
-  domain: Any
-  subject: Any
-  index: Any
-  weight: Any
-  draw: Any = None
+  image: Leaf
+  label: Leaf
+  domain: Leaf
+  subject: Leaf
+  index: Leaf
+  weight: Leaf
+  draw: Leaf = None
 
-  def replace(self, **changes: Any) -> "Batch":
+  def replace(self, **changes: object) -> "Batch":
     return dataclasses.replace(self, **changes)
 
 
@@ -65,7 +69,7 @@ class TrainState:
   `model_state` holds what the model keeps beside its parameters (batch statistics), {} if nothing.
   """
 
-  step: Any
+  step: Leaf
   params: Params
   opt_state: PyTree
   model_state: PyTree
@@ -79,7 +83,7 @@ class TrainState:
     kept = {} if model_state is None else model_state
     return cls(jnp.zeros((), jnp.int32), params, opt_state, kept, extra)
 
-  def replace(self, **changes: Any) -> "TrainState":
+  def replace(self, **changes: object) -> "TrainState":
     return dataclasses.replace(self, **changes)
 
 
@@ -171,7 +175,7 @@ class Step:
 
   init: Callable[[Params, Key], TrainState]
   update: Callable[[TrainState, PyTree, Key], tuple[TrainState, Metrics]]
-  manifest: Mapping[str, Any] = dataclasses.field(
+  manifest: Mapping[str, Json] = dataclasses.field(
     default_factory=lambda: types.MappingProxyType({})
   )
   hints: Mapping[str, str] = dataclasses.field(default_factory=lambda: types.MappingProxyType({}))
@@ -230,7 +234,7 @@ class Example:
   affine: np.ndarray | None = None
   domain: str = ""
 
-  def replace(self, **changes: Any) -> "Example":
+  def replace(self, **changes: object) -> "Example":
     return dataclasses.replace(self, **changes)
 
 
@@ -254,6 +258,6 @@ class Source(Protocol):
 
   def __getitem__(self, index: int) -> Example: ...
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     """What the run directory records: kind, root, file hashes, subjects, class names."""
     ...

@@ -7,13 +7,13 @@ JSON form (`to_spec`, `from_spec`), so that a trained model carries its preproce
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from medjax.check import InputError, one_of, require
 from medjax.data.seeds import generator
-from medjax.types import Indices, Source
+from medjax.types import Indices, Json, Source
 
 Normaliser: TypeAlias = Callable[[np.ndarray], np.ndarray]
 """Maps one channel [*space] float32 to an array of the same shape."""
@@ -196,7 +196,7 @@ def normalise(
   return np.stack(channels, axis=-1)
 
 
-def to_spec(normaliser: str | Normaliser) -> dict[str, Any]:
+def to_spec(normaliser: str | Normaliser) -> dict[str, Json]:
   """The JSON form of a normaliser, for example {"name": "zscore"}.
 
   >>> to_spec(ForegroundPercentiles(-100.0, 300.0, 60.0, 40.0))
@@ -217,7 +217,7 @@ def to_spec(normaliser: str | Normaliser) -> dict[str, Any]:
   )
 
 
-def from_spec(spec: Mapping[str, Any]) -> Normaliser:
+def from_spec(spec: Mapping[str, Json]) -> Normaliser:
   """The normaliser of a JSON form; undoes `to_spec`.
 
   Raises:
@@ -239,7 +239,7 @@ def from_spec(spec: Mapping[str, Any]) -> Normaliser:
   return NORMALISERS[str(name)]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
   return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

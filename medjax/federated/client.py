@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from medjax import check, rng
 from medjax.tree import entry
-from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import Json, Key, Leaf, Metrics, Params, PyTree, Step, TrainState
 
 
 class Broadcast(NamedTuple):
@@ -45,7 +45,7 @@ class ClientReport(NamedTuple):
   kept: PyTree
   model_state: PyTree
   metrics: Metrics
-  weight: Any = 1.0
+  weight: Leaf = 1.0
 
 
 class Client(NamedTuple):
@@ -65,7 +65,7 @@ class Client(NamedTuple):
   run: Callable[[Broadcast, PyTree, PyTree, Key], ClientReport]
   metrics: tuple[str, ...] = ("loss",)
   shared: Callable[[PyTree], PyTree] = lambda kept: ()
-  manifest: Mapping[str, Any] = types.MappingProxyType({})
+  manifest: Mapping[str, Json] = types.MappingProxyType({})
 
 
 def local(

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ from medjax import check
 from medjax.data.seeds import generator
 from medjax.data.streams.epochs import take, visits
 from medjax.federated.partition import check_people
-from medjax.types import Batch
+from medjax.types import Batch, Leaf
 
 
 @jax.tree_util.register_dataclass
@@ -26,12 +25,12 @@ class Cohort:
     batches: leaves [clients, local_steps, batch, ...].
   """
 
-  client: Any
-  slot: Any
-  weight: Any
-  batches: Any
+  client: Leaf
+  slot: Leaf
+  weight: Leaf
+  batches: Leaf
 
-  def replace(self, **changes: Any) -> "Cohort":
+  def replace(self, **changes: object) -> "Cohort":
     return dataclasses.replace(self, **changes)
 
 

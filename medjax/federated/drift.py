@@ -10,13 +10,13 @@ import optax
 from medjax import check, rng
 from medjax.federated.client import Broadcast, Client, ClientReport, local, repeat
 from medjax.tree import entry
-from medjax.types import Key, Params, PyTree, Step
+from medjax.types import AnyLossFn, Key, Params, PyTree, Step
 
-MakeStep = Callable[[Callable[..., Any]], Step]
+MakeStep = Callable[[AnyLossFn], Step]
 """`make(loss_fn) -> Step`, such as `lambda loss: methods.supervised(loss, optax.sgd(0.1))`."""
 
 
-def fedprox(make: MakeStep, loss_fn: Callable[..., Any], mu: float | int, **options: Any) -> Client:
+def fedprox(make: MakeStep, loss_fn: AnyLossFn, mu: float | int, **options: Any) -> Client:
   """Local training held near the global model (FedProx, Li et al., MLSys 2020).
 
   L(phi) + mu / 2 |phi - theta|^2
@@ -42,7 +42,7 @@ def fedprox(make: MakeStep, loss_fn: Callable[..., Any], mu: float | int, **opti
 
 def scaffold(
   make: MakeStep,
-  loss_fn: Callable[..., Any],
+  loss_fn: AnyLossFn,
   *,
   learning_rate: float | int,
   metrics: Sequence[str] = ("loss",),
@@ -92,7 +92,7 @@ def scaffold(
   return Client(init, run, tuple(metrics), shared, {"scaffold": float(learning_rate)})
 
 
-def _plus(loss_fn: Callable[..., Any], extra: Callable[[Params], jax.Array]) -> Callable[..., Any]:
+def _plus(loss_fn: AnyLossFn, extra: Callable[[Params], jax.Array]) -> AnyLossFn:
   """The loss with a term of the parameters alone; losses with model state keep it."""
 
   def loss(params: Params, *others: Any) -> Any:

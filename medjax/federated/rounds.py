@@ -9,7 +9,6 @@ resume are those of every training.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ from medjax.federated.cohort import Cohort
 from medjax.federated.compress import Compressor
 from medjax.federated.parts import Part
 from medjax.federated.state import Clients, Federation, Received, Rounds
-from medjax.types import Chunked, Key, Metrics, Params, PyTree, Step, Sweep, TrainState
+from medjax.types import Chunked, Json, Key, Leaf, Metrics, Params, PyTree, Step, Sweep, TrainState
 
 _TOO_FEW = (
   "fewer clients were present than the rule needs: lower f, sample more clients, or pass"
@@ -129,9 +128,9 @@ def _start(federation: Federation, params: Params, key: Key) -> TrainState:
     path: jnp.broadcast_to(leaf[None], (num, *jnp.shape(leaf)))
     for path, leaf in layout.own_of(params).items()
   }
-  residual: Any = jnp.zeros((num, layout.size)) if federation.keeps_residual else ()
+  residual: Leaf = jnp.zeros((num, layout.size)) if federation.keeps_residual else ()
   keeps_previous = any(rule.keeps_previous for rule in federation.rules)
-  previous: Any = jnp.zeros(layout.size) if keeps_previous else ()
+  previous: Leaf = jnp.zeros(layout.size) if keeps_previous else ()
   shown = {name: jnp.zeros(()) for name in federation.client.metrics}
   return TrainState(
     jnp.zeros((), jnp.int32),
@@ -142,7 +141,7 @@ def _start(federation: Federation, params: Params, key: Key) -> TrainState:
   )
 
 
-def _manifest(federation: Federation) -> dict[str, Any]:
+def _manifest(federation: Federation) -> dict[str, Json]:
   kinds = {part.name: part.rule.name if part.rule else "kept" for part in federation.parts}
   attack, compress = federation.attack, federation.compress
   return {

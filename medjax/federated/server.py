@@ -1,6 +1,6 @@
 """The server's half of a round: rows are joined, the server's optimiser moves the parameters."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from medjax.federated import rows as matrix
 from medjax.federated import traffic
 from medjax.federated.parts import Layout
 from medjax.federated.state import Federation, Received, Rounds, in_order, tree_of
-from medjax.types import Key, Metrics, PyTree, TrainState
+from medjax.types import Key, Leaf, Metrics, PyTree, TrainState
 
 
 class Joined(NamedTuple):
@@ -104,7 +104,7 @@ def finish(
     for name, values in received.metrics.items()
   }
   has_previous = not isinstance(state.extra.previous, tuple)
-  previous: Any = choose(joined.vector, state.extra.previous) if has_previous else ()
+  previous: Leaf = choose(joined.vector, state.extra.previous) if has_previous else ()
   new = TrainState(
     state.step + 1,
     choose(params, state.params),

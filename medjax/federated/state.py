@@ -15,7 +15,7 @@ from medjax.federated.attacks.attack import Attack
 from medjax.federated.client import Client
 from medjax.federated.compress import Compressor
 from medjax.federated.parts import Layout, Part
-from medjax.types import Metrics, Params, PyTree, TrainState
+from medjax.types import Leaf, Metrics, Params, PyTree, TrainState
 
 
 class Clients(NamedTuple):
@@ -29,7 +29,7 @@ class Clients(NamedTuple):
 
   kept: PyTree
   own: Mapping[str, Any]
-  residual: Any
+  residual: Leaf
 
 
 class Rounds(NamedTuple):
@@ -42,7 +42,7 @@ class Rounds(NamedTuple):
   """
 
   clients: Clients
-  previous: Any
+  previous: Leaf
   shown: Metrics
 
 
@@ -60,13 +60,13 @@ class Received(NamedTuple):
     clients: what clients keep, after this round.
   """
 
-  rows: Any
-  statistics: Any
-  weight: Any
-  client: Any
+  rows: Leaf
+  statistics: Leaf
+  weight: Leaf
+  client: Leaf
   metrics: Metrics
-  asked: Any
-  broken: Any
+  asked: Leaf
+  broken: Leaf
   clients: Clients
 
 

@@ -11,7 +11,6 @@ single rows, whose sensitivity has no useful bound, and cannot be put in its pla
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +21,12 @@ from medjax import check, rng
 from medjax.data.streams.epochs import take
 from medjax.federated.client import Broadcast, Client
 from medjax.federated.partition import check_people
-from medjax.types import Batch, Key, LossFn, Params, PyTree
+from medjax.types import Batch, Json, Key, LossFn, Params, PyTree
 
 
 def client_units(
   store: Batch, parts: Sequence[np.ndarray], *, max_cases: int | None = None
-) -> dict[str, Any]:
+) -> dict[str, Json]:
   """All clients along one axis, as `DPPlan.stream` wants them with unit="example".
 
   >>> import numpy as np

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 
 from medjax import check
 from medjax.tree import at_least_float32
-from medjax.types import Key, Metrics, Params, PyTree, Step, Sweep, TrainState
+from medjax.types import Key, Leaf, Metrics, Params, PyTree, Step, Sweep, TrainState
 
 
 class Averaged(NamedTuple):
   """`extra` of an averaged method: the average, and the `extra` of the method itself."""
 
-  params: Any
-  inner: Any
+  params: Leaf
+  inner: Leaf
 
 
 def averaged(step: Step, decay: float = 0.999) -> Step:

@@ -14,11 +14,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from medjax.types import Key, LossFn, Params, Stream
+from medjax.types import Key, LossFn, Params, PyTree, Stream
 
 
 def held_to_teacher(
-  output_fn: Callable[[Params, Any, Key], jax.Array],
+  output_fn: Callable[[Params, PyTree, Key], jax.Array],
   label_loss: Callable[[jax.Array, Any], jax.Array],
   *,
   distance: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
@@ -41,7 +41,7 @@ def held_to_teacher(
 
   measure = squares if distance is None else distance
 
-  def loss(params: Params, example: Any, key: Key) -> jax.Array:
+  def loss(params: Params, example: PyTree, key: Key) -> jax.Array:
     output = output_fn(params, example, key)
     held = example["teacher_weight"] > 0
     # Both branches finite: a teacher that does not count may be anything.

@@ -17,7 +17,7 @@ import optax
 from medjax import check, grads, tree
 from medjax.methods.supervised import supervised
 from medjax.tree import entry
-from medjax.types import Key, LossFn, Params, PyTree, Step
+from medjax.types import Key, Leaf, LossFn, Params, PyTree, Step
 
 
 class Anchor(NamedTuple):
@@ -28,8 +28,8 @@ class Anchor(NamedTuple):
     fisher: F >= 0, a tree like the parameters.
   """
 
-  params: Any
-  fisher: Any
+  params: Leaf
+  fisher: Leaf
 
 
 def ewc(
@@ -63,7 +63,7 @@ def pull_to(anchor: Anchor, strength: float | int) -> optax.GradientTransformati
     del params
     return jax.tree.map(jnp.array, anchor)
 
-  def update(updates: PyTree, state: Any, params: Params | None = None) -> tuple[PyTree, Any]:
+  def update(updates: PyTree, state: PyTree, params: Params | None = None) -> tuple[PyTree, Any]:
     pulled = jax.tree.map(
       lambda g, p, p0, f: g + strength * f * (p - p0), updates, params, state.params, state.fisher
     )

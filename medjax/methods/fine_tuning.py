@@ -37,7 +37,7 @@ def pull_to_start(alpha: float | int) -> optax.GradientTransformation:
   def init(params: Params) -> Params:
     return jax.tree.map(jnp.copy, params)
 
-  def update(updates: PyTree, state: Any, params: Params | None = None) -> tuple[PyTree, Any]:
+  def update(updates: PyTree, state: PyTree, params: Params | None = None) -> tuple[PyTree, Any]:
     pulled = jax.tree.map(lambda g, p, p0: g + 2 * alpha * (p - p0), updates, params, state)
     return pulled, state
 

@@ -21,21 +21,21 @@ anew; here each example draws, and the partner of the first layer serves all of 
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from medjax import check
 from medjax.grads.batch import entry
-from medjax.types import Key, Params
+from medjax.types import Key, Params, PyTree
 
 Similarity = Literal["instance", "pearson", "raw"]
 
 
 def least_similar(
   features: Callable[[Params, jax.Array], jax.Array], *, similarity: Similarity = "instance"
-) -> Callable[[Params, Any, Key], jax.Array]:
+) -> Callable[[Params, PyTree, Key], jax.Array]:
   """Chooses the partners of `mixing.paired`; no gradient flows through the choice.
 
   >>> images = jnp.array([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])[:, :, None]
@@ -63,7 +63,7 @@ def least_similar(
       z = (z - z.mean()) * jax.lax.rsqrt(z.var() + 1e-6)
     return z.reshape(-1)
 
-  def choose(params: Params, batch: Any, key: Key) -> jax.Array:
+  def choose(params: Params, batch: PyTree, key: Key) -> jax.Array:
     del key
     z = jax.lax.stop_gradient(jax.vmap(vector, (None, 0))(params, entry(batch, "image")))
     products, weight = z @ z.T, entry(batch, "weight")

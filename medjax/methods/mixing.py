@@ -18,11 +18,11 @@ from jaxtyping import Array, Float
 from medjax import check, rng
 from medjax.ops import conv
 from medjax.tree import entry
-from medjax.types import Batch, Key, LossFn, Metrics, Params, Step, TrainState
+from medjax.types import Batch, Key, Leaf, LossFn, Metrics, Params, PyTree, Step, TrainState
 
 KeyedTransform = Callable[[Key, jax.Array], jax.Array]
 """`transform(key, image) -> image` of ONE example, such as a `synth.StyleBank`."""
-Choice = Callable[[Params, Any, Key], jax.Array]
+Choice = Callable[[Params, PyTree, Key], jax.Array]
 """`choose(params, batch, key) -> [batch]` positions of the partners."""
 
 
@@ -31,8 +31,8 @@ Choice = Callable[[Params, Any, Key], jax.Array]
 class Pair:
   """An example and a partner; its weight, index and draw are the example's."""
 
-  example: Any
-  partner: Any
+  example: Leaf
+  partner: Leaf
 
   @property
   def weight(self) -> Any:
@@ -68,7 +68,7 @@ def paired(step: Step, *, choose: Choice | None = None) -> Step:
     "leave out paired(...): a pair puts two people into one gradient",
   )
 
-  def update(state: TrainState, batch: Any, key: Key) -> tuple[TrainState, Metrics]:
+  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
     own_key = rng.stream(key, "pairs")
     partner = partners(own_key, batch) if choose is None else choose(state.params, batch, own_key)
     pairs = Pair(batch, jax.tree.map(lambda x: x[partner], batch))
@@ -83,7 +83,7 @@ def paired(step: Step, *, choose: Choice | None = None) -> Step:
   return dataclasses.replace(step, update=update, manifest={**step.manifest, "paired": True})
 
 
-def partners(key: Key, batch: Any) -> jax.Array:
+def partners(key: Key, batch: PyTree) -> jax.Array:
   """[batch] positions; examples of weight 0 are nobody's partner but their own."""
   size = jax.tree.leaves(batch)[0].shape[0]
   weight = entry(batch, "weight")

@@ -16,11 +16,11 @@ import optax
 from medjax import check, grads, rng, tree
 from medjax.grads.combine import Combiner, LossWeights, conflicts, gramian_of_rows
 from medjax.grads.domains import UNKNOWN_DOMAINS
-from medjax.types import Key, LossFn, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import AnyLossFn, Key, LossFn, Metrics, Params, PyTree, Step, TrainState
 
 
 def multitask(
-  losses: Mapping[str, Callable[..., Any]],
+  losses: Mapping[str, AnyLossFn],
   tx: optax.GradientTransformation,
   *,
   combine: Combiner | LossWeights | None = None,

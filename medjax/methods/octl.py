@@ -10,7 +10,6 @@ sqrt(1 - b2^(t+c)) / (1 - b1^(t+c)) of a full one, about .5 at first for b1 = .9
 `continued_adam` takes the two apart.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ import optax
 
 from medjax import check, rng, tree
 from medjax.grads.batch import batch_mean
-from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import AnyLossFn, Key, Leaf, Metrics, Params, PyTree, Step, TrainState
 
 _HISTORY = (optax.ScaleByAdamState, optax.TraceState)
 
@@ -27,9 +26,9 @@ _HISTORY = (optax.ScaleByAdamState, optax.TraceState)
 class ContinuedAdamState(NamedTuple):
   """count: steps done here; mu, nu: moments, trees like the parameters."""
 
-  count: Any
-  mu: Any
-  nu: Any
+  count: Leaf
+  mu: Leaf
+  nu: Leaf
 
 
 def octl(
@@ -93,7 +92,7 @@ def octl(
       " `remembering` on source data",
     )
 
-  def continued(state: Any) -> Any:
+  def continued(state: PyTree) -> Any:
     if not isinstance(state, _HISTORY):
       return state
     donor, fields = donors[type(state)], _moment_fields(state)
@@ -150,7 +149,7 @@ def continued_adam(
     return ContinuedAdamState(jnp.zeros((), jnp.int32), mu, nu)
 
   def update(
-    updates: PyTree, state: Any, params: Params | None = None
+    updates: PyTree, state: PyTree, params: Params | None = None
   ) -> tuple[PyTree, ContinuedAdamState]:
     del params
     t = state.count + 1
@@ -170,7 +169,7 @@ def continued_adam(
 
 
 def remembering(
-  loss_fn: Callable[..., Any],
+  loss_fn: AnyLossFn,
   tx: optax.GradientTransformation,
   *,
   model_state: PyTree | None = None,
@@ -209,7 +208,7 @@ def _histories(opt_state: PyTree) -> list[Any]:
   return [node for node in nodes if isinstance(node, _HISTORY)]
 
 
-def _moment_fields(state: Any) -> tuple[str, ...]:
+def _moment_fields(state: PyTree) -> tuple[str, ...]:
   return ("mu", "nu") if isinstance(state, optax.ScaleByAdamState) else ("trace",)
 
 

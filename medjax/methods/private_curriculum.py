@@ -22,7 +22,7 @@ from medjax.privacy.alignment import Filter
 from medjax.privacy.mechanism import Mechanism, add, zeros_like
 from medjax.privacy.plan import DPPlan
 from medjax.rng import example_keys
-from medjax.types import Chunked, Key, Params, PyTree, Sweep, TrainState
+from medjax.types import Chunked, Key, Leaf, Params, PyTree, Sweep, TrainState
 
 
 def private_curriculum(adversary: Adversary, *, num_updates: int = 4) -> Filter:
@@ -76,8 +76,8 @@ def check_provenance(adversary: Adversary, plan: DPPlan) -> None:
 class Pass(NamedTuple):
   """Sum of clipped gradients of a sweep, and which sweep it is."""
 
-  total: Any
-  number: Any
+  total: Leaf
+  number: Leaf
 
 
 def _pieces(mechanism: Mechanism, adversary: Adversary, num_updates: int) -> Chunked:
@@ -166,5 +166,5 @@ def _members(unit: PyTree) -> Any:
   return unit["members"] if isinstance(unit, Mapping) else unit
 
 
-def _with(unit: PyTree, members: Any) -> PyTree:
+def _with(unit: PyTree, members: PyTree) -> PyTree:
   return {**unit, "members": members} if isinstance(unit, Mapping) else members

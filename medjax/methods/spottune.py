@@ -29,7 +29,7 @@ import optax
 from medjax import check, grads, rng, tree
 from medjax.grads.two_copies import chosen
 from medjax.tree import entry
-from medjax.types import Array, Key, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import AnyLossFn, Array, Key, Metrics, Params, PyTree, Step, TrainState
 
 PolicyFn = Callable[[Params, PyTree], Array]
 """`policy_fn(policy_params, example) -> [block]` logits of tuning, in the order of `blocks`."""
@@ -67,7 +67,7 @@ def blocks(params: Params, block_of: Callable[[str], str] = first_level) -> tupl
 
 
 def spottune(
-  loss_fn: Callable[..., Any],
+  loss_fn: AnyLossFn,
   tx: optax.GradientTransformation,
   policy_fn: PolicyFn,
   policy: Params,

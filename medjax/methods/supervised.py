@@ -3,18 +3,15 @@
 phi <- phi + U(grad_phi mean_i w_i L(phi, x_i), s, phi)
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import optax
 
 from medjax import grads, rng, tree
-from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import AnyLossFn, Key, Metrics, Params, PyTree, Step, TrainState
 
 
 def supervised(
-  loss_fn: Callable[..., Any],
+  loss_fn: AnyLossFn,
   tx: optax.GradientTransformation,
   *,
   opt_state: PyTree | None = None,

@@ -20,10 +20,11 @@ Everything here is NumPy on the host, in float64.
 """
 
 import itertools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from jax.typing import ArrayLike
 
 from medjax import check
 
@@ -64,10 +65,10 @@ class Interval(NamedTuple):
 
 
 def mean_interval(
-  scores: Any,
+  scores: ArrayLike | Sequence[object],
   *,
   levels: Sequence[str] = ("seed", "subject"),
-  subjects: Sequence[Any] | np.ndarray | None = None,
+  subjects: Sequence[Hashable] | np.ndarray | None = None,
   alpha: float = 0.05,
   resamples: int = 9999,
   seed: int = 0,
@@ -98,10 +99,10 @@ def mean_interval(
 
 def score_table(
   name: str,
-  scores: Any,
+  scores: ArrayLike | Sequence[object],
   *,
   levels: Sequence[str],
-  subjects: Sequence[Any] | np.ndarray | None = None,
+  subjects: Sequence[Hashable] | np.ndarray | None = None,
 ) -> np.ndarray:
   """`scores` in float64 with one axis a level, the cases of one person averaged; checked."""
   table = np.asarray(scores, np.float64)

@@ -14,11 +14,12 @@ cases on the host, so no set of volumes is held at once.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from medjax import check, labels
@@ -84,7 +85,7 @@ def calibration_sums(
   label: Integer[Array, "*label_space"],
   *,
   num_bins: int = 15,
-  edges: Any = None,
+  edges: ArrayLike | None = None,
 ) -> CalibrationSums:
   """Sums of one case (or of a batch); jittable, and additive over voxels.
 

@@ -130,7 +130,7 @@ def _missed(rows: Sequence[Mapping[str, Json]], metric: str) -> int:
   return sum(row[metric] == math.inf for row in rows)
 
 
-def _text(name: str, value: Any) -> str:
+def _text(name: str, value: Json) -> str:
   return repr(float(value)) if "/" in name else str(value)
 
 

@@ -16,12 +16,13 @@ interval is Wilson's for R of n with Student's quantile of m - 1 degrees of free
 J. Survey Statistics and Methodology 2019). Where nobody differs (R = 0 or 1, or v = 0) n = m.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Integer
 
 from medjax import check
@@ -50,7 +51,7 @@ def confusion_matrix(
   labels: Integer[Array | np.ndarray, "..."],
   *,
   num_classes: int,
-  weight: Any = None,
+  weight: ArrayLike | None = None,
 ) -> Float[Array, "true predicted"]:
   """Weights of the examples of each true class (row) that are taken for each class (column).
 
@@ -105,7 +106,7 @@ def rate_intervals(
   labels: Integer[Array | np.ndarray, " n"],
   *,
   num_classes: int,
-  subjects: Sequence[Any] | np.ndarray | None = None,
+  subjects: Sequence[Hashable] | np.ndarray | None = None,
   alpha: float = 0.05,
 ) -> dict[str, list[Interval]]:
   """Sensitivity, specificity, precision, F1 of each class, and the accuracy, with intervals.

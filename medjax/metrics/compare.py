@@ -17,7 +17,7 @@ The smallest detectable difference is the true D that such a design calls better
 margin, half the arm's adjusted interval, and the 80 % quantile of its draws about their mean.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -81,7 +81,7 @@ def compare(
   margin: float | int = 0.01,
   lower_is_better: bool = False,
   levels: Sequence[str] = ("seed", "subject"),
-  subjects: Sequence[Any] | np.ndarray | None = None,
+  subjects: Sequence[Hashable] | np.ndarray | None = None,
   alpha: float = 0.05,
   resamples: int = 9999,
   seed: int = 0,

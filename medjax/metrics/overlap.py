@@ -6,14 +6,13 @@ A class found in neither map has no overlap to measure: NaN, so that means count
 in only one of them scores 0. Voxels whose target is `types.IGNORE` count in neither map.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from medjax import labels
+from medjax.types import Number, Numbers
 
 
 def dice(
@@ -21,7 +20,7 @@ def dice(
   target: Integer[Array | np.ndarray, "*target_space"],
   *,
   num_classes: int,
-  spacing: Any = None,
+  spacing: Numbers | None = None,
   empty: str = "nan",
   include_background: bool = False,
 ) -> Float[Array, " classes"]:
@@ -45,7 +44,7 @@ def jaccard(
   target: Integer[Array | np.ndarray, "*target_space"],
   *,
   num_classes: int,
-  spacing: Any = None,
+  spacing: Numbers | None = None,
   empty: str = "nan",
   include_background: bool = False,
 ) -> Float[Array, " classes"]:
@@ -71,7 +70,7 @@ def _counts(prediction, target, num_classes, include_background):
   return truth, found, jax.vmap(count)(classes)
 
 
-def ratio(numerator: Any, denominator: Any) -> jax.Array:
+def ratio(numerator: Number, denominator: Number) -> jax.Array:
   """Float32 quotient of counts, NaN over 0."""
   value = numerator / jnp.maximum(denominator, 1)
   return jnp.where(denominator > 0, value, jnp.nan).astype(jnp.float32)

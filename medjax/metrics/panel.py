@@ -6,11 +6,12 @@ that decides the Hausdorff distance.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
+import jax
 import numpy as np
 
 from medjax.metrics import surfaces
+from medjax.types import Numbers
 
 LEGEND = (
   "Grey: in both; blue: prediction only; orange: truth only; reddened: surface voxels beyond the"
@@ -23,7 +24,12 @@ _SIDE = 320  # pixels of the longer side, about
 
 
 def worst_picture(
-  prediction: Any, target: Any, *, class_id: int, spacing: Sequence[Any], voxel: Sequence[int]
+  prediction: jax.Array | np.ndarray,
+  target: jax.Array | np.ndarray,
+  *,
+  class_id: int,
+  spacing: Numbers,
+  voxel: Sequence[int],
 ) -> np.ndarray:
   """The slice through `voxel` across the axis of coarsest spacing (2D: the image), on the host.
 
@@ -63,7 +69,7 @@ def worst_picture(
   return _framed(picture, starts, factors)
 
 
-def _far(first: np.ndarray, second: np.ndarray, spacing: Sequence[Any]) -> np.ndarray:
+def _far(first: np.ndarray, second: np.ndarray, spacing: Numbers) -> np.ndarray:
   """Surface voxels beyond the 95th percentile of both directions; all of a missing structure's."""
   cropped = surfaces.crop((first, second), spacing, "voxel")
   kept = [np.asarray(side.weight) > 0 for side in cropped.surfaces]

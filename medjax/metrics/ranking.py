@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Integer
 
 from medjax import check
@@ -24,7 +25,7 @@ def auroc(
   scores: Float[Array | np.ndarray, " n"] | Float[Array | np.ndarray, "n classes"],
   labels: Integer[Array | np.ndarray, "*labels"] | Bool[Array | np.ndarray, "*labels"],
   *,
-  weight: Any = None,
+  weight: ArrayLike | None = None,
 ) -> Float[Array, ""]:
   """Area under the ROC curve in [0, 1], a scalar; jittable and vmappable.
 
@@ -54,7 +55,7 @@ def average_precision(
   scores: Float[Array | np.ndarray, " n"] | Float[Array | np.ndarray, "n classes"],
   labels: Integer[Array | np.ndarray, "*labels"] | Bool[Array | np.ndarray, "*labels"],
   *,
-  weight: Any = None,
+  weight: ArrayLike | None = None,
 ) -> Float[Array, ""]:
   """Average precision in [0, 1], the area under the precision-recall curve in steps; jittable.
 
@@ -72,9 +73,9 @@ def average_precision(
 
 def _of_classes(
   measure: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
-  scores: Any,
-  labels: Any,
-  weight: Any,
+  scores: Array | np.ndarray,
+  labels: Array | np.ndarray,
+  weight: ArrayLike | None,
 ) -> jax.Array:
   """`measure(scores, positive, negative)` of label 1, or its mean over classes."""
   scores = at_least_float32(jnp.asarray(scores))
@@ -102,7 +103,7 @@ def _of_classes(
   return truth.checked(jnp.where(is_distribution, mean, jnp.nan))
 
 
-def check_probabilities(scores: Any, weight: Any) -> Any:
+def check_probabilities(scores: Array | np.ndarray, weight: Array | np.ndarray) -> Any:
   """Whether the rows that count are in [0, 1] and sum to 1 as far as half precision does.
 
   Raises:

@@ -10,7 +10,7 @@ import numpy as np
 
 from medjax import check
 from medjax.metrics import case_table, overlap, surface_distance, surface_overlap, surfaces
-from medjax.types import IGNORE, Json
+from medjax.types import IGNORE, Json, Number, Numbers
 
 _VOXEL = ("hausdorff", "hd95_pooled", "hd95_max_directed", "assd", "surface_dice_voxel")
 _SURFEL = ("hd95_surfel", "surface_dice_surfel")
@@ -58,7 +58,7 @@ def segmentation_report(
   targets: Iterable[Any],
   *,
   num_classes: int,
-  spacing: Sequence[Any],
+  spacing: Numbers | Sequence[Numbers],
   names: Sequence[str] | None = None,
   class_names: Sequence[str] | None = None,
   tolerance_mm: float | int = 2.0,
@@ -161,7 +161,7 @@ def farthest(
 
 
 @jax.jit
-def _voxel_figures(found: surfaces.Surfaces, missed: Any, tolerance: Any) -> list[jax.Array]:
+def _voxel_figures(found: surfaces.Surfaces, missed: Number, tolerance: Number) -> list[jax.Array]:
   measures = (
     surface_distance.hausdorff_of,
     surface_distance.hd95_pooled_of,
@@ -175,7 +175,7 @@ def _voxel_figures(found: surfaces.Surfaces, missed: Any, tolerance: Any) -> lis
 
 
 @jax.jit
-def _surfel_figures(found: surfaces.Surfaces, missed: Any, tolerance: Any) -> list[jax.Array]:
+def _surfel_figures(found: surfaces.Surfaces, missed: Number, tolerance: Number) -> list[jax.Array]:
   return [
     surface_distance.hd95_surfel_of(found, missed),
     surface_overlap.surface_dice_of(found, tolerance),

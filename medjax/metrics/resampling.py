@@ -5,8 +5,7 @@ as often as its person was drawn. The interval holds the middle of the measures 
 few positives it is too short: below about 10 people of either outcome say so instead.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +19,7 @@ _DRAWS_AT_ONCE = 256
 
 def interval_over_people(
   measure: Callable[[jax.Array], jax.Array],
-  subjects: Sequence[Any] | np.ndarray,
+  subjects: Sequence[Hashable] | np.ndarray,
   *,
   alpha: float = 0.05,
   resamples: int = 1999,

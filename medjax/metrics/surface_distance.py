@@ -29,6 +29,7 @@ from medjax.metrics.surfaces import (
   per_class,
   settle,
 )
+from medjax.types import Number, Numbers
 
 VARIANTS = ("pooled", "max_directed", "surfel")
 _INFINITY = 0x7F800000  # bits of float32 infinity: distances lie below, in the order of their bits
@@ -40,7 +41,7 @@ def hausdorff(
   target: LabelMap,
   *,
   num_classes: int,
-  spacing: Any,
+  spacing: Numbers,
   empty: str = "nan",
   include_background: bool = False,
 ) -> Float[Array, " classes"]:
@@ -73,7 +74,7 @@ def hd95(
   target: LabelMap,
   *,
   num_classes: int,
-  spacing: Any,
+  spacing: Numbers,
   variant: str = "pooled",
   empty: str = "nan",
   include_background: bool = False,
@@ -96,7 +97,7 @@ def assd(
   target: LabelMap,
   *,
   num_classes: int,
-  spacing: Any,
+  spacing: Numbers,
   empty: str = "nan",
   include_background: bool = False,
 ) -> Float[Array, " classes"]:
@@ -119,29 +120,29 @@ def _measured(measure, prediction, target, num_classes, spacing, empty, include_
   )
 
 
-def hausdorff_of(surfaces: Surfaces, otherwise: Any) -> jax.Array:
+def hausdorff_of(surfaces: Surfaces, otherwise: Number) -> jax.Array:
   """Of surfaces at hand; `otherwise` stands where one of them is empty, as in all of the `_of`."""
   largest = [jnp.where(side.weight > 0, side.distance, 0).max() for side in surfaces]
   return settle(jnp.maximum(*largest), surfaces, otherwise)
 
 
-def assd_of(surfaces: Surfaces, otherwise: Any) -> jax.Array:
+def assd_of(surfaces: Surfaces, otherwise: Number) -> jax.Array:
   """Mean over the points of both surfaces, or over both areas."""
   side = _together(surfaces)
   total = jnp.where(side.weight > 0, side.distance * side.weight, 0).sum()
   return settle(total / side.weight.sum(), surfaces, otherwise)
 
 
-def hd95_pooled_of(surfaces: Surfaces, otherwise: Any) -> jax.Array:
+def hd95_pooled_of(surfaces: Surfaces, otherwise: Number) -> jax.Array:
   return settle(_interpolated(_together(surfaces)), surfaces, otherwise)
 
 
-def hd95_max_directed_of(surfaces: Surfaces, otherwise: Any) -> jax.Array:
+def hd95_max_directed_of(surfaces: Surfaces, otherwise: Number) -> jax.Array:
   value = jnp.maximum(*(_interpolated(side) for side in surfaces))
   return settle(value, surfaces, otherwise)
 
 
-def hd95_surfel_of(surfaces: Surfaces, otherwise: Any) -> jax.Array:
+def hd95_surfel_of(surfaces: Surfaces, otherwise: Number) -> jax.Array:
   share = 0.95 * (1 - _ROUNDING)
   value = jnp.maximum(*(_within(side, share * side.weight.sum()) for side in surfaces))
   return settle(value, surfaces, otherwise)

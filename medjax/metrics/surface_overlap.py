@@ -7,14 +7,13 @@ with |.| the number of voxels (Seidlitz et al., Medical Image Analysis 2022) or 
 equals the tolerance counts, also where float32 rounds it up.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from medjax import check
 from medjax.metrics.surfaces import EMPTY, LabelMap, Surfaces, per_class
+from medjax.types import Number, Numbers
 
 VARIANTS = ("voxel", "surfel")
 _ROUNDING = 1e-6
@@ -25,8 +24,8 @@ def surface_dice(
   target: LabelMap,
   *,
   num_classes: int,
-  spacing: Any,
-  tolerance_mm: Any,
+  spacing: Numbers,
+  tolerance_mm: Number,
   variant: str = "voxel",
   empty: str = "nan",
   include_background: bool = False,
@@ -62,7 +61,7 @@ def surface_dice(
   )
 
 
-def surface_dice_of(surfaces: Surfaces, tolerance_mm: Any) -> jax.Array:
+def surface_dice_of(surfaces: Surfaces, tolerance_mm: Number) -> jax.Array:
   """Of surfaces at hand."""
   limit = tolerance_mm * (1 + _ROUNDING)
   near = sum(jnp.where(side.distance <= limit, side.weight, 0).sum() for side in surfaces)

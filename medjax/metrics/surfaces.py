@@ -24,7 +24,7 @@ from jaxtyping import Array, Integer
 from medjax import check, labels
 from medjax.metrics import surfels
 from medjax.ops.distance_transform import distance_at, distance_transform
-from medjax.types import IGNORE
+from medjax.types import IGNORE, Number, Numbers
 
 SurfaceKind = Literal["voxel", "surfel"]
 LabelMap = Integer[Array | np.ndarray, "..."]
@@ -79,10 +79,10 @@ class Cropped(NamedTuple):
 def per_class(
   measure: Callable[..., jax.Array],
   *args: Any,
-  prediction: Any,
-  target: Any,
+  prediction: Array | np.ndarray,
+  target: Array | np.ndarray,
   num_classes: int,
-  spacing: Any,
+  spacing: Numbers,
   kind: SurfaceKind,
   include_background: bool,
 ) -> jax.Array:
@@ -113,7 +113,7 @@ def per_class(
   return jnp.stack(values) if values else jnp.zeros(0)
 
 
-def check_spacing(spacing: Any, axes: int) -> None:
+def check_spacing(spacing: Numbers, axes: int) -> None:
   """Raises InputError unless there is one length an axis, positive where it is known."""
   check.require(
     jnp.asarray(spacing).shape == (axes,),
@@ -131,7 +131,7 @@ def check_spacing(spacing: Any, axes: int) -> None:
 
 
 def class_masks(
-  prediction: Any, target: Any, classes: Sequence[int]
+  prediction: Array | np.ndarray, target: Array | np.ndarray, classes: Sequence[int]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Masks of each class on the host; voxels to be ignored are in neither."""
   # In int32 an unsigned 255 is no IGNORE, and IGNORE can be written into an unsigned prediction.
@@ -143,14 +143,14 @@ def class_masks(
     yield prediction == k, target == k
 
 
-def settle(value: jax.Array, surfaces: Surfaces, otherwise: Any) -> jax.Array:
+def settle(value: jax.Array, surfaces: Surfaces, otherwise: Number) -> jax.Array:
   """`value` where both surfaces exist, `otherwise` where one does, NaN where none does."""
   has = [(side.weight > 0).any() for side in surfaces]
   either = jnp.where(has[0] | has[1], otherwise, jnp.nan)
   return jnp.where(has[0] & has[1], value, either).astype(jnp.float32)
 
 
-def of_missed(empty: str, shape: Sequence[int], spacing: Any) -> jax.Array:
+def of_missed(empty: str, shape: Sequence[int], spacing: Numbers) -> jax.Array:
   """Distance in mm that stands for a mask that is missing; the diagonal is the image's."""
   check.one_of("empty", empty, EMPTY)
   if empty != "diagonal":
@@ -159,7 +159,7 @@ def of_missed(empty: str, shape: Sequence[int], spacing: Any) -> jax.Array:
   return jnp.sqrt((lengths**2).sum())
 
 
-def crop(masks: tuple[np.ndarray, np.ndarray], spacing: Any, kind: SurfaceKind) -> Cropped:
+def crop(masks: tuple[np.ndarray, np.ndarray], spacing: Numbers, kind: SurfaceKind) -> Cropped:
   """Surfaces of two masks on the host, at their points."""
   either = masks[0] | masks[1]
   axes = either.ndim
@@ -203,7 +203,7 @@ def _points(padded: np.ndarray, spacing: Sequence[float], kind: SurfaceKind) -> 
   return _Points(where, np.asarray(_sizes_by_code(padded.ndim, jnp.asarray(spacing)))[code[where]])
 
 
-def _whole(masks: Sequence[jax.Array], spacing: Any, kind: SurfaceKind) -> Surfaces:
+def _whole(masks: Sequence[jax.Array], spacing: Numbers, kind: SurfaceKind) -> Surfaces:
   """Surfaces of two masks as maps over all of the image."""
   weights = [_weights(mask, spacing, kind) for mask in masks]
   return Surfaces(
@@ -214,7 +214,7 @@ def _whole(masks: Sequence[jax.Array], spacing: Any, kind: SurfaceKind) -> Surfa
   )
 
 
-def _weights(mask: jax.Array, spacing: Any, kind: SurfaceKind) -> jax.Array:
+def _weights(mask: jax.Array, spacing: Numbers, kind: SurfaceKind) -> jax.Array:
   """Weight of the surface at each voxel or cell."""
   if kind == "surfel":
     return surfels.surfel_sizes(mask, spacing=spacing)

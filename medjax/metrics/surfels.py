@@ -25,11 +25,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from medjax import check
+from medjax.types import Numbers
 
 Point = tuple[float, ...]
 
 
-def surfel_sizes(mask: Bool[Array, "*space"], *, spacing: Any) -> Float[Array, "*cells"]:
+def surfel_sizes(mask: Bool[Array, "*space"], *, spacing: Numbers) -> Float[Array, "*cells"]:
   """Area in mm^2 (2D: length in mm) of the surface in each cell, 0 where there is none.
 
   Args:
@@ -60,7 +61,7 @@ def corner_codes(padded: Any) -> Any:
   return code
 
 
-def sizes_by_code(axes: int, spacing: Any) -> Float[Array, " code"]:
+def sizes_by_code(axes: int, spacing: Numbers) -> Float[Array, " code"]:
   """Size of the surface in a cell for each of `corner_codes`, at a voxel spacing in mm."""
   spacing = jnp.broadcast_to(jnp.asarray(spacing, jnp.float32), (axes,))
   faces = jnp.stack([jnp.prod(jnp.delete(spacing, i)) for i in range(axes)])

@@ -14,6 +14,7 @@ from medjax.nets.resnet import ResNet9
 from medjax.nets.small_cnn import SmallCNN
 from medjax.nets.sum_unet import SumUNet
 from medjax.nets.unet import UNet
+from medjax.types import Json
 
 CLASSES: dict[str, type[linen.Module]] = {
   "DenseNet": DenseNet,
@@ -25,7 +26,7 @@ CLASSES: dict[str, type[linen.Module]] = {
 }
 
 
-def describe(module: linen.Module) -> dict[str, Any]:
+def describe(module: linen.Module) -> dict[str, Json]:
   """{"class": name, "fields": {field: value}} of a network of medjax.nets.
 
   >>> from medjax import nets
@@ -55,7 +56,7 @@ def describe(module: linen.Module) -> dict[str, Any]:
   return {"class": name, "fields": files.plain(fields)}
 
 
-def build(spec: Mapping[str, Any]) -> linen.Module:
+def build(spec: Mapping[str, Json]) -> linen.Module:
   """The network that `describe` described; raises InputError for a class or field unknown here."""
   name, fields = spec.get("class"), dict(spec.get("fields", {}))
   check.one_of("network class", name, sorted(CLASSES))

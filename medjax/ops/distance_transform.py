@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kernels.min_plus import min_plus
 from medjax import check
+from medjax.types import Numbers
 
 _POINTS = 4096  # taken together by `distance_at`, which bounds its memory
 _PROGRAMS = 64  # of `distance_at` that are kept
@@ -30,7 +31,7 @@ _seen: set[tuple[tuple[int, ...], ...]] = set()
 
 
 def distance_transform(
-  mask: Bool[Array | np.ndarray, "*space"], *, spacing: Any
+  mask: Bool[Array | np.ndarray, "*space"], *, spacing: Numbers
 ) -> Float[Array, "*space"]:
   """Distance of every voxel to the nearest True voxel.
 
@@ -55,7 +56,7 @@ def distance_at(
   mask: Bool[Array | np.ndarray, "*space"],
   points: Int[Array | np.ndarray, " point"],
   *,
-  spacing: Any,
+  spacing: Numbers,
 ) -> Float[Array, " point"]:
   """`distance_transform(mask, spacing=spacing).ravel()[points]`, without the rest.
 
@@ -89,7 +90,7 @@ def _forget_if_many(shapes: tuple[tuple[int, ...], ...]) -> None:
   _seen.add(shapes)
 
 
-def _check(mask: Any, spacing: Any) -> jax.Array:
+def _check(mask: Array | np.ndarray, spacing: Numbers) -> jax.Array:
   """Spacing as an array through which no gradient flows."""
   check.require(
     mask.dtype == bool and 1 <= mask.ndim <= 3 and mask.size,

@@ -5,7 +5,6 @@ compute does not speak of one.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from medjax.study.results import mean_of_curves
 from medjax.study.scores import ShownPlane
 from medjax.study.tables import ResultRow
 from medjax.train.report import Report
+from medjax.types import Json
 
 NAMES = {
   "dice": "Dice",
@@ -45,7 +45,7 @@ def name_of(metric: str) -> str:
   return NAMES.get(metric, metric)
 
 
-def start(title: str, found: Mapping[str, Any], lead: str = "") -> Report:
+def start(title: str, found: Mapping[str, Json], lead: str = "") -> Report:
   """A page of the common schema: it opens with what could be detected, then with every answer."""
   cases, people = (
     ", ".join(f"{number:,} {role}" for role, number in found[key].items())
@@ -78,7 +78,7 @@ def answers(rows: Sequence[ResultRow]) -> list[str]:
 
 def scores(
   report: Report,
-  found: Mapping[str, Any],
+  found: Mapping[str, Json],
   arms: Mapping[str, Arm],
   *,
   title: str = "Scores",

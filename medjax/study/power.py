@@ -8,12 +8,12 @@ states. The design is then filled with differences of exactly that spread and ha
 
 import statistics
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
 from medjax import check, metrics
 from medjax.study.questions import Question
+from medjax.types import Json
 
 
 def smallest_detectable(
@@ -74,7 +74,7 @@ def planned(
   arms: Iterable[str],
   *,
   margin: float,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
   """The smallest detectable difference of every question that assumes a spread.
 
   Args:
@@ -97,7 +97,7 @@ def planned(
   return rows
 
 
-def announce(rows: Iterable[Mapping[str, Any]]) -> None:
+def announce(rows: Iterable[Mapping[str, Json]]) -> None:
   """Prints the planned power, a line a question."""
   for row in rows:
     counts = ", ".join(f"{number} {level}s" for level, number in row["members"].items())

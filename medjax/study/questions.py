@@ -13,6 +13,7 @@ import numpy as np
 
 from medjax import check, metrics
 from medjax.study.tables import DISTANCES, ResultRow, tables
+from medjax.types import Json
 
 EQUAL = 1.05
 """Costs within this factor of each other count as equal compute."""
@@ -50,7 +51,7 @@ def ask(
   margin: float,
   levels: Sequence[str] = ("seed", "subject"),
   costs: Mapping[str, float] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
   """Verdicts as rows for results.json: the question's own fields, then those of `Comparison`.
 
   Args:
@@ -101,7 +102,7 @@ def ask_each(
   margin: float,
   levels: Sequence[str] = ("seed", "subject"),
   **about: Any,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
   """One arm against each of several references, Holm over them: is it better than the best?
 
   Only where every row is "better" does the arm beat the best of the references.
@@ -139,7 +140,7 @@ def against(
   margin: float,
   costs: Mapping[str, float] | None = None,
   levels: Sequence[str] = ("seed", "subject"),
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
   """`metrics.comparison_table` of every arm against one, with both columns of a fair comparison.
 
   Args:
@@ -205,7 +206,9 @@ def sentence(row: ResultRow, what: str = "") -> str:
   return f"{row['arm']} {said} ({what}{row['difference']:+.3f}, {'; '.join(remarks)})."
 
 
-def _scores(question: Question, rows: Sequence[ResultRow], levels: Sequence[str]) -> dict[str, Any]:
+def _scores(
+  question: Question, rows: Sequence[ResultRow], levels: Sequence[str]
+) -> dict[str, Json]:
   """Arrays of the question's arms that were trained; {} unless there is something to compare."""
   wanted = (question.reference, *question.arms)
   check.require(
@@ -222,7 +225,7 @@ def _scores(question: Question, rows: Sequence[ResultRow], levels: Sequence[str]
   return {arm: found[arm] for arm in wanted if arm in found}
 
 
-def _compute(costs: Mapping[str, float] | None, arm: str, reference: str) -> dict[str, Any]:
+def _compute(costs: Mapping[str, float] | None, arm: str, reference: str) -> dict[str, Json]:
   if costs is None:
     return {}
   ratio = costs[arm] / costs[reference]

@@ -10,6 +10,7 @@ from medjax.metrics import case_table
 from medjax.study.jobs import Trained
 from medjax.study.tables import ResultRow, interval, tables
 from medjax.train.report import Report
+from medjax.types import Json
 
 
 def results(
@@ -22,7 +23,7 @@ def results(
   flops: Mapping[str, float] | None = None,
   levels: Sequence[str] = ("seed", "subject"),
   **more: Any,
-) -> dict[str, Any]:
+) -> dict[str, Json]:
   """The common schema: fixed keys, no times.
 
   Args:
@@ -40,7 +41,7 @@ def results(
     level>}. questions, planned, not_asked and `more` as they came.
   """
   roles = list(dict.fromkeys(row["role"] for row in rows))
-  found: dict[str, dict[str, Any]] = {arm: {} for arm in dict.fromkeys(row["arm"] for row in rows)}
+  found: dict[str, dict[str, Json]] = {arm: {} for arm in dict.fromkeys(row["arm"] for row in rows)}
   for role in roles:
     for metric in metrics:
       for arm, scores in tables(rows, metric, levels=levels, role=role).items():
@@ -94,12 +95,12 @@ def check_arms_differ(rows: Sequence[ResultRow], metric: str, *, but: Iterable[s
 
 def finish(
   directory: train.RunDirectory,
-  found: Mapping[str, Any],
+  found: Mapping[str, Json],
   report: Report,
   *,
   trained: Iterable[Trained] = (),
   rows: Sequence[ResultRow] = (),
-  times: Mapping[str, Any] | None = None,
+  times: Mapping[str, Json] | None = None,
 ) -> None:
   """Writes cases.csv, timing.json and report.html, then results.json, which ends the run.
 

@@ -6,13 +6,14 @@ over people is the score, so that verdicts can be paired. An area under the ROC 
 accuracy are no means of cases; they stand as what each person adds to them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from medjax import check, metrics
+from medjax.types import Json
 
 
 class ShownPlane(NamedTuple):
@@ -44,7 +45,7 @@ class Scored(NamedTuple):
     more: arrays that the study wants to keep beside the rows.
   """
 
-  rows: list[dict[str, Any]]
+  rows: list[dict[str, Json]]
   pictures: Sequence[ShownPlane] = ()
   seconds: float = float("nan")
   more: Mapping[str, np.ndarray] = {}
@@ -66,11 +67,11 @@ def classes(
   logits: np.ndarray,
   labels: np.ndarray,
   *,
-  about: Mapping[str, Any],
-  subjects: Sequence[Any] | None = None,
+  about: Mapping[str, Json],
+  subjects: Sequence[Hashable] | None = None,
   site: str = "",
   wanted: Sequence[str] = ("accuracy", "auroc"),
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
   """Rows of people whose images have one class each.
 
   >>> logits = np.array([[2.0, 0.0], [0.0, 1.0], [0.0, 3.0]])
@@ -136,11 +137,11 @@ def findings(
   logits: np.ndarray,
   labels: np.ndarray,
   *,
-  about: Mapping[str, Any],
+  about: Mapping[str, Json],
   class_names: Sequence[str],
   subjects: Sequence[str],
   site: str = "",
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
   """Rows of people whose images have several findings, each present, absent or unknown.
 
   Args:
@@ -176,10 +177,10 @@ def masks(
   predictions: Iterable[np.ndarray],
   cases: Sequence[ScoredCase],
   *,
-  about: Callable[[Any], Mapping[str, Any]],
+  about: Callable[[Any], Mapping[str, Json]],
   class_names: Sequence[str],
   tolerance_mm: float = 2.0,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
   """Rows of label maps on the grids of their cases: all figures of `metrics.segmentation_report`.
 
   A structure in one map only has the image's diagonal as its distance, in every arm: a miss is

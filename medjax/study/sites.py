@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from medjax import check, data, synth
 from medjax.data.seeds import generator
 from medjax.study.stacks import Stack, alike_together
-from medjax.types import Example, Source
+from medjax.types import Example, Json, Source
 
 
 class StudySite(NamedTuple):
@@ -130,5 +130,5 @@ class Rescanned:
     scanned = np.asarray(self._scan(key, image, tuple(example.spacing)))
     return example.replace(image=scanned, domain=self._site.name)
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return {**self.original.manifest(), "rescanned by": self._site.name, "seed": self._seed}

@@ -9,7 +9,7 @@ import numpy as np
 from medjax.study.scores import Scored, ShownPlane, masks
 from medjax.study.stacks import Grid, Stack
 from medjax.study.tables import mean
-from medjax.types import Evaluator, TrainState
+from medjax.types import Evaluator, Json, TrainState
 
 
 def score(
@@ -17,7 +17,7 @@ def score(
   cases: Sequence[Stack],
   grid: Grid,
   *,
-  about: Callable[[Stack], Mapping[str, Any]],
+  about: Callable[[Stack], Mapping[str, Json]],
   class_names: Sequence[str],
   cleaned: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Scored:

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from medjax import check, metrics
+from medjax.types import Json
 
-ResultRow = Mapping[str, Any]
+ResultRow = Mapping[str, Json]
 DISTANCES = ("hausdorff", "hd95_pooled", "hd95_max_directed", "hd95_surfel", "assd", "rmse", "nmse")
 """Metrics of which less is better; 0 is right."""
 _OVERLAPS = ("dice", "soft_dice", "jaccard", "surface_dice", "surface_dice_voxel")

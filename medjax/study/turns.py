@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from medjax import check, data
-from medjax.types import Source
+from medjax.types import Json, Source
 
 
 class Turn(NamedTuple):
@@ -26,11 +26,11 @@ class Turn(NamedTuple):
   name: str
   train: Any
   validation: Any
-  test: Mapping[str, Any]
+  test: Mapping[str, Json]
   people: Mapping[str, Sequence[str]]
 
 
-def splits_of(turns: Sequence[Turn], seed: int, kind: str = "people by part") -> dict[str, Any]:
+def splits_of(turns: Sequence[Turn], seed: int, kind: str = "people by part") -> dict[str, Json]:
   """What splits.json holds.
 
   >>> turn = Turn("", None, (), {}, {"train": ["ann", "bob"], "test": ["bob"]})

@@ -9,7 +9,7 @@ Each alpha_k interpolates a coarse grid of U[0.5, 2]. theta lives in an unconstr
 """
 
 import dataclasses
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from medjax import check, rng
 from medjax.ops import fields
-from medjax.types import Key, PyTree
+from medjax.types import Key, Leaf, PyTree
 
 
 @runtime_checkable
@@ -44,8 +44,8 @@ class Theta(NamedTuple):
     sigma: [] ("fixed", "modulated"), [2] ("ranged") or None.
   """
 
-  exponents: Any
-  sigma: Any
+  exponents: Leaf
+  sigma: Leaf
 
 
 class Draws(NamedTuple):
@@ -58,9 +58,9 @@ class Draws(NamedTuple):
     eps: [*space, channel] standard normal, or None.
   """
 
-  log_fields: Any
-  level: Any
-  eps: Any
+  log_fields: Leaf
+  level: Leaf
+  eps: Leaf
 
 
 @dataclasses.dataclass(frozen=True)

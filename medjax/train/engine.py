@@ -14,7 +14,7 @@ from medjax.check import InputError
 from medjax.devices import device_of
 from medjax.train import mesh as meshes
 from medjax.tree import named_leaves, types_and_shapes
-from medjax.types import Chunked, Key, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import Chunked, Key, Leaf, Metrics, Params, PyTree, Step, TrainState
 
 
 class NonFiniteError(FloatingPointError):
@@ -74,10 +74,10 @@ class RunState(NamedTuple):
   `best` is () where the run keeps no best state.
   """
 
-  step: Any  # steps done, int32
+  step: Leaf  # steps done, int32
   state: TrainState
   window: Window
-  best: Any = ()
+  best: Leaf = ()
 
 
 @dataclasses.dataclass(frozen=True)

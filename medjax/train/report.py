@@ -215,7 +215,7 @@ def _caption(text: str) -> str:
   return f"<figcaption>{page.text(text)}</figcaption>" if text else ""
 
 
-def _is_number(cell: Any) -> bool:
+def _is_number(cell: object) -> bool:
   return cell is None or isinstance(cell, numbers.Real) and not isinstance(cell, bool)
 
 
@@ -237,7 +237,7 @@ def _is_fixed(text: str) -> bool:
   return text.lstrip("-").replace(".", "").isdigit()
 
 
-def _cell(cell: Any) -> str:
+def _cell(cell: object) -> str:
   if cell is None or isinstance(cell, numbers.Real) and math.isnan(cell):
     return "–"
   if isinstance(cell, bool):

@@ -284,7 +284,7 @@ def _may_differ(key: str, saved: Mapping[str, Json]) -> bool:
   return key.startswith("data") and name == "root" and has_digests
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Json]:
+def _flatten(value: object, prefix: str = "") -> dict[str, Json]:
   """Nested dicts as dotted names."""
   if not isinstance(value, dict) or not value:
     return {prefix: value}
@@ -294,7 +294,7 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Json]:
   return flat
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
   text = repr(value)
   return text if len(text) <= 60 else text[:57] + "..."
 

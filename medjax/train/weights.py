@@ -6,7 +6,7 @@ file's header.
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -140,7 +140,7 @@ def load_into(
   return loaded
 
 
-def _line(title: str, names: Any) -> str:
+def _line(title: str, names: Iterable[str]) -> str:
   names = list(names)
   more = f" and {len(names) - 6} more" if len(names) > 6 else ""
   return f"{title} {len(names)}: " + ", ".join(names[:6]) + more

@@ -3,12 +3,10 @@
 The prostate networks of MMTL take slices z - 1, z, z + 1 as channels; `slices` comes after.
 """
 
-from typing import Any
-
 import numpy as np
 
 from medjax.check import given, one_of, require
-from medjax.types import Example, Source
+from medjax.types import Example, Json, Source
 
 _OFFSETS = (-1, 0, 1)
 
@@ -55,7 +53,7 @@ class Neighbours:
     shifted = [image.take(np.clip(places + k, 0, last), axis=self.axis) for k in _OFFSETS]
     return example.replace(image=np.concatenate(shifted, axis=-1))
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return {
       **self.source.manifest(),
       "channel_names": list(self.channel_names),

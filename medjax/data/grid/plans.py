@@ -17,11 +17,12 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from medjax.check import InputError, existing_file, one_of, require
 from medjax.data.formats.dataset_json import DatasetJson
 from medjax.data.normalise import ForegroundPercentiles, to_spec
+from medjax.types import Json
 
 if TYPE_CHECKING:
   from medjax.data.grid.preprocess import Preprocessing
@@ -66,7 +67,7 @@ class Plan(NamedTuple):
   patch: tuple[int, ...]
   axis: int | None
   batch_size: int
-  normalisation: tuple[dict[str, Any], ...]
+  normalisation: tuple[dict[str, Json], ...]
   reorient: bool
 
   def preprocessing(self, dataset: DatasetJson) -> "Preprocessing":
@@ -121,7 +122,7 @@ def read_plans(path: str | os.PathLike, configuration: str = "3d_fullres") -> Pl
     ) from error
 
 
-def _plan(plans: Mapping[str, Any], configuration: str, path: pathlib.Path) -> Plan:
+def _plan(plans: Mapping[str, Json], configuration: str, path: pathlib.Path) -> Plan:
   settings = _resolved(plans["configurations"], configuration, path)
   require(
     settings.get("previous_stage") is None,
@@ -162,8 +163,8 @@ def _plan(plans: Mapping[str, Any], configuration: str, path: pathlib.Path) -> P
 
 
 def _resolved(
-  configurations: Mapping[str, Any], name: str, path: pathlib.Path, children: tuple[str, ...] = ()
-) -> dict[str, Any]:
+  configurations: Mapping[str, Json], name: str, path: pathlib.Path, children: tuple[str, ...] = ()
+) -> dict[str, Json]:
   """A configuration over all that it inherits from."""
   one_of(f"configuration of {path}", name, configurations)
   require(
@@ -178,8 +179,8 @@ def _resolved(
 
 
 def _normalisation(
-  plans: Mapping[str, Any], settings: Mapping[str, Any], path: pathlib.Path
-) -> tuple[dict[str, Any], ...]:
+  plans: Mapping[str, Json], settings: Mapping[str, Json], path: pathlib.Path
+) -> tuple[dict[str, Json], ...]:
   schemes, masked = settings["normalization_schemes"], settings["use_mask_for_norm"]
   require(
     len(schemes) == len(masked) > 0,
@@ -200,5 +201,5 @@ def _normalisation(
   return tuple(specs)
 
 
-def _float(value: Any) -> float | None:
+def _float(value: Json) -> float | None:
   return None if value is None else float(value)

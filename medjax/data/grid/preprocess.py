@@ -19,6 +19,7 @@ from medjax.data.formats.dataset_json import FILE_ENDINGS
 from medjax.data.formats.volume import Volume
 from medjax.data.grid.resample import resample, resample_back
 from medjax.data.normalise import Normaliser, from_spec, normalise
+from medjax.types import Json
 
 Spacing = Sequence[float | int | None]
 
@@ -49,7 +50,7 @@ class Preprocessing:
   class_names: tuple[str, ...]
   label_values: tuple[int, ...]
   spacing: tuple[float | int | None, ...] | None
-  normalisation: tuple[dict[str, Any], ...]
+  normalisation: tuple[dict[str, Json], ...]
   reorient: bool = True
   file_ending: str = ".nii.gz"
   patch: tuple[int, ...] | None = None
@@ -130,7 +131,7 @@ class Preprocessing:
     same_shape("restored values", back.shape[: len(volume.spacing)], "file", upright.space)
     return nifti.from_ras(back, volume.affine) if self.reorient else back
 
-  def to_dict(self) -> dict[str, Any]:
+  def to_dict(self) -> dict[str, Json]:
     """JSON-able; `from_dict` undoes it."""
     content = dataclasses.asdict(self)
     if self.answers == "masks":
@@ -198,7 +199,7 @@ def to_input(
   return placed._replace(array=placed.array.astype(np.float32, copy=False))
 
 
-def _check_kinds(content: Mapping[str, Any]) -> None:
+def _check_kinds(content: Mapping[str, Json]) -> None:
   for name, (expected, is_right) in _FIELDS.items():
     require(
       is_right(content[name]),
@@ -214,7 +215,7 @@ def _each(value: Any, kind: type, least: float | int = -math.inf) -> bool:
   return is_sequence and all(isinstance(v, kind) and (kind is str or v > least) for v in value)
 
 
-def _is_spacing(value: Any) -> bool:
+def _is_spacing(value: object) -> bool:
   return isinstance(value, tuple | list) and _each([v for v in value if v is not None], Real, 0)
 
 

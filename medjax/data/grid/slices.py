@@ -1,12 +1,11 @@
 """2D examples out of 3D ones."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from medjax.check import given, one_of, require
-from medjax.types import Example, Source
+from medjax.types import Example, Json, Source
 
 _AXIS_LETTERS = "xyz"
 
@@ -63,7 +62,7 @@ class Slices:
     case, position = self._table[index]
     return _slice(self._case(case), self.axis, position, index)
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return {
       **self.source.manifest(),
       "slices": {"axis": self.axis, "kept": list(self.names)},

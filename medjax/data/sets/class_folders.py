@@ -31,7 +31,7 @@ from medjax.check import InputError, existing_folder, one_of, require
 from medjax.data import manifest
 from medjax.data.people.parts import indices_of_part
 from medjax.data.people.subjects import subjects_of
-from medjax.types import Example
+from medjax.types import Example, Json
 
 PARTS = ("train", "val", "test")
 """A subject of two parts belongs to the later one."""
@@ -157,7 +157,7 @@ class ClassFolders:
     """How many cases of a part `indices` leaves out."""
     return self.parts.count(part) - len(self.indices(part))
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return manifest.describe(
       "class_folders",
       root=self.root,

@@ -1,10 +1,9 @@
 """Sources out of sources: several sites side by side, or some of the cases."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from medjax.check import require
-from medjax.types import Example, Indices, Source
+from medjax.types import Example, Indices, Json, Source
 
 
 def concat(sites: Mapping[str, Source]) -> "Concat":
@@ -54,7 +53,7 @@ class Concat:
       name=f"{site}/{example.name}", subject=self.subjects[index], index=index, domain=site
     )
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return {
       "kind": "concat",
       "subjects": list(self.subjects),
@@ -87,7 +86,7 @@ class Subset:
   def __getitem__(self, index: int) -> Example:
     return self.source[self.indices[index]]
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return {
       **self.source.manifest(),
       "indices": list(self.indices),

@@ -3,7 +3,6 @@
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from medjax.data.formats import labels, nifti
 from medjax.data.formats.volume import Volume
 from medjax.data.grid.preprocess import Spacing, place
 from medjax.data.people.subjects import subjects_of
-from medjax.types import Example
+from medjax.types import Example, Json
 
 
 class LabelMapFolder:
@@ -99,7 +98,7 @@ class LabelMapFolder:
       self._cache[index] = self._read(index)
     return self._cache[index]
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return manifest.describe(
       "labelmaps",
       root=self.root,

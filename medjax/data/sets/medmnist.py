@@ -18,7 +18,7 @@ import numpy as np
 from medjax.check import InputError, existing_file, one_of, require
 from medjax.data import manifest
 from medjax.data.people.parts import indices_of_part
-from medjax.types import Example
+from medjax.types import Example, Json
 
 SPLITS = ("train", "val", "test")
 
@@ -135,7 +135,7 @@ class MedMNIST:
         found.append(Duplicate(names, labels))
     return found
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return manifest.describe(
       "medmnist",
       root=self.path.parent,

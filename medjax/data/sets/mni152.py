@@ -6,7 +6,6 @@ subject "mni152", so that no split can put parts of it on two sides. Nothing is 
 
 import importlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from medjax.data.formats.volume import Volume
 from medjax.data.grid.resample import resample
 from medjax.data.grid.slices import slices
 from medjax.data.normalise import NORMALISERS, Normaliser, normalise
-from medjax.types import Example, Source
+from medjax.types import Example, Json, Source
 
 CLASS_NAMES = ("background", "csf", "gray_matter", "white_matter")
 SUBJECT = "mni152"
@@ -83,7 +82,7 @@ class MNI152:
   def __getitem__(self, index: int) -> Example:
     return (self._example,)[index]
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     image, label = self._example.image, self._example.label
     assert image is not None and label is not None
     return manifest.describe(

@@ -17,7 +17,7 @@ from medjax.data.grid.preprocess import Preprocessing, Spacing, place, to_input
 from medjax.data.normalise import NORMALISERS, Normaliser, to_spec
 from medjax.data.people.subjects import subjects_of
 from medjax.data.sets.cases import Case, channel_of, read_case
-from medjax.types import Example
+from medjax.types import Example, Json
 
 
 class NnUNetFolder:
@@ -107,7 +107,7 @@ class NnUNetFolder:
       self._cache[index] = self._read(index)
     return self._cache[index]
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     paths = [path for files in self._images.values() for path in files]
     paths += [*self._labels.values(), self.root / "dataset.json"]
     return manifest.describe(

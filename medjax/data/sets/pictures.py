@@ -11,7 +11,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from medjax import tables
 from medjax.check import one_of, require
 from medjax.data import manifest
 from medjax.data.sets import class_folders
-from medjax.types import IGNORE, Example
+from medjax.types import IGNORE, Example, Json
 
 _FINDINGS = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "-1": IGNORE, "-1.0": IGNORE}
 
@@ -68,7 +68,7 @@ class Pictures:
     colour: bool,
     missing: Literal["refuse", "skip"] = "refuse",
     knows_people: bool = True,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
   ):
     """Lists the cases.
 
@@ -135,7 +135,7 @@ class Pictures:
     one_of("part", part, sorted(set(self.parts)))
     return tuple(i for i, own in enumerate(self.parts) if own == part)
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     """Digests of the tables, and of the names and sizes of the pictures (they may be 45 GB)."""
     listed = "".join(f"{p.name} {p.path.stat().st_size}\n" for p in self.pictures)
     pictures = {"number": len(self), "sha256": hashlib.sha256(listed.encode()).hexdigest()[:16]}

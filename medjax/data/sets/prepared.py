@@ -25,7 +25,7 @@ from medjax.data.people.parts import parts_of
 from medjax.data.people.splits import Splits
 from medjax.data.seeds import Seed
 from medjax.data.sets.record_info import INFO, read_info
-from medjax.types import Example, Source
+from medjax.types import Example, Json, Source
 
 
 def prepare(
@@ -152,7 +152,7 @@ class Prepared:
       "prepare it anew",
     )
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return manifest.describe(
       "prepared",
       root=self.root.parent,

@@ -3,15 +3,15 @@
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 from medjax.check import InputError, require
+from medjax.types import Json
 
 INFO = "medjax.json"
 FORMAT = 1
 
 
-def read_info(path: pathlib.Path) -> dict[str, Any]:
+def read_info(path: pathlib.Path) -> dict[str, Json]:
   try:
     info = json.loads(path.read_text(encoding="utf-8"))
     found = info["format"]
@@ -21,5 +21,5 @@ def read_info(path: pathlib.Path) -> dict[str, Any]:
   return info
 
 
-def write_info(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+def write_info(path: pathlib.Path, content: Mapping[str, Json]) -> None:
   path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

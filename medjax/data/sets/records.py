@@ -14,7 +14,7 @@ import numpy as np
 
 from medjax.check import InputError, require
 from medjax.data import manifest
-from medjax.types import Example
+from medjax.types import Example, Json
 
 
 @runtime_checkable
@@ -132,7 +132,7 @@ class RecordSource:
       domain=self.domains[index],
     )
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     """Reads every record once: its digest covers images and labels."""
     if not self._digest:
       parts = []
@@ -187,7 +187,7 @@ class RecordSource:
     return tuple(map(str, given))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
   """Of a field: TFDS gives text as bytes."""
   value = value.item() if isinstance(value, np.ndarray | np.generic) else value
   return value.decode() if isinstance(value, bytes) else str(value)

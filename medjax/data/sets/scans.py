@@ -6,7 +6,7 @@ The file of a set says which scans there are and how one is read from its files;
 
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from medjax.data.grid.preprocess import Spacing, place, to_input
 from medjax.data.normalise import Normaliser
 from medjax.data.sets import downloads
 from medjax.data.sets.downloads import Download
-from medjax.types import Example
+from medjax.types import Example, Json
 
 
 class Scan(NamedTuple):
@@ -60,7 +60,7 @@ class ScanSet:
     normalise: str | Normaliser,
     spacing: Spacing | None = None,
     reorient: bool = False,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
   ):
     """Lists the cases.
 
@@ -118,7 +118,7 @@ class ScanSet:
     """Cases that the authors put into a part."""
     return tuple(i for i, own in enumerate(self.parts) if own == part)
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return manifest.describe(
       self._kind,
       root=self.root,

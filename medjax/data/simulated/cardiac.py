@@ -29,7 +29,7 @@ from medjax.synth.acquisition import Site, rescan
 from medjax.synth.artefacts import Ghosting, IntensityCurve
 from medjax.synth.coils import Coil
 from medjax.synth.sequences import SpoiledGradientEcho
-from medjax.types import Example
+from medjax.types import Example, Json
 
 PHASES = ("ED", "ES")
 _LUNG, _BLOOD, _MYOCARDIUM, _FAT, _LIVER, _MUSCLE = range(6)
@@ -185,7 +185,7 @@ class CardiacAnatomy:
       domain=self.vendor.name,
     )
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return manifest.describe(
       "cardiac",
       class_names=self.class_names,

@@ -6,14 +6,13 @@ the whole, as organs do, and vary in size and position from case to case.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from medjax.check import non_negative, require
 from medjax.data import manifest
 from medjax.data.seeds import Seed, generator
-from medjax.types import Example
+from medjax.types import Example, Json
 
 _OUTER, _INNER = 0.84, 0.68  # radii as fractions of half the field of view
 _GOLDEN_ANGLE = np.pi * (3 - np.sqrt(5))
@@ -94,7 +93,7 @@ class ProceduralAnatomy:
       domain=self.domains[index],
     )
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     options = {
       "num_cases": len(self),
       "shape": self.shape,

@@ -8,7 +8,7 @@ import numpy as np
 from medjax import check
 from medjax.data import manifest
 from medjax.data.seeds import generator
-from medjax.types import Example
+from medjax.types import Example, Json
 
 Draw = Callable[[np.random.Generator], tuple[np.ndarray | None, Any]]
 """`draw(random) -> (image [*space, channel] float32 or None, label)` of one case."""
@@ -33,7 +33,7 @@ class Simulated:
     channel_names: Sequence[str] = ("grey",),
     domain: str = "",
     spacing: Sequence[float] = (1.0, 1.0),
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     stream: str = "",
   ):
     """Describes the cases.
@@ -67,7 +67,7 @@ class Simulated:
     label = np.asarray(label, np.int32)
     return Example(name, name, index, image, label, self._spacing, domain=self.domains[index])
 
-  def manifest(self) -> dict[str, Any]:
+  def manifest(self) -> dict[str, Json]:
     return manifest.describe(
       self._kind,
       class_names=self.class_names,

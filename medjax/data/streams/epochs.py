@@ -99,7 +99,7 @@ def stack(
 class EpochStream:
   """`stream(step) -> batch`; use `batches`."""
 
-  store: Any
+  store: PyTree
   batch_size: int
   seed: Seed | jax.Array
   name: str
@@ -173,7 +173,7 @@ def batches(
 class Sequential:
   """`stream(step)` for step in range(len(stream)), each example once; use `sequential`."""
 
-  store: Any
+  store: PyTree
   batch_size: int
 
   def __len__(self) -> int:
@@ -219,7 +219,7 @@ def zip_streams(**streams: Stream) -> Callable[[int], dict[str, Any]]:
   return lambda step: {name: stream(step) for name, stream in streams.items()}
 
 
-def take(store: Any, rows: np.ndarray) -> Any:
+def take(store: PyTree, rows: np.ndarray) -> Any:
   """The examples at `rows`, copied."""
   return jax.tree.map(lambda array: np.asarray(array)[rows], store)
 

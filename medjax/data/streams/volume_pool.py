@@ -17,7 +17,7 @@ import numpy as np
 from medjax import check, rng
 from medjax.data.seeds import Seed, generator
 from medjax.data.streams.replay import Drawn
-from medjax.types import Stream
+from medjax.types import Leaf, Stream
 
 _POSITIONS = 4096  # kept of lesion and of the rest of each volume
 
@@ -32,8 +32,8 @@ class VolumePool(NamedTuple):
       0 inside the body.
   """
 
-  image: Any
-  label: Any
+  image: Leaf
+  label: Leaf
   foreground: tuple[np.ndarray, ...]
   background: tuple[np.ndarray, ...]
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +20,7 @@ def mean() -> Rule:
   1.5
   """
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: Any):
+  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: object):
     weights = matrix.shared(weight, on)
     return matrix.combine(weights, rows), weights
 
@@ -37,7 +36,7 @@ def weighted(weigh: Callable[[jax.Array, jax.Array], jax.Array], name: str = "we
     name: what the manifest calls it.
   """
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: Any):
+  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: object):
     weights = matrix.shared(jnp.maximum(weigh(rows, weight), 0), on)
     return matrix.combine(weights, rows), weights
 
@@ -56,7 +55,7 @@ def norm_clipping(max_norm: float | int, then: Rule | None = None) -> Rule:
   check.positive("max_norm", max_norm)
   after = mean() if then is None else then
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: Any):
+  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: object):
     norms = jnp.linalg.norm(rows, axis=1, keepdims=True)
     clipped = rows * jnp.minimum(1, max_norm / jnp.maximum(norms, 1e-30))
     return after.join(clipped, weight, on, **others)

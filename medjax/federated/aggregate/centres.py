@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from medjax import check
 from medjax.federated import rows as matrix
 from medjax.federated.aggregate.rule import Rule
+from medjax.types import PyTree
 
 
 def geometric_median(
@@ -25,16 +26,16 @@ def geometric_median(
   check.positive("iterations", iterations)
   check.positive("smoothing", smoothing)
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: Any):
+  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: object):
     equal = matrix.shared(on.astype(rows.dtype), on)
     start = equal @ rows
     scale = jnp.maximum(equal @ matrix.distances_to(start, rows, on), 1e-30)
 
-    def goes_on(state: Any) -> jax.Array:
+    def goes_on(state: PyTree) -> jax.Array:
       count, moved = state[2], state[3]
       return (count < iterations) & (moved > tolerance * scale)
 
-    def improve(state: Any) -> Any:
+    def improve(state: PyTree) -> Any:
       point, count = state[0], state[2]
       near = jnp.maximum(matrix.distances_to(point, rows, on), smoothing * scale)
       weights = matrix.shared(1 / near, on)
@@ -61,7 +62,7 @@ def centred_clipping(tau: float | int, *, iterations: int = 1) -> Rule:
   check.positive("iterations", iterations)
 
   def join(
-    rows: jax.Array, weight: jax.Array, on: jax.Array, *, previous: jax.Array, **others: Any
+    rows: jax.Array, weight: jax.Array, on: jax.Array, *, previous: jax.Array, **others: object
   ):
     equal = matrix.shared(on.astype(rows.dtype), on)
     point, factor = previous, jnp.ones_like(equal)

@@ -4,8 +4,6 @@ Up to 20 clients the columns are ordered by a sorting network of minima and maxi
 into one pass over the matrix; that was 85 times faster than a sort on a CPU.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -22,7 +20,7 @@ def median() -> Rule:
   2.0
   """
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: Any):
+  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: object):
     num = on.sum()
     return _between(rows, on, (num - 1) // 2, num // 2)
 
@@ -37,7 +35,7 @@ def trimmed_mean(f: int) -> Rule:
   """
   check_wrong(f)
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: Any):
+  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: object):
     return _between(rows, on, jnp.int32(f), on.sum() - f - 1)
 
   return Rule(f"trimmed_mean(f={f})", join, least=2 * f + 1)

@@ -36,7 +36,7 @@ def multi_krum(f: int, m: int) -> Rule:
   check_wrong(f)
   check.require(m >= 1, "m >= 1 vectors to average", f"m={m}", "pass 1 for Krum")
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: Any):
+  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: object):
     score = scores(rows, on, f)
     chosen = (_ranks(score) < m) & on
     weights = matrix.shared(chosen.astype(rows.dtype), on)
@@ -65,7 +65,7 @@ def nearest_neighbour_mixing(f: int, then: Rule) -> Rule:
   """
   check_wrong(f)
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: Any):
+  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: object):
     squared = matrix.squared_distances(rows, on)
     nearest = jax.vmap(_ranks)(squared) < on.sum() - f
     share = (nearest & on[None]).astype(rows.dtype)
@@ -91,7 +91,7 @@ def bucketing(s: int, then: Rule) -> Rule:
   """
   check.require(s >= 1, "groups of s >= 1 vectors", f"s={s}", "pass 2, the paper's choice")
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, *, key: Any = None, **others: Any):
+  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, *, key: Any = None, **others: object):
     check.require(key is not None, "a key for bucketing", "none", "pass key=...")
     draw_key, then_key = jax.random.split(key)
     drawn = jnp.where(on, jax.random.uniform(draw_key, on.shape), jnp.inf)

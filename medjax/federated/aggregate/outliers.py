@@ -3,8 +3,6 @@
 r = COPOD(cosine distances) + COPOD(Euclidean distances),   weights = softmax(alpha r)
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -20,7 +18,7 @@ def dos(alpha: float | int = -1.0) -> Rule:
       mean, which is alpha = -0.5.
   """
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: Any):
+  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, **others: object):
     euclidean = jnp.sqrt(matrix.squared_distances(rows, on))
     norms = jnp.linalg.norm(rows, axis=1, keepdims=True)
     unit = rows / jnp.maximum(norms, 1e-30)

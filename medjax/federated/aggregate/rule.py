@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from medjax import check
 from medjax.federated import rows as matrix
-from medjax.types import Key, Metrics, Params, PyTree
+from medjax.types import Key, Leaf, Metrics, Params, PyTree
 
 
 class Aggregate(NamedTuple):
@@ -25,8 +25,8 @@ class Aggregate(NamedTuple):
       the vector is zero).
   """
 
-  vector: Any
-  weights: Any
+  vector: Leaf
+  weights: Leaf
   aux: Metrics
 
 

@@ -25,7 +25,9 @@ def fltrust(root: Callable[[Params, Key], PyTree]) -> Rule:
     A rule whose result is 0 when no client points the server's way: the round then moves nothing.
   """
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, *, root: Any = None, **others: Any):
+  def join(
+    rows: jax.Array, weight: jax.Array, on: jax.Array, *, root: Any = None, **others: object
+  ):
     check.require(root is not None, "the server's own update", "none", "pass root=... to the rule")
     own, norms = jnp.linalg.norm(root), jnp.linalg.norm(rows, axis=1)
     cosine = (rows @ root) / jnp.maximum(norms * own, 1e-30)

@@ -2,11 +2,11 @@
 
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from medjax.types import Batch, Key, Metrics, Provenance, PyTree
+from medjax.types import Batch, Json, Key, Metrics, Provenance, PyTree
 
 
 class Adversary(NamedTuple):
@@ -34,4 +34,4 @@ class Adversary(NamedTuple):
   relabel: Callable[[PyTree, Batch], jax.Array] | None = None
   describe: Callable[[PyTree, jax.Array, Batch], Metrics] = lambda a, image_gradient, example: {}
   provenance: Provenance = "other subjects"
-  options: Mapping[str, Any] = types.MappingProxyType({})
+  options: Mapping[str, Json] = types.MappingProxyType({})

@@ -9,14 +9,14 @@ moves, its label moves along. They divide gradients by their norm; signs need no
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
 from medjax import check, rng
 from medjax.methods.adversaries.adversary import Adversary
-from medjax.types import Batch, Key, Provenance, PyTree
+from medjax.types import Batch, Json, Key, Provenance, PyTree
 
 
 class Component(NamedTuple):
@@ -35,7 +35,7 @@ class Component(NamedTuple):
   identity: Callable[[jax.Array], PyTree]
   apply: Callable[[PyTree, jax.Array], jax.Array]
   relabel: Callable[[PyTree, jax.Array], jax.Array] | None
-  options: dict[str, Any]
+  options: dict[str, Json]
   provenance: Provenance = "other subjects"
 
 

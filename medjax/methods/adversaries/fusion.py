@@ -24,7 +24,7 @@ from medjax.ops.local_gradient_sign import (
   pixel_gradient_sign,
   random_cells,
 )
-from medjax.types import Batch, Key, Metrics
+from medjax.types import Batch, Json, Key, Leaf, Metrics
 
 FusionDirection = Literal["paper", "chain", "random"]
 
@@ -32,8 +32,8 @@ FusionDirection = Literal["paper", "chain", "random"]
 class Fusion(NamedTuple):
   """[*space, 1] weight Gamma in [0, 1], [*space, channel] stylised image z, which never changes."""
 
-  weight: Any
-  styled: Any
+  weight: Leaf
+  styled: Leaf
 
 
 def lgs_fusion(
@@ -101,7 +101,7 @@ def _fusion(
   increment: Callable[[jax.Array, Key], jax.Array],
   direction: FusionDirection,
   interval: tuple[float | int, float | int] | None,
-  options: dict[str, Any],
+  options: dict[str, Json],
 ) -> Adversary:
   if interval is not None:
     check.ordered("interval", interval)
