@@ -15,6 +15,7 @@ from medjax.metrics.classification import Rates, confusion_matrix, rate_interval
 from medjax.metrics.compare import Comparison, compare, comparison_cells, comparison_table, holm
 from medjax.metrics.overlap import dice, jaccard
 from medjax.metrics.ranking import auroc, average_precision
+from medjax.metrics.relative_gain import relative_gain
 from medjax.metrics.report import SegmentationReport, segmentation_report
 from medjax.metrics.resampling import interval_over_people
 from medjax.metrics.scores import min_max_score, vendor_weighted
@@ -24,6 +25,7 @@ from medjax.metrics.temperature import Temperature, fit_temperature
 from medjax.metrics.transfer import Transfer, transfer_summary
 
 __all__ = [
+  "relative_gain",
   "Calibration",
   "Comparison",
   "Interval",

@@ -1,5 +1,6 @@
 """Networks: Linen modules behind `Model(init, apply)`, and an adapter for NNX."""
 
+from medjax.nets.cross_task import CrossTask
 from medjax.nets.densenet import DenseNet
 from medjax.nets.features import features
 from medjax.nets.mixstyle import mixstyle
@@ -14,6 +15,7 @@ from medjax.nets.unet import UNet
 from medjax.nets.wavelet_autoencoder import WaveletAutoencoder
 
 __all__ = [
+  "CrossTask",
   "DenseNet",
   "ResNet9",
   "ResidualUNet",
