@@ -129,6 +129,7 @@ def score_table(
     f"subjects of shape {list(codes.shape)}",
     "list the person of every entry of the last axis",
   )
+  # Cases sorted by person stand in runs; the sum of a run over its length is the person's mean.
   counts = np.bincount(codes)
   by_person = table[..., np.argsort(codes, kind="stable")]
   return np.add.reduceat(by_person, np.cumsum(counts) - counts, axis=-1) / counts
@@ -165,12 +166,17 @@ def mean_distribution(
   for axis in axes:
     n = tables.shape[axis]
     means = np.sort(tables.mean(tuple(i for i in range(1, tables.ndim) if i != axis)), axis=1)
+    # A normal deviate times sqrt((n - 1) / chi2_{n-1}) is Student's t: few members, wide intervals.
     student = np.sqrt((n - 1) / generator.chisquare(n - 1, resamples))
+    # The variance of a resampled mean is smaller by (n - 1) / n than the unbiased estimate.
     expand = np.sqrt(n / (n - 1)) * student
     deviations += expand * (resampled_means(means, resamples, generator) - mean[:, None])
     level_errors[:, axis - 1] = np.sqrt(_variance(tables, (axis,)))
     total += _variance(tables, (axis,))
+  # Unbiased estimates can be negative or below that of a single level, which bounds the variance
+  # of the mean from below.
   variance = np.maximum(variance_of_mean(tables), np.nanmax(level_errors, axis=1) ** 2)
+  # `total` counts the residual once for every level; the share scales the draws back to V.
   share = np.sqrt(np.divide(variance, total, out=np.zeros_like(total), where=total > 0))
   draws = np.sort(mean[:, None] + share[:, None] * deviations, axis=1)
   return MeanDistribution(mean, draws, np.sqrt(variance), level_errors)
@@ -185,6 +191,7 @@ def resampled_means(
     values: [row, n].
   """
   n = values.shape[1]
+  # A resample is how often each entry was drawn; blocks of resamples bound the memory.
   block = max(1, _CELLS // n)
   means = []
   for start in range(0, resamples, block):
@@ -204,6 +211,7 @@ def variance_of_mean(tables: np.ndarray) -> np.ndarray:
   Args:
     tables: [table, *levels], a balanced crossed design of random effects.
   """
+  # Inclusion and exclusion: a level's mean square holds the interactions that others hold as well.
   axes = [axis for axis in range(1, tables.ndim) if tables.shape[axis] > 1]
   subsets = (s for size in range(1, len(axes) + 1) for s in itertools.combinations(axes, size))
   terms = (_variance(tables, s) * (-1) ** (len(s) + 1) for s in subsets)

@@ -75,6 +75,7 @@ def _far(first: np.ndarray, second: np.ndarray, spacing: Numbers) -> np.ndarray:
   kept = [np.asarray(side.weight) > 0 for side in cropped.surfaces]
   values = [np.asarray(s.distance)[k] for s, k in zip(cropped.surfaces, kept, strict=True)]
   together = np.concatenate(values)
+  # Where a structure is missing in one map all distances are infinite, and all voxels are far.
   found = np.isinf(together).all()
   limit = -1.0 if found else np.percentile(together, 95)
   far = np.zeros(first.shape, bool)
@@ -90,7 +91,7 @@ def _window(shown: np.ndarray, axis: int) -> slice:
 
 
 def _factors(shape: Sequence[int], sizes: Sequence[float]) -> list[int]:
-  """Pixels that a voxel becomes along each axis."""
+  """Pixels that a voxel becomes along each axis, so that the picture has the ratio of the body."""
   longest = max(n * s for n, s in zip(shape, sizes, strict=True))
   return [max(1, round(_SIDE * s / longest)) for s in sizes]
 

@@ -121,13 +121,18 @@ def _measured(measure, prediction, target, num_classes, spacing, empty, include_
 
 
 def hausdorff_of(surfaces: Surfaces, otherwise: Number) -> jax.Array:
-  """Of surfaces at hand; `otherwise` stands where one of them is empty, as in all of the `_of`."""
+  """`hausdorff` of surfaces that are computed already.
+
+  `otherwise` is the value where one of the two surfaces is empty; so it is in all functions here
+  whose names end in `_of`.
+  """
+  # Entries of weight 0 are padding and never the largest.
   largest = [jnp.where(side.weight > 0, side.distance, 0).max() for side in surfaces]
   return settle(jnp.maximum(*largest), surfaces, otherwise)
 
 
 def assd_of(surfaces: Surfaces, otherwise: Number) -> jax.Array:
-  """Mean over the points of both surfaces, or over both areas."""
+  """Mean distance over the points of both surfaces, each weighted by 1 or by its area."""
   side = _together(surfaces)
   total = jnp.where(side.weight > 0, side.distance * side.weight, 0).sum()
   return settle(total / side.weight.sum(), surfaces, otherwise)
@@ -138,11 +143,13 @@ def hd95_pooled_of(surfaces: Surfaces, otherwise: Number) -> jax.Array:
 
 
 def hd95_max_directed_of(surfaces: Surfaces, otherwise: Number) -> jax.Array:
+  # One percentile for each direction, then the larger of the two.
   value = jnp.maximum(*(_interpolated(side) for side in surfaces))
   return settle(value, surfaces, otherwise)
 
 
 def hd95_surfel_of(surfaces: Surfaces, otherwise: Number) -> jax.Array:
+  # The areas are float32 sums: a share a little below 0.95 keeps their rounding from deciding.
   share = 0.95 * (1 - _ROUNDING)
   value = jnp.maximum(*(_within(side, share * side.weight.sum()) for side in surfaces))
   return settle(value, surfaces, otherwise)
@@ -153,9 +160,12 @@ def _together(surfaces: Surfaces) -> Side:
 
 
 def _interpolated(side: Side) -> jax.Array:
-  """95th percentile of points of weight 1, linear between its neighbours."""
-  steps = 19 * (side.weight.sum() - 1)  # in twentieths, so that the place is exact
+  """95th percentile of the distances of n points of weight 1, linear between its neighbours."""
+  # NumPy's definition: the percentile stands at the place 0.95 (n - 1) of the sorted distances,
+  # counted from 0. In twentieths that is the whole number 19 (n - 1), so no rounding moves it.
+  steps = 19 * (side.weight.sum() - 1)
   low, rest = steps // 20, steps % 20
+  # The distance at place k is the least within which k + 1 points lie.
   below = _within(side, low + 1)
   above = _within(side, low + 2)
   return jnp.where(rest > 0, below + (above - below) * rest / 20, below)
@@ -164,8 +174,10 @@ def _interpolated(side: Side) -> jax.Array:
 def _within(side: Side, weight: jax.Array) -> jax.Array:
   """The least distance within which points of at least `weight` together lie.
 
-  Bisection on the bits: 31 passes, on a CPU much faster than sorting.
+  It is found by bisection of the bits of the distance in 31 passes, which is much faster than
+  sorting on a CPU.
   """
+  # Floats that are not negative are in the same order as their bits read as whole numbers.
   bits = jax.lax.bitcast_convert_type(side.distance.astype(jnp.float32), jnp.int32)
 
   def halve(_: Any, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

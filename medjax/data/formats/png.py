@@ -74,7 +74,7 @@ def read_num_channels(path: str | os.PathLike) -> int:
   header = _header(path)
   if header.kind != _PALETTE:
     return _CHANNELS[header.kind]
-  with _readable(path), Image.open(path) as image:
+  with readable(path), Image.open(path) as image:
     return 1 if _is_grey(_palette(image)) else 3
 
 
@@ -90,7 +90,7 @@ def _read(path: pathlib.Path) -> tuple[_Header, np.ndarray, np.ndarray]:
     f"{header.depth}",
     "store each channel as a grey picture of 16 bits, NAME_0000.png, NAME_0001.png, ...",
   )
-  with _readable(path), Image.open(path) as image:
+  with readable(path), Image.open(path) as image:
     array, palette = np.array(image), _palette(image)
   if array.dtype == bool:
     array = array.astype(np.uint8)
@@ -101,7 +101,7 @@ def _read(path: pathlib.Path) -> tuple[_Header, np.ndarray, np.ndarray]:
 
 def _header(path: pathlib.Path) -> _Header:
   existing_file(path)
-  with _readable(path), open(path, "rb") as file:
+  with readable(path), open(path, "rb") as file:
     start = file.read(26)
   require(
     start[:8] == _SIGNATURE,
@@ -121,7 +121,7 @@ def _header(path: pathlib.Path) -> _Header:
 
 
 @contextlib.contextmanager
-def _readable(path: pathlib.Path) -> Iterator[None]:
+def readable(path: pathlib.Path, what: str = "PNG file") -> Iterator[None]:
   """Whatever Pillow or the system finds wrong becomes an InputError."""
   from PIL import UnidentifiedImageError
 
@@ -130,7 +130,7 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
   except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
     reason = " ".join(str(error).split())[:120]
     raise InputError(
-      f"a readable PNG file {path}", f"a damaged one ({reason})", "copy it again"
+      f"a readable {what} {path}", f"a damaged one ({reason})", "copy it again"
     ) from error
 
 

@@ -17,18 +17,18 @@ series seem to number different children. No one has confirmed it, so by default
 child: whoever is in test is left out of train, and the test set stays the published one.
 """
 
-import contextlib
 import dataclasses
 import os
 import pathlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from medjax.check import InputError, existing_folder, one_of, require
 from medjax.data import manifest
+from medjax.data.formats import png
 from medjax.data.people.parts import indices_of_part
 from medjax.data.people.subjects import subjects_of
 from medjax.types import Example, Json
@@ -270,7 +270,7 @@ def is_colour(path: pathlib.Path) -> bool:
   """Whether the header of a picture says that it is in colour, whatever its pixels are."""
   from PIL import Image
 
-  with _readable(path), Image.open(path) as image:
+  with png.readable(path, "picture"), Image.open(path) as image:
     return image.mode not in ("1", "L", "LA", "I", "I;16", "I;16B", "F")
 
 
@@ -279,7 +279,7 @@ def read_picture(path: pathlib.Path, size: tuple[int, int], colour: bool) -> np.
   from PIL import Image, ImageOps
 
   mode = "RGB" if colour else "L"
-  with _readable(path), Image.open(path) as image:
+  with png.readable(path, "picture"), Image.open(path) as image:
     kind = image.mode
     # JPEG decodes at 1/2, 1/4 or 1/8 of its size far faster; half of what is left is averaged.
     image.draft(mode if kind in ("L", "RGB") else kind, (2 * max(size), 2 * max(size)))
@@ -288,20 +288,6 @@ def read_picture(path: pathlib.Path, size: tuple[int, int], colour: bool) -> np.
   height, width = size
   array = np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR))
   return array if colour else array[..., None]
-
-
-@contextlib.contextmanager
-def _readable(path: pathlib.Path) -> Iterator[None]:
-  """Whatever Pillow or the system finds wrong becomes an InputError."""
-  from PIL import UnidentifiedImageError
-
-  try:
-    yield
-  except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError) as error:
-    reason = " ".join(str(error).split())[:120]
-    raise InputError(
-      f"a readable picture {path}", f"a damaged one ({reason})", "copy it again"
-    ) from error
 
 
 def _subjects(named: Sequence[str], images: Sequence[np.ndarray]) -> tuple[str, ...]:
