@@ -24,7 +24,8 @@ below 0; it reaches training on all centres at once.
 
 With --data FOLDER (nnU-Net layout) simulated volumes take some lesions from real masks, each in
 one head. Times are for 2 CPU cores; simulated8, paper and released_code want an accelerator. A run
-stopped at any centre goes on from there when the command is repeated.
+stopped at any centre goes on from there when the command is repeated. --continue is refused: later
+centres would keep the start that the shorter training of an earlier one gave them.
 
 In 9 orders of the private data of the paper (290 people; Dice over all centres after the last one,
 from the matrices in its repository): replay .530, fine-tuning .418, multi-domain .482; backward
@@ -148,6 +149,13 @@ PRESETS = {
 
 
 def build(config: Config, options: cli.RunOptions) -> None:
+  check.require(
+    not options.more_steps,
+    "one number of steps a centre in all of a run",
+    "--continue",
+    "a centre starts from the weights of the one before, which more steps change; pass a new"
+    " directory with --workdir",
+  )
   study = _load(config, options)
   check_space(config, study.label.shape[1:])
   orders = orders_of(config, len(study.centres), options.seed)

@@ -45,6 +45,14 @@ def finished(request, tmp_path_factory):
   return workdir, json.loads((workdir / "results.json").read_text()), request.param
 
 
+def test_more_steps_for_some_centres_of_a_course_are_refused(tmp_path):
+  """A later centre would go on from the weights that the shorter first training gave it."""
+  options = cli.RunOptions(tmp_path / "run", 0, (), "demo", "ms_replay", more_steps=True)
+  with pytest.raises(InputError, match="--continue; a centre starts from the weights of the one"):
+    ms_replay.build(ms_replay.PRESETS["demo"], options)
+  assert not list(tmp_path.iterdir())
+
+
 def test_every_arm_has_its_matrix_and_what_follows_from_it(finished):
   _, results, arms = finished
   assert results["data"]["centres"] == ["research", "trial", "clinic"]
