@@ -6,7 +6,9 @@ from medjax.grads.clipping import ClippedSum, clipped_sum
 from medjax.grads.domains import Domains, domains
 from medjax.grads.ghost.explain import Explanation, LeafCost, explain
 from medjax.grads.gramian import gramian, jacobian
-from medjax.grads.hyper import Hyper, HyperAux, hypergradient
+from medjax.grads.hyper import hypergradient
+from medjax.grads.hyper_result import Hyper, HyperAux
+from medjax.grads.hyper_samples import SampleEffect, sample_effect
 from medjax.grads.per_sample import PerSample, per_sample, per_sample_dot
 from medjax.grads.sketch import sketched
 
@@ -18,6 +20,7 @@ __all__ = [
   "HyperAux",
   "LeafCost",
   "PerSample",
+  "SampleEffect",
   "batch_mean",
   "combine",
   "clipped_sum",
@@ -28,6 +31,7 @@ __all__ = [
   "jacobian",
   "per_sample",
   "per_sample_dot",
+  "sample_effect",
   "sketched",
   "weights",
 ]

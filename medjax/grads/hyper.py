@@ -17,70 +17,35 @@ XLA:CPU, whose transposed weight-gradient convolutions miss the fast path.
 K steps are the recursion of `hyper_steps`: 9F a step instead of 3F, and the memory of one step and
 of K copies of parameters and optimiser state. phi and the optimiser state that come in are
 constants.
+
+Other bilevel schemes are the same function with other arguments:
+
+- DARTS (Liu et al., ICLR 2019, Eqs. 7 and 8): `outer_takes_theta=True`, since there the outer loss
+  depends on the architecture itself; `method="fd"` for its differences, "first_order" for the
+  scheme that alternates and takes the other player for fixed.
+- MLDG (Li et al., AAAI 2018), which looks ahead: the gradient of L_1(phi) + beta L_2(phi*) with
+  respect to phi is grad L_1(phi) + beta * `Hyper.start`, with `with_start=True`. MAML's is
+  `Hyper.start` alone, and first-order MAML's the same with `method="first_order"`.
+- Hypergradients only every so often: `methods.learn2synth(..., every=M)`. The outer batch may be
+  of any size; a smaller one than the inner batch is the cheapest saving.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from medjax import check, rng, tree
-from medjax.grads import hyper_steps
+from medjax import check, rng
+from medjax.grads import hyper_products, hyper_steps
 from medjax.grads.batch import batch_mean
+from medjax.grads.hyper_result import Hyper, diagnostics
 from medjax.types import Key, Params, PyTree
 
-InnerLoss = Callable[[Params, PyTree, PyTree, Key], jax.Array]
-OuterLoss = Callable[[Params, PyTree, Key], jax.Array]
-
-ZERO_SECOND_MOMENT = (
-  "the optimiser has no derivative where gradient and second moment are both zero (Adam and RMSProp"
-  " divide by a square root of 0); give it a small root term: optax.adam(rate, eps_root=1e-16)"
-)
-NO_DERIVATIVE = (
-  "the update does not depend on the gradient to first order (sign updates such as Lion's, a step"
-  " that MultiSteps only collects, Adam's first), or theta does not reach the inner loss: the"
-  " hypergradient is exactly 0; take another optimiser, or hypergradient(..., surrogate='sgd')"
-)
-Method = Literal["mixed", "reuse", "naive", "fd", "fd_one_sided", "implicit"]
-
-
-class HyperAux(NamedTuple):
-  """What one hypergradient call saw, all scalars.
-
-  Attributes:
-    inner_loss, outer_loss: batch means; the inner one is the mean over the steps, the outer one is
-      that at the updated parameters.
-    inner_norm: |g|, outer_norm: |v|, pulled_norm: |w|, all of the last step.
-    alignment: cosine between v and g; negative where the synthetic step hurts real accuracy.
-    zero_second_moment: entries of w that are not finite although g is exactly zero there - the
-      derivative of a square root at 0 inside the optimiser (`ZERO_SECOND_MOMENT`).
-    is_finite: hypergradient and updated parameters hold no NaN and no infinity.
-    is_zero: whether the hypergradient is exactly 0 although the outer gradient is not
-      (`NO_DERIVATIVE`).
-    residual: |H q - v| / |v| of the linear system of "implicit", 0 for the other methods.
-  """
-
-  inner_loss: jax.Array
-  outer_loss: jax.Array
-  inner_norm: jax.Array
-  outer_norm: jax.Array
-  pulled_norm: jax.Array
-  alignment: jax.Array
-  zero_second_moment: jax.Array
-  is_finite: jax.Array
-  is_zero: jax.Array
-  residual: jax.Array
-
-
-class Hyper(NamedTuple):
-  """Hypergradient (tree of theta), updated parameters and optimiser state, and diagnostics."""
-
-  grad: PyTree
-  params: Params
-  opt_state: PyTree
-  aux: HyperAux
+InnerLoss = Callable[[Params, PyTree, PyTree, Key], Any]
+OuterLoss = Callable[..., Any]
+Method = Literal["mixed", "reuse", "naive", "fd", "fd_one_sided", "implicit", "first_order"]
 
 
 def hypergradient(
@@ -89,12 +54,16 @@ def hypergradient(
   tx: optax.GradientTransformation,
   *,
   steps: int = 1,
+  every: int | None = None,
   method: Method = "mixed",
   carry: Literal["detach", "full"] = "detach",
   surrogate: Literal["sgd"] | None = None,
   solver: Literal["cg", "neumann"] = "cg",
   iterations: int = 10,
   rate: float = 0.1,
+  has_aux: bool = False,
+  outer_takes_theta: bool = False,
+  with_start: bool = False,
 ) -> Callable[[PyTree, Params, PyTree, PyTree, PyTree, Key], Hyper]:
   """Hypergradient of `outer_loss` with respect to theta through `steps` optimiser steps.
 
@@ -102,14 +71,19 @@ def hypergradient(
     inner_loss: `inner_loss(params, theta, example, key) -> scalar` of ONE example.
     outer_loss: `outer_loss(params, example, key) -> scalar` of ONE example.
     tx: an optax transformation; its update may depend on the parameters (weight decay). Sign
-      updates have the derivative 0 and RAdam's first steps none: see `surrogate` and `aux`.
+      updates (Lion, sign_sgd, signum, rprop) have the derivative 0, and so has Adam's first
+      step; RAdam's first steps have none and may give NaN: see `surrogate` and `aux`.
     steps: K, inner steps; the program is unrolled, so that its compilation grows with K.
+    every: M, how many inner steps a call takes, of which it differentiates through the last K; the
+      ones before are plain steps. None: M = K. One step in M costs (1 + 7 / (3 M)) plain steps a
+      step, counted as above.
     method: "mixed": exact, forward over reverse, activations of one step in memory. "reuse": the
       same for one step, named for comparisons. "naive": exact, automatic differentiation of the
       unrolled steps, activations of all steps in memory. "fd", "fd_one_sided": second derivatives
       by differences of two gradients, central or one-sided. "implicit": as if the inner problem
       had converged after the steps, h = -M q with H q = v, H and M of the last batch; wrong
-      before it has.
+      before it has. "first_order": the steps count as constants, which leaves the direct derivative
+      of an outer loss that takes theta, and of `start` the outer gradient at phi*.
     carry: "detach": the optimiser's state is a constant of each step, as of one step it is; the
       gradient still flows through the parameters over all steps. "full": it flows through moments
       too, and h is the whole derivative.
@@ -118,13 +92,22 @@ def hypergradient(
     solver: of "implicit": "cg" for a positive definite H, or "neumann".
     iterations: of the solver; how far it came is `aux.residual`.
     rate: of "neumann", below 2 / (largest eigenvalue of H).
+    has_aux: the losses return (scalar, aux); the batch means of both aux are in `Hyper.extra`.
+    outer_takes_theta: the outer loss is `outer_loss(params, theta, example, key)`, and h also holds
+      its direct derivative, at phi*.
+    with_start: also give the gradient of the outer loss with respect to the parameters before the
+      steps, for a third more second-derivative work.
   Returns:
     `fn(theta, params, opt_state, inner_batches, outer_batch, key) -> Hyper`. `inner_batches` has a
-    leading axis of length K; `Hyper.params` are phi* and `Hyper.opt_state` the optimiser state
+    leading axis of length M; `Hyper.params` are phi* and `Hyper.opt_state` the optimiser state
     after the steps: no further inner step is needed. Batch losses are means weighted by
     `batch.weight` where the batch has one; example keys are those of `rng.example_keys`.
+    Integer leaves of theta and of the optimiser's state are constants: their hypergradient is 0.
   Raises:
-    InputError: an unknown option, "reuse" of several steps, or batches of another leading length.
+    InputError: an unknown option, "reuse" of several steps, `with_start` of "implicit" (the start
+      of a converged training has no influence), "first_order" with nothing to derive, a theta
+      without floating-point leaves, an optimiser whose update asks for more than gradient, state
+      and parameters (Polyak steps, line searches), or batches of another leading length.
   Guarantees:
     "mixed", "reuse" and "naive" agree with float64 central differences to 1e-6 for twice
     differentiable networks (with "detach": of a training whose moments stay what they were). Values
@@ -139,6 +122,13 @@ def hypergradient(
   (0.5, -0.75)
   """
   check.positive("steps", steps)
+  taken_steps = steps if every is None else every
+  check.require(
+    taken_steps >= steps,
+    "every to be at least steps, the steps that are differentiated",
+    f"{every=} and {steps=}",
+    "pass a larger every",
+  )
   check.one_of("method", method, get_args(Method))
   check.one_of("carry", carry, ("detach", "full"))
   check.one_of("surrogate", surrogate, (None, "sgd"))
@@ -147,6 +137,20 @@ def hypergradient(
   check.positive("rate", rate)
   if method == "reuse":
     check.require(steps == 1, "steps=1 for method='reuse'", f"{steps=}", "use method='mixed'")
+  if method == "implicit":
+    check.require(
+      not with_start,
+      "with_start=False for method='implicit'",
+      f"{with_start=}",
+      "the start of a converged training has no influence; take method='mixed'",
+    )
+  if method == "first_order":
+    check.require(
+      outer_takes_theta or with_start,
+      "an outer loss of theta or with_start=True for method='first_order'",
+      "neither, which leaves nothing to differentiate",
+      "pass outer_takes_theta=True, or take method='mixed'",
+    )
   flow = {"through_state": carry == "full", "as_sgd": surrogate == "sgd"}
 
   def compute(
@@ -159,68 +163,110 @@ def hypergradient(
   ) -> Hyper:
     lengths = {leaf.shape[0] for leaf in jax.tree.leaves(inner_batches)}
     check.require(
-      lengths == {steps},
-      f"inner_batches with a leading axis of length {steps}, a batch for each inner step",
+      lengths == {taken_steps},
+      f"inner_batches with a leading axis of length {taken_steps}, a batch for each inner step",
       f"{sorted(lengths)}",
       "stack one batch a step; of one step, jax.tree.map(lambda x: x[None], batch)",
     )
     inner_key, outer_key = rng.streams(key, "inner", "outer")
+    theta, whole = _floating(theta)
 
-    def loss_of(number: int) -> hyper_steps.Loss:
+    def loss_of(number: int) -> hyper_products.Loss:
       batch = jax.tree.map(lambda x: x[number], inner_batches)
-      own = inner_key if steps == 1 else jax.random.fold_in(inner_key, number)
+      own = inner_key if taken_steps == 1 else jax.random.fold_in(inner_key, number)
       # The same keys in primal and tangent: one linearisation serves both.
-      return lambda p, t: batch_mean(lambda e, k: inner_loss(p, t, e, k), batch, own)
+      return lambda p, t: _pair(
+        batch_mean(lambda e, k: inner_loss(p, whole(t), e, k), batch, own), has_aux
+      )
 
-    def outer(p: Params) -> jax.Array:
-      return batch_mean(lambda e, k: outer_loss(p, e, k), outer_batch, outer_key)
+    def outer(p: Params, t: PyTree) -> tuple[jax.Array, Any]:
+      of_theta = (whole(t),) if outer_takes_theta else ()
+      return _pair(
+        batch_mean(lambda e, k: outer_loss(p, *of_theta, e, k), outer_batch, outer_key), has_aux
+      )
 
-    losses = [loss_of(number) for number in range(steps)]
+    plain = [loss_of(number) for number in range(taken_steps - steps)]
+    losses = [loss_of(number) for number in range(taken_steps - steps, taken_steps)]
+    _, params, opt_state, early, _ = hyper_steps.forwards(
+      plain, tx, theta, params, opt_state, keeps_last=False
+    )
     is_exact = method in ("mixed", "reuse")
-    taken, new_params, new_state, inner_value, last = hyper_steps.forwards(
+    taken, new_params, new_state, returned, last = hyper_steps.forwards(
       losses, tx, theta, params, opt_state, keeps_last=is_exact
     )
-    outer_value, v = jax.value_and_grad(outer)(new_params)
+    (outer_value, outer_extra), (v, direct) = jax.value_and_grad(outer, (0, 1), has_aux=True)(
+      new_params, theta
+    )
     residual = jnp.zeros(())
-    if method == "implicit":
-      product = hyper_steps.exact_product(losses[-1], theta, new_params)
-      q, residual = hyper_steps.solved(product, v, solver=solver, iterations=iterations, rate=rate)
-      ends = hyper_steps.Ends(optax.tree.scale(-1.0, product(q)[1]), q, jnp.zeros((), jnp.int32))
+    if method == "first_order":
+      ends = hyper_steps.Ends(jax.tree.map(jnp.zeros_like, theta), v, v, jnp.zeros((), jnp.int32))
+    elif method == "implicit":
+      product = hyper_products.exact_product(losses[-1], theta, new_params)
+      q, residual = hyper_products.solved(
+        product, v, solver=solver, iterations=iterations, rate=rate
+      )
+      ends = hyper_steps.Ends(optax.tree.scale(-1.0, product(q)[1]), v, q, jnp.zeros((), jnp.int32))
     else:
       products = [
-        hyper_steps.exact_product(loss, theta, step.params)
+        hyper_products.exact_product(loss, theta, step.params)
         if is_exact or method == "naive"
-        else hyper_steps.difference_product(loss, theta, step.params, is_central=method == "fd")
+        else hyper_products.difference_product(loss, theta, step.params, is_central=method == "fd")
         for loss, step in zip(losses, taken, strict=True)
       ]
       products = products if last is None else [*products[:-1], last]
       # Of "naive" the backward sweep is automatic; one step of ours gives the diagnostics.
       first = -1 if method == "naive" else 0
       ends = hyper_steps.backwards(taken[first:], products[first:], tx, theta, v, **flow)
-      if method == "naive":
-        value = hyper_steps.unrolled(losses, tx, outer, params, opt_state, **flow)
-        ends = ends._replace(grad=jax.grad(value)(theta))
+    if method == "naive":
+      value = hyper_steps.unrolled(losses, tx, outer, opt_state, **flow)
+      (grad, start), _ = jax.grad(value, (0, 1), has_aux=True)(theta, params)
+      ends = ends._replace(grad=grad, start=start)
+    elif outer_takes_theta:
+      ends = ends._replace(grad=optax.tree.add(ends.grad, direct))
 
-    g = taken[-1].gradient
-    inner_norm, outer_norm = optax.tree.norm(g), optax.tree.norm(v)
-    product_of_norms = inner_norm * outer_norm
-    is_something = [jnp.any(x != 0) for x in jax.tree.leaves(ends.grad)]  # NaN is no zero
-    aux = HyperAux(
-      inner_loss=inner_value,
-      outer_loss=outer_value,
-      inner_norm=inner_norm,
-      outer_norm=outer_norm,
-      pulled_norm=optax.tree.norm(ends.pulled),
-      alignment=jnp.where(
-        product_of_norms > 0,
-        optax.tree.vdot(g, v) / jnp.where(product_of_norms > 0, product_of_norms, 1.0),
-        0.0,
-      ),
-      zero_second_moment=ends.zero_second_moment,
-      is_finite=tree.all_finite((ends.grad, new_params)),
-      is_zero=~jnp.any(jnp.stack(is_something)) & (outer_norm != 0),
-      residual=residual,
+    inner_values, inner_extra = jax.tree.map(lambda *x: jnp.stack(x), *early, *returned)
+    aux = diagnostics(
+      ends, taken[-1].gradient, v, new_params, inner_values.mean(), outer_value, residual
     )
-    return Hyper(ends.grad, new_params, new_state, aux)
+    extra = (inner_extra, outer_extra) if has_aux else None
+    start = ends.start if with_start else None
+    return Hyper(whole.gradient(ends.grad), new_params, new_state, aux, extra, start)
 
   return compute
+
+
+def _pair(returned: Any, has_aux: bool) -> tuple[jax.Array, Any]:
+  return returned if has_aux else (returned, ())
+
+
+class _Whole:
+  """Puts theta's floating-point leaves back between its other leaves, which are constants."""
+
+  def __init__(self, theta: PyTree):
+    self.leaves, self.structure = jax.tree.flatten(theta)
+    self.floats = [jnp.issubdtype(jnp.result_type(x), jnp.inexact) for x in self.leaves]
+
+  def __call__(self, found: list[jax.Array]) -> PyTree:
+    rest = iter(found)
+    leaves = [next(rest) if known else x for x, known in zip(self.leaves, self.floats, strict=True)]
+    return jax.tree.unflatten(self.structure, leaves)
+
+  def gradient(self, found: list[jax.Array]) -> PyTree:
+    rest = iter(found)
+    leaves = [
+      next(rest) if known else jnp.zeros_like(x)
+      for x, known in zip(self.leaves, self.floats, strict=True)
+    ]
+    return jax.tree.unflatten(self.structure, leaves)
+
+
+def _floating(theta: PyTree) -> tuple[list[Any], _Whole]:
+  """theta's floating-point leaves, and how they become theta again."""
+  whole = _Whole(theta)
+  check.require(
+    any(whole.floats),
+    "a theta with at least one floating-point leaf",
+    f"leaves of {sorted({str(jnp.result_type(x)) for x in whole.leaves})}",
+    "pass theta as float32",
+  )
+  return [x for x, known in zip(whole.leaves, whole.floats, strict=True) if known], whole

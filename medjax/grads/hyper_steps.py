@@ -11,7 +11,7 @@ one update:
   v_k = a_k + H_k w_k,   m_k = b_k                  H_k = d^2 L_k / d phi^2
   h  += M_k w_k                                     M_k = d^2 L_k / d theta d phi
 
-H w and M w are one directional derivative, of (grad_phi L, grad_theta L) along w in phi. All that
+The products are those of `hyper_products`. All that
 is kept of a step is (phi_k, s_k, g_k): the activations are computed anew on the way back.
 """
 
@@ -22,12 +22,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from medjax import check
+from medjax.grads.hyper_products import Loss, Product, gradients
 from medjax.types import Params, PyTree
-
-Loss = Callable[[Params, PyTree], jax.Array]
-"""Mean inner loss of one step's batch, of (params, theta)."""
-Product = Callable[[Params], tuple[Params, PyTree]]
-"""w -> (H w, M w)."""
 
 
 class Taken(NamedTuple):
@@ -43,11 +40,13 @@ class Ends(NamedTuple):
 
   Attributes:
     grad: h, a tree like theta.
+    start: v_0, the gradient of the outer loss with respect to the parameters before the steps.
     pulled: w_{K-1}, the outer gradient pulled through the last update.
     zero_second_moment: entries of all w_k that are not finite where g_k is exactly zero.
   """
 
   grad: PyTree
+  start: Params
   pulled: Params
   zero_second_moment: jax.Array
 
@@ -60,8 +59,8 @@ def forwards(
   opt_state: PyTree,
   *,
   keeps_last: bool,
-) -> tuple[list[Taken], Params, PyTree, jax.Array, Product | None]:
-  """The steps, the parameters and the state after them, the mean loss, and the last's products.
+) -> tuple[list[Taken], Params, PyTree, list[tuple[jax.Array, Any]], Product | None]:
+  """The steps, parameters and state after them, what each loss returned, the last's products.
 
   With `keeps_last` the last step's gradient is linearised as it is taken, which costs one forward
   and one backward pass less than to compute it again, and its activations stay in memory.
@@ -69,21 +68,30 @@ def forwards(
   taken, values, product = [], [], None
   for number, loss in enumerate(losses):
     if keeps_last and number == len(losses) - 1:
-      both = _gradients(loss, theta)
+      both = gradients(loss, theta)
       (gradient, _), product, value = jax.linearize(both, params, has_aux=True)
     else:
-      value, gradient = jax.value_and_grad(loss)(params, theta)
+      value, gradient = jax.value_and_grad(loss, has_aux=True)(params, theta)
     taken.append(Taken(params, opt_state, gradient))
     params, opt_state = applied(tx, gradient, params, opt_state)
     values.append(value)
-  return taken, params, opt_state, jnp.stack(values).mean(), product
+  return taken, params, opt_state, values, product
 
 
 def applied(
   tx: optax.GradientTransformation, gradient: Params, params: Params, opt_state: PyTree
 ) -> tuple[Params, PyTree]:
   """Parameters and optimiser state after one update."""
-  updates, opt_state = tx.update(gradient, opt_state, params)
+  try:
+    updates, opt_state = tx.update(gradient, opt_state, params)
+  except TypeError as error:
+    if "required keyword-only argument" not in str(error):
+      raise
+    raise check.InputError(
+      "an optimiser whose update needs gradient, state and parameters alone",
+      f"one that asks for more ({error})",
+      "take one without Polyak steps or a line search",
+    ) from error
   return optax.apply_updates(params, updates), opt_state
 
 
@@ -114,7 +122,7 @@ def backwards(
     if as_sgd:
       w, a = _pulled_as_sgd(step, tx, v), v
     else:
-      w, a, moments = _pulled(step, tx, v, moments if through_state else None)
+      w, a, moments = pulled(step, tx, v, moments if through_state else None)
     zero_second_moment += sum(
       jnp.sum((g == 0) & ~jnp.isfinite(x)).astype(jnp.int32)
       for g, x in zip(jax.tree.leaves(step.gradient), jax.tree.leaves(w), strict=True)
@@ -123,10 +131,10 @@ def backwards(
     hessian, mixed = product(w)
     grad = optax.tree.add(grad, mixed)
     v = optax.tree.add(a, hessian)
-  return Ends(grad, last, zero_second_moment)
+  return Ends(grad, v, last, zero_second_moment)
 
 
-def _pulled(
+def pulled(
   step: Taken, tx: optax.GradientTransformation, v: Params, moments: list[jax.Array] | None
 ) -> tuple[Params, Params, list[jax.Array]]:
   """(w, a, b) of one step; b is of the state's floating-point leaves."""
@@ -163,19 +171,18 @@ def rate_of_equal_length(updates: Params, gradient: Params) -> jax.Array:
 def unrolled(
   losses: list[Loss],
   tx: optax.GradientTransformation,
-  outer: Callable[[Params], jax.Array],
-  params: Params,
+  outer: Loss,
   opt_state: PyTree,
   *,
   through_state: bool,
   as_sgd: bool,
-) -> Callable[[PyTree], jax.Array]:
-  """theta -> outer loss after the steps, for automatic differentiation of all of it."""
+) -> Callable[[PyTree, Params], tuple[jax.Array, Any]]:
+  """(theta, phi_0) -> outer loss after the steps, for automatic differentiation of all of it."""
 
-  def value(theta: PyTree) -> jax.Array:
+  def value(theta: PyTree, params: Params) -> tuple[jax.Array, Any]:
     phi, state = params, opt_state
     for loss in losses:
-      gradient = jax.grad(loss)(phi, theta)
+      gradient, _ = jax.grad(loss, has_aux=True)(phi, theta)
       updates, state = tx.update(gradient, state, phi)
       if not through_state:
         state = jax.lax.stop_gradient(state)
@@ -186,82 +193,6 @@ def unrolled(
           lambda u, g, here, rate=rate: (u - rate * (g - here)).astype(u.dtype), kept, gradient, at
         )
       phi = optax.apply_updates(phi, updates)
-    return outer(phi)
+    return outer(phi, theta)
 
   return value
-
-
-def exact_product(loss: Loss, theta: PyTree, params: Params) -> Product:
-  """Forward over reverse: about two gradients."""
-
-  def product(w: Params) -> tuple[Params, PyTree]:
-    # Not before w is there: XLA would else hold the activations of all steps at once.
-    point, direction = jax.lax.optimization_barrier((params, w))
-    both = _gradients(loss, theta)
-    return jax.jvp(lambda phi: both(phi)[0], (point,), (direction,))[1]
-
-  return product
-
-
-def difference_product(loss: Loss, theta: PyTree, params: Params, *, is_central: bool) -> Product:
-  """Two gradients a difference eps |w| = 0.01 apart on either side (DARTS, Eq. 8), or on one."""
-
-  def product(w: Params) -> tuple[Params, PyTree]:
-    norm = optax.tree.norm(w)
-    eps = jnp.where(norm > 0, 0.01 / jnp.where(norm > 0, norm, 1.0), 0.0)
-
-    def at(sign: float) -> tuple[Params, PyTree]:
-      moved = jax.tree.map(lambda p, x: (p + sign * eps * x).astype(p.dtype), params, w)
-      return _gradients(loss, theta)(moved)[0]
-
-    apart = 2 * eps if is_central else eps
-    scale = jnp.where(apart > 0, 1 / jnp.where(apart > 0, apart, 1.0), 0.0)
-    high, low = at(1.0), at(-1.0 if is_central else 0.0)
-    return jax.tree.map(lambda x, y: ((x - y) * scale).astype(x.dtype), high, low)
-
-  return product
-
-
-def solved(
-  product: Product, v: Params, *, solver: str, iterations: int, rate: float
-) -> tuple[Params, jax.Array]:
-  """q with H q = v, and |H q - v| / |v| as the iteration knows it.
-
-  "cg": conjugate gradients, for a positive definite H. "neumann": q = rate sum_j (1 - rate H)^j v,
-  which converges where 0 < rate H < 2.
-  """
-  norm = optax.tree.norm(v)
-
-  def relative(x: Params) -> jax.Array:
-    return jnp.where(norm > 0, optax.tree.norm(x) / jnp.where(norm > 0, norm, 1.0), 0.0)
-
-  q = jax.tree.map(jnp.zeros_like, v)
-  if solver == "neumann":
-    term = v
-    for _ in range(iterations):
-      q = optax.tree.add_scale(q, rate, term)
-      term = optax.tree.add_scale(term, -rate, product(term)[0])
-    return q, relative(term)
-  rest = direction = v
-  size = jnp.asarray(optax.tree.vdot(rest, rest))
-  for _ in range(iterations):
-    turned = product(direction)[0]
-    curvature = optax.tree.vdot(direction, turned)
-    # 0 / 0 once the rest is exactly zero.
-    length = jnp.where(curvature != 0, size / jnp.where(curvature != 0, curvature, 1.0), 0.0)
-    q = optax.tree.add_scale(q, length, direction)
-    rest = optax.tree.add_scale(rest, -length, turned)
-    new = jnp.asarray(optax.tree.vdot(rest, rest))
-    ratio = jnp.where(size > 0, new / jnp.where(size > 0, size, 1.0), 0.0)
-    direction, size = optax.tree.add_scale(rest, ratio, direction), new
-  return q, relative(rest)
-
-
-def _gradients(loss: Loss, theta: PyTree) -> Callable[[Params], Any]:
-  """phi -> ((grad_phi, grad_theta), loss)."""
-
-  def both(phi: Params) -> Any:
-    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(phi, theta)
-    return gradients, value
-
-  return both

@@ -11,14 +11,14 @@ gradient on real data. Both passes are one call of `grads.hypergradient`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from medjax import grads
-from medjax.grads import hyper
+from medjax.grads import hyper, hyper_result
 from medjax.types import Key, Metrics, Params, PyTree, Step, TrainState
 
 
@@ -36,6 +36,11 @@ def learn2synth(
   theta: PyTree,
   theta_tx: optax.GradientTransformation,
   *,
+  steps: int = 1,
+  every: int | None = None,
+  method: hyper.Method = "mixed",
+  carry: Literal["detach", "full"] = "detach",
+  surrogate: Literal["sgd"] | None = None,
   describe: Callable[[PyTree], Mapping[str, jax.Array]] | None = None,
 ) -> Step:
   """Step that alternates the synthetic and the real pass, one of each an update.
@@ -49,14 +54,30 @@ def learn2synth(
     theta: initial parameters of the augmentation, unconstrained.
     theta_tx: optimiser of theta. DEVIATION: the released code shares the network's optimiser and
       rate; theta has another scale and gets its own.
+    steps: K, inner steps that the hypergradient goes through; the paper takes one.
+    every: M >= K, synthetic steps an update, of which the last K are differentiated; None: K. theta
+      moves once an update, which makes it cheaper the larger M is.
+    method, carry, surrogate: those of `grads.hypergradient`.
     describe: theta -> natural parameters by name, logged as "theta/<name>" before each update.
   Returns:
-    Step over batches `{"inner": batch, "outer": batch}`; theta lives in `state.extra.theta`.
+    Step over batches `{"inner": batch, "outer": batch}`, of several steps with a leading axis of
+    length M before the inner batch's own; theta lives in `state.extra.theta`.
     Metrics: "loss" (synthetic), "outer_loss" (real, after the step), "grad_norm", "hyper_norm",
-    "alignment" (cosine of the real and the synthetic gradient), "zero_second_moment", and
-    "no_derivative" (1 where the hypergradient is exactly 0, of which the loop warns).
+    "alignment" (cosine of the real and the synthetic gradient), "zero_second_moment",
+    "no_derivative" (1 where the hypergradient is exactly 0, of which the loop warns), and
+    "not_differentiable" (1 where it is not finite for another reason; the loop stops and says so).
   """
-  compute = grads.hypergradient(inner_loss, outer_loss, tx)
+  compute = grads.hypergradient(
+    inner_loss,
+    outer_loss,
+    tx,
+    steps=steps,
+    every=every,
+    method=method,
+    carry=carry,
+    surrogate=surrogate,
+  )
+  is_single = (every or steps) == 1
 
   def init(params: Params, key: Key) -> TrainState:
     del key
@@ -71,7 +92,7 @@ def learn2synth(
       theta,
       state.params,
       state.opt_state,
-      jax.tree.map(lambda x: x[None], batch["inner"]),
+      jax.tree.map(lambda x: x[None], batch["inner"]) if is_single else batch["inner"],
       batch["outer"],
       key,
     )
@@ -85,6 +106,11 @@ def learn2synth(
       "alignment": out.aux.alignment,
       "zero_second_moment": out.aux.zero_second_moment.astype(jnp.float32),
       "no_derivative": out.aux.is_zero.astype(jnp.float32),
+      "not_differentiable": (
+        ~out.aux.is_finite
+        & jnp.isfinite(out.aux.inner_loss + out.aux.outer_loss)
+        & (out.aux.zero_second_moment == 0)
+      ).astype(jnp.float32),
     }
     if describe is not None:
       metrics |= {f"theta/{name}": value for name, value in describe(theta).items()}
@@ -93,5 +119,9 @@ def learn2synth(
     )
     return new_state, metrics
 
-  hints = {"zero_second_moment": hyper.ZERO_SECOND_MOMENT, "no_derivative": hyper.NO_DERIVATIVE}
+  hints = {
+    "zero_second_moment": hyper_result.ZERO_SECOND_MOMENT,
+    "no_derivative": hyper_result.NO_DERIVATIVE,
+    "not_differentiable": hyper_result.NOT_DIFFERENTIABLE,
+  }
   return Step(init, update, hints=hints)

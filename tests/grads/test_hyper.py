@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from medjax import grads, losses, nets, rng
-from medjax.grads import hyper
+from medjax.grads import hyper_result
 
 KEY = jax.random.key(0)
 
@@ -133,7 +133,7 @@ def test_adams_zero_second_moment_is_reported_and_eps_root_cures_it():
   cured = quadratic(optax.adam(0.1, eps_root=1e-16), w, jnp.float32(0.7), a, b)
   assert int(cured.aux.zero_second_moment) == 0
   assert bool(cured.aux.is_finite)
-  assert "eps_root" in hyper.ZERO_SECOND_MOMENT
+  assert "eps_root" in hyper_result.ZERO_SECOND_MOMENT
 
 
 def test_padding_does_not_count_and_indices_decide_the_keys():
