@@ -72,7 +72,7 @@ def hypergradient(
     outer_loss: `outer_loss(params, example, key) -> scalar` of ONE example.
     tx: an optax transformation; its update may depend on the parameters (weight decay). Sign
       updates (Lion, sign_sgd, signum, rprop) have the derivative 0, and so has Adam's first
-      step; RAdam's first steps have none and may give NaN: see `surrogate` and `aux`.
+      step; RAdam's steps 3 and 4 give NaN (at b2 = .999): see `surrogate` and `aux`.
     steps: K, inner steps; the program is unrolled, so that its compilation grows with K.
     every: M, how many inner steps a call takes, of which it differentiates through the last K; the
       ones before are plain steps. None: M = K. One step in M costs (1 + 7 / (3 M)) plain steps a

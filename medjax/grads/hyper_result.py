@@ -16,7 +16,7 @@ ZERO_SECOND_MOMENT = (
 )
 NOT_DIFFERENTIABLE = (
   "the hypergradient is not finite although both losses are: the optimiser's update has no"
-  " derivative here (the first steps of RAdam are such); take another optimiser, or"
+  " derivative here (RAdam's third and fourth steps are such); take another optimiser, or"
   " hypergradient(..., surrogate='sgd')"
 )
 NO_DERIVATIVE = (

@@ -78,6 +78,29 @@ def test_a_poisoned_real_image_leaves_the_network_untouched():
   assert np.isnan(metrics["hyper_norm"])
 
 
+def test_steps_of_radam_without_a_derivative_are_named():
+  # The variance's rectification is the root of a negative number at steps 3 and 4; RAdam does not
+  # use it there, but its derivative is 0 times that.
+  loss = lambda w, x: 0.5 * (w - x) ** 2  # noqa: E731
+  step = methods.learn2synth(
+    lambda w, theta, x, key: loss(w, theta * x),
+    lambda w, x, key: loss(w, x),
+    optax.radam(0.1),
+    jnp.float32(0.7),
+    optax.sgd(0.0),
+  )
+  state = step.init(jnp.float32(1.0), jax.random.key(0))
+  update = jax.jit(step.update)
+  flags = []
+  for _ in range(5):
+    new, metrics = update(state, {"inner": jnp.ones(1), "outer": jnp.ones(1)}, jax.random.key(0))
+    assert bool(jnp.isnan(metrics["hyper_norm"])) == bool(metrics["not_differentiable"])
+    flags.append(float(metrics["not_differentiable"]))
+    state = new.replace(extra=state.extra)
+  assert flags == [0, 0, 1, 1, 0]
+  assert "surrogate" in step.hints["not_differentiable"]
+
+
 def test_supervised_equals_gradient_descent_by_hand():
   step = methods.supervised(lambda w, e, key: 0.5 * (w * e["x"] - e["y"]) ** 2, optax.sgd(0.1))
   x, y = np.array([1.0, 2.0, 5.0], np.float32), np.array([2.0, 1.0, 7.0], np.float32)
