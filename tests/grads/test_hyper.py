@@ -76,23 +76,26 @@ def test_equals_central_differences_in_float64(name):
 
 
 def test_returned_parameters_are_those_of_the_plain_step():
-  inner, outer, params, inner_batch, outer_batch = network_problem()
-  tx, theta = optax.adam(1e-2), jnp.array([0.3, 0.4])
-  out = jax.jit(grads.hypergradient(inner, outer, tx))(
-    theta, params, tx.init(params), jax.tree.map(lambda x: x[None], inner_batch), outer_batch, KEY
-  )
-  gradient = jax.jit(
-    jax.grad(
-      lambda p: grads.batch_mean(
-        lambda e, k: inner(p, theta, e, k), inner_batch, rng.stream(KEY, "inner")
-      )
-    )
-  )(params)
-  updates, state = tx.update(gradient, tx.init(params), params)
+  def inner(w, theta, x, key):
+    return jnp.sum(jnp.tanh(w * (theta * x + jax.random.normal(key))) ** 2)
+
+  tx, theta = optax.adam(1e-2), jnp.float32(0.3)
+  w, x = jnp.array([1.0, -2.0]), jnp.array([[0.5, 3.0], [2.0, 1.0], [0.1, -0.7]])
+  fn = jax.jit(grads.hypergradient(inner, lambda w, x, key: jnp.sum((w - x) ** 2), tx))
+  out = fn(theta, w, tx.init(w), x[None], x, KEY)
+
+  @jax.jit
+  def plain(w, state):
+    def loss(w):
+      return grads.batch_mean(lambda e, k: inner(w, theta, e, k), x, rng.stream(KEY, "inner"))
+
+    updates, state = tx.update(jax.grad(loss)(w), state, w)
+    return optax.apply_updates(w, updates), state
+
   jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
     (out.params, out.opt_state),
-    (optax.apply_updates(params, updates), state),
+    plain(w, tx.init(w)),
   )
 
 
@@ -177,7 +180,7 @@ def test_several_inner_steps_are_refused():
 
 
 def test_compiled_cost_is_that_of_ten_convolution_passes():
-  """Plain step 3F, hypergradient step 10F (module docstring): 3.33, at most 3.7 with the rest."""
+  """Plain step 3F, hypergradient step 10F (module docstring): 3.33, at most 3.4 with the rest."""
   inner, outer, params, inner_batch, outer_batch = network_problem((32, 32), (8, 16, 32))
   inner_batch = jax.tree.map(lambda x: x[:3].astype(jnp.float32) if x.ndim == 4 else x, inner_batch)
   outer_batch = jax.tree.map(lambda x: x[:3], outer_batch)  # equal batches
@@ -196,7 +199,7 @@ def test_compiled_cost_is_that_of_ten_convolution_passes():
   batches = jax.tree.map(lambda x: x[None], inner_batch)
   compiled = fn.lower(theta, params, state, batches, outer_batch, KEY).compile()
   ratio = compiled.cost_analysis()["flops"] / plain_cost["flops"]
-  assert 3.2 < ratio < 3.7
+  assert 3.2 < ratio < 3.4
   # The transposed weight-gradient convolution that XLA:CPU runs 20 times slower never appears.
   assert "rhs_reversal" not in "".join(
     line for line in compiled.as_text().splitlines() if "f01b" in line
