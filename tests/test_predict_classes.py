@@ -94,8 +94,9 @@ def test_the_command_line_predicts_with_a_saved_classifier(tmp_path, folder, cap
   import jax
 
   from medjax import nets
+  from medjax.nets import spec
 
-  network = nets.SmallCNN(num_outputs=2) if "SmallCNN" in nets.spec.CLASSES else None
+  network = nets.SmallCNN(num_outputs=2) if "SmallCNN" in spec.CLASSES else None
   network = network or nets.DenseNet(
     num_outputs=(2,), num_layers=(1,), growth=2, width=2, norm="group"
   )
