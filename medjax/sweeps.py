@@ -14,12 +14,20 @@ from medjax.types import Chunked, Key, Metrics, PyTree, Step, TrainState
 
 
 def sample_key(key: Key) -> Key:
-  """k_s: key of all chunks in all sweeps of a sample."""
-  return rng.stream(key, "sample")
+  """k_s: key of all chunks in all sweeps of a sample.
+
+  A Step whose noise reaches back (`privacy.BandedNoise`) has keys [window], its own first.
+  """
+  return rng.stream(key if key.ndim == 0 else key[0], "sample")
 
 
 def finish_key(key: Key, sweep: int | jax.Array) -> Key:
-  """k_j: key of the end of sweep j; no two sweeps share one, also where they share a function."""
+  """k_j: key of the end of sweep j; no two sweeps share one, also where they share a function.
+
+  Of keys [window] it makes as many.
+  """
+  if key.ndim > 0:
+    return jax.vmap(finish_key, (0, None))(key, sweep)
   return jax.random.fold_in(rng.stream(key, "finish"), sweep)
 
 

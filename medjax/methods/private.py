@@ -90,6 +90,12 @@ def private(
     "a plan that promises a finite epsilon",
     "pass DPPlan(diagnostics=True), which sets epsilon to infinity, or another filter",
   )
+  check.require(
+    plan.mechanism is None or (_is_own(filter) and filter.name == "none"),
+    "no filter with correlated noise",
+    f"filter {filter.name!r}",
+    "leave out DPPlan(mechanism=...) or filter=...",
+  )
   loss = averaged_over_keys(loss_fn, multiplicity)
   if plan.unit == "group":
     loss = mean_over_members(loss)

@@ -10,6 +10,7 @@ from medjax.privacy.alignment import (
   no_filter,
   public_reference,
 )
+from medjax.privacy.correlated import BandedNoise
 from medjax.privacy.evaluators import on_public_data
 from medjax.privacy.plan import DPPlan
 from medjax.privacy.published import paper_nonprivate, repaired
@@ -36,6 +37,7 @@ def __getattr__(name: str) -> object:
 
 
 __all__ = [
+  "BandedNoise",
   "DPPlan",
   "Filter",
   "Measure",

@@ -7,6 +7,9 @@ sampling amplifies that one, once: releases that share a sample are not sampled 
   Poisson sampling   add or remove one unit    sensitivity C     PLD or RDP (Mironov et al. 2019)
   fixed-size         replace one unit          sensitivity 2 C   RDP alone (Wang et al. 2019)
 
+Cyclic Poisson sampling of banded correlated noise costs what Poisson sampling at `bands` times the
+rate in every `bands`-th step does (Choquette-Choo et al. 2023, theorem 4; `privacy.correlated`).
+
 PLD: privacy loss distributions rounded so that epsilon is never too small (Koskela et al. 2020,
 Doroshenko et al. 2022).
 """
@@ -35,6 +38,11 @@ def effective_multiplier(multipliers: Sequence[float | int]) -> float:
   if any(sigma == 0 for sigma in multipliers):
     return 0.0
   return sum(sigma**-2 for sigma in multipliers) ** -0.5
+
+
+def rounds(num_steps: int, bands: int) -> int:
+  """In how many of `num_steps` samples one unit may be, where it is drawn in every `bands`-th."""
+  return -(-num_steps // bands)
 
 
 class Spending(NamedTuple):

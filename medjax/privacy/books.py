@@ -142,13 +142,14 @@ class Books(NamedTuple):
     found: dict[Spending, int] = {}
     for one in done:
       plan = {**self.settings, **one.plan}
+      bands = (one.plan or self.settings).get("bands", 1)
       kind = Spending(
         accounting.effective_multiplier(one.multipliers or self.multipliers),
         plan["num_examples"],
-        plan["expected_batch_size"],
+        bands * plan["expected_batch_size"],
         0,
         plan["sampling"],
         plan["max_sample_size"] or None,
       )
-      found[kind] = found.get(kind, 0) + one.num_released
+      found[kind] = found.get(kind, 0) + accounting.rounds(one.num_released, bands)
     return tuple(kind._replace(num_steps=count) for kind, count in found.items())

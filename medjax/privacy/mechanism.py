@@ -61,18 +61,20 @@ class Mechanism:
     Args:
       total: sum of gradients that were clipped to state.extra.max_norm.
       state: holds the norm.
-      key: the sweep's own.
+      key: the sweep's own, or keys [window] where the plan's noise is correlated.
       which: position in plan.multipliers.
       kept: public constant in (0, 1], the share of a sample that a filter is expected to keep.
     """
     size, max_norm = self.plan.expected_batch_size, state.extra.max_norm
     if self.plan.multipliers[which] > 0:
+      own = rng.stream(key, "noise") if key.ndim == 0 else jax.vmap(_noise_stream)(key)
       total = noise.added(
-        rng.stream(key, "noise"),
+        own,
         total,
         multiplier=self.plan.multipliers[which],
         sensitivity=max_norm,
         magnitude=_MOST_UNITS * size * max_norm,
+        factor=self.plan.factor,
       )
     return jax.tree.map(lambda x: x.astype(jnp.float32) * (1 / (size * kept)), total)
 
@@ -87,6 +89,10 @@ class Mechanism:
       opt_state=opt_state,
       extra=state.extra._replace(filter=filter_state),
     )
+
+
+def _noise_stream(key: Key) -> Key:
+  return rng.stream(key, "noise")
 
 
 def unit_weights(chunk: PyTree) -> jax.Array:

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend.random import threefry2x32_p
 
+from medjax.privacy.correlated import Factor
 from medjax.types import Key, PyTree
 
 _DIGITS = 27  # binary digits of the noise above the grid: std / grid is in [2^26, 2^27)
@@ -50,30 +51,44 @@ def added(
   sensitivity: float | jax.Array,
   magnitude: float | jax.Array,
   num_released: int | None = None,
+  factor: Factor | None = None,
 ) -> PyTree:
   """`total` plus Gaussian noise of std multiplier * sensitivity, float32 whatever `total` is.
 
   Args:
-    key: key of this release alone; every leaf has a stream of its own.
+    key: key of this release alone; every leaf has a stream of its own. With `factor` a [window] of
+      them, see `Factor.past`; a single one begins a window.
     total: tree of arrays; two neighbouring ones differ by at most `sensitivity` in L2 norm.
     multiplier: noise std over the sensitivity, positive.
     sensitivity: positive, a normal float32 number.
     magnitude: public; entries beyond 2^50 grids, at least this much, are cut.
     num_released: numbers that are released together; default the size of `total`.
+    factor: of noise that is correlated with that of earlier steps. std is then multiplier *
+      sensitivity * factor.norm, of what is new in it.
   """
   leaves, structure = jax.tree.flatten(total)
   count = sum(x.size for x in leaves) if num_released is None else num_released
-  std = jnp.asarray(multiplier * sensitivity, jnp.float32)
+  spare, rounding = 0, 1.0
+  if factor is not None:
+    multiplier, spare, rounding = multiplier * factor.norm, factor.spare_digits, factor.rounding
+  size = multiplier * sensitivity
+  std = jnp.asarray(size, jnp.float32)
   exponent = jnp.maximum(
-    jnp.frexp(std)[1] - _DIGITS, jnp.frexp(jnp.asarray(magnitude, jnp.float32))[1] - _RANGE
+    jnp.frexp(std)[1] - (_DIGITS - spare),
+    jnp.frexp(jnp.asarray(magnitude, jnp.float32))[1] - _RANGE,
   )
   grid, per_grid = (jnp.ldexp(jnp.float32(1), e) for e in (exponent, -exponent))
-  std = std * (1 + grid / sensitivity * math.sqrt(count))
-  size = multiplier * sensitivity
-  noisy = [
-    _call(x.shape)(jax.random.fold_in(key, i), x, size, std * per_grid, grid, per_grid)
-    for i, x in enumerate(leaves)
-  ]
+  std = std * (1 + grid / sensitivity * (math.sqrt(count) * rounding))
+
+  def one(number: int, x: jax.Array) -> jax.Array:
+    if factor is None:
+      own = jax.random.fold_in(key, number)
+      return _call(x.shape)(own, x, size, std * per_grid, grid, per_grid)
+    keys = jax.vmap(jax.random.fold_in, (0, None))(jnp.atleast_1d(key), number)
+    past = factor.past(keys, lambda k: draws(k, x.shape, std * per_grid))
+    return _added(keys[0], x, std * per_grid, grid, per_grid, past)
+
+  noisy = [one(i, x) for i, x in enumerate(leaves)]
   return jax.tree.unflatten(structure, noisy)
 
 
@@ -105,11 +120,23 @@ def call_name(shape: tuple[int, ...]) -> str:
   return f"medjax.privacy.noise.added: {shape}"
 
 
+def draws(key: Key, shape: tuple[int, ...], std_in_grids: jax.Array) -> jax.Array:
+  """The noise of one release [*shape] int32, in grids."""
+  z, dither = _draw(key, shape)
+  return jnp.round(z * std_in_grids).astype(jnp.int32) + dither
+
+
 def _added(
-  key: Key, total: jax.Array, std_in_grids: jax.Array, grid: jax.Array, per_grid: jax.Array
+  key: Key,
+  total: jax.Array,
+  std_in_grids: jax.Array,
+  grid: jax.Array,
+  per_grid: jax.Array,
+  past: jax.Array | None = None,
 ) -> jax.Array:
-  z, dither = _draw(key, total.shape)
-  noise = jnp.round(z * std_in_grids).astype(jnp.int32) + dither
+  noise = draws(key, total.shape, std_in_grids)
+  if past is not None:
+    noise = noise + past
   # A power of two times a float32 number is exact: only the rounding to whole grids rounds.
   x = jnp.clip(total.astype(jnp.float32) * per_grid, -(2.0**_RANGE), 2.0**_RANGE)
   x = jnp.where(jnp.isnan(x), 0.0, jnp.round(x))

@@ -13,6 +13,7 @@ from medjax import check
 from medjax.privacy import accounting, statement
 from medjax.privacy.accounting import Accountant, Sampling
 from medjax.privacy.books import Books
+from medjax.privacy.correlated import BandedNoise, Factor
 from medjax.privacy.evaluators import is_public
 from medjax.privacy.quantile import LARGEST_NORM, LEAST_NORM, QuantileClipping
 from medjax.privacy.sampling import PrivateStream, fingerprint, host_arrays, sealed, units_of
@@ -49,6 +50,8 @@ class DPPlan:
     accountant: of the calibration and of `epsilon`; default PLD, for fixed samples RDP.
     max_sample_size: units beyond so many are left out of a Poisson sample, at random, so that its
       memory and time are bounded; paid for in delta. None: a sample takes whom it draws.
+    mechanism: how the noise of different steps hangs together: `BandedNoise` for noise that later
+      steps take back in part, with cyclic Poisson samples; None: independent noise, DP-SGD.
     max_group_size: members of a group in a sample, drawn anew each time; None: all of the largest.
     repeated_subjects: with unit="example", accept several examples of one subject, who is then
       not protected, or examples of unknown subjects.
@@ -80,6 +83,7 @@ class DPPlan:
   adaptive_clipping: QuantileClipping | None = None
   accountant: Accountant | None = None
   max_sample_size: int | None = None
+  mechanism: BandedNoise | None = None
   max_group_size: int | None = None
   repeated_subjects: bool = False
   diagnostics: bool = False
@@ -111,6 +115,8 @@ class DPPlan:
         f"{self.max_sample_size} for {self.sampling} samples",
         "take a few standard deviations, sqrt(expected_batch_size), more than the expected size",
       )
+    if self.mechanism is not None:
+      self._check_mechanism(self.mechanism)
     check.require(0 < self.delta < 1, "delta in (0, 1)", f"{self.delta}", "see DPPlan")
     check.require(
       self.expected_batch_size <= self.num_examples,
@@ -127,6 +133,37 @@ class DPPlan:
         stacklevel=3,
       )
     assert self.multipliers  # made now, so that what makes no sense is refused here
+
+  def _check_mechanism(self, mechanism: BandedNoise) -> None:
+    """Raises InputError for what correlated noise is not accounted for."""
+    check.require(
+      self.sampling == "poisson"
+      and self.adaptive_clipping is None
+      and self.max_sample_size is None
+      and self.releases_per_sample in (None, 1)
+      and (self.noise_multipliers is None or len(self.noise_multipliers) == 1),
+      "Poisson samples of any size, a fixed clipping norm and one release a sample with correlated"
+      " noise",
+      "another setting",
+      "leave out sampling, adaptive_clipping, max_sample_size and further releases, or mechanism",
+    )
+    check.require(
+      mechanism.bands * self.expected_batch_size <= self.num_examples,
+      f"at most {self.num_examples // self.expected_batch_size} bands",
+      f"{mechanism.bands}",
+      "a step draws from one of so many parts of the data, and each has to hold a sample",
+    )
+    assert self.factor is not None  # made now, so that what makes no sense is refused here
+
+  @functools.cached_property
+  def factor(self) -> Factor | None:
+    """The matrix of correlated noise, None where noise is independent."""
+    return None if self.mechanism is None else self.mechanism.factor(self.num_steps)
+
+  @property
+  def bands(self) -> int:
+    """Parts of the data from which samples are drawn in turn; 1: all at once."""
+    return 1 if self.mechanism is None else self.mechanism.bands
 
   @functools.cached_property
   def secrets(self) -> Vault:
@@ -188,8 +225,9 @@ class DPPlan:
   def _setting(self) -> dict[str, Any]:
     return {
       "num_units": self.num_examples,
-      "sample_size": self.expected_batch_size,
-      "num_steps": self.num_steps,
+      # To one unit, cyclic samples are Poisson samples of every `bands`-th step.
+      "sample_size": self.bands * self.expected_batch_size,
+      "num_steps": accounting.rounds(self.num_steps, self.bands),
       "delta": self.delta,
       "sampling": self.sampling,
       "max_sample_size": self.max_sample_size,
@@ -222,7 +260,7 @@ class DPPlan:
     )
     if self.diagnostics:
       return math.inf
-    setting: dict[str, Any] = {**self._setting, "num_steps": steps}
+    setting: dict[str, Any] = {**self._setting, "num_steps": accounting.rounds(steps, self.bands)}
     accountant = accountant or self.chosen_accountant
     return accounting.epsilon(self.effective_multiplier, accountant=accountant, **setting)
 
@@ -268,6 +306,7 @@ class DPPlan:
       self.expected_batch_size,
       self.secrets,
       self.max_sample_size,
+      self.bands,
     )
 
   def begin(self, beginning: Beginning) -> str | None:
@@ -327,7 +366,7 @@ class DPPlan:
         "train with train.fit and plan.stream(...)",
       )
       self._admitted[0] = None
-    return self.secrets.noise_key(step)
+    return self.secrets.noise_key(step, None if self.factor is None else self.factor.window)
 
   def check_by_hand(self) -> None:
     """Raises InputError where an update outside of a training would release what is protected."""
@@ -369,7 +408,10 @@ class DPPlan:
       plain |= {f"clipping_{k}": v for k, v in self.adaptive_clipping._asdict().items()}
     plain["noise_multipliers"] = " ".join(np.format_float_positional(s) for s in self.multipliers)
     texts = {k: str(v) if v is None or isinstance(v, bool) else v for k, v in plain.items()}
-    return texts | {"max_sample_size": self.max_sample_size or 0}
+    texts |= {"max_sample_size": self.max_sample_size or 0}
+    if self.factor is not None:
+      texts |= {"mechanism": self.factor.describe(), "bands": self.bands}
+    return texts
 
   @property
   def _books(self) -> Books:

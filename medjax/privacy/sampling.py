@@ -2,7 +2,8 @@
 
 Poisson sampling takes every unit with probability q, independently, also none or many; the last
 chunk is filled with padding of weight 0. Amplification by sampling holds for this draw and no
-other: neither shuffled epochs nor batches of a fixed size are Poisson samples.
+other: neither shuffled epochs nor batches of a fixed size are Poisson samples. Cyclic sampling, for
+correlated noise, takes units of one part of the data in turn, see `privacy.correlated`.
 """
 
 import dataclasses
@@ -85,19 +86,32 @@ class PrivateStream:
   size: int
   vault: Vault
   max_size: int | None = None
+  bands: int = 1
 
   def __call__(self, step: int) -> Sample:
     random = np.random.Generator(np.random.Philox(key=self.vault.sampling_seed(step) % 2**128))
-    drawn = self.draw(random)
+    drawn = self.draw(random, step)
     parts = [drawn[i : i + self.chunk] for i in range(0, max(len(drawn), 1), self.chunk)]
     chunks = [self._gather(part, random) for part in parts]
     return Sample(chunks, self.vault.seal(step, content(chunks)))
 
-  def draw(self, random: np.random.Generator) -> np.ndarray:
+  def parts(self) -> np.ndarray:
+    """[units] the part of each unit in cyclic sampling, drawn for each by itself."""
+    key = self.vault.parts_seed() % 2**128
+    return np.random.Generator(np.random.Philox(key=key)).integers(self.bands, size=self.num_units)
+
+  @property
+  def num_units(self) -> int:
+    return len(self.units.rows)
+
+  def draw(self, random: np.random.Generator, step: int) -> np.ndarray:
     """Numbers of the units of one sample."""
-    num = len(self.units.rows)
+    num = self.num_units
     if self.sampling == "poisson":
-      drawn = np.flatnonzero(random.random(num) < self.size / num)
+      is_drawn = random.random(num) < self.bands * self.size / num
+      if self.bands > 1:
+        is_drawn &= self.parts() == step % self.bands
+      drawn = np.flatnonzero(is_drawn)
       if self.max_size is None or len(drawn) <= self.max_size:
         return drawn
       return random.choice(drawn, self.max_size, replace=False)

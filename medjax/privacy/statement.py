@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from medjax.privacy import accounting
 from medjax.privacy.accounting import Cost, Sampling
+from medjax.privacy.correlated import Factor
 from medjax.privacy.quantile import QuantileClipping
 
 
@@ -43,6 +44,8 @@ class PlanSettings(Protocol):
   def adaptive_clipping(self) -> QuantileClipping | None: ...
   @property
   def multipliers(self) -> Sequence[float]: ...
+  @property
+  def factor(self) -> Factor | None: ...
 
 
 class Released(NamedTuple):
@@ -117,6 +120,12 @@ def _how(plan: PlanSettings, released: Released) -> list[str]:
     "poisson": f"Poisson samples: each of {plan.num_examples} units with probability {rate:.4g}",
     "fixed": f"samples of exactly {plan.expected_batch_size} of {plan.num_examples} units",
   }[plan.sampling]
+  if plan.factor is not None and plan.factor.bands > 1:
+    bands = plan.factor.bands
+    drawn = (
+      f"cyclic Poisson samples: each of {plan.num_examples} units is put into one of {bands} parts,"
+      f" at random, and is drawn in one step of {bands} alone, with probability {bands * rate:.4g}"
+    )
   if plan.max_sample_size is not None:
     drawn += f", at most {plan.max_sample_size} of those drawn"
   sigmas, count = ", ".join(f"{sigma:.4g}" for sigma in plan.multipliers), len(plan.multipliers)
@@ -126,6 +135,14 @@ def _how(plan: PlanSettings, released: Released) -> list[str]:
     f" {sigmas}, composed within one sample; divided by the fixed {plan.expected_batch_size}."
     f" delta includes {released.tail:.2g} for the tail of the noise, which is cut."
   ]
+  if plan.factor is not None and plan.factor.bands > 1:
+    factor = plan.factor
+    lines.append(
+      f"The noise is correlated over steps (banded matrix factorisation, {factor.bands} bands,"
+      f" starting anew every {factor.window} steps): what is new in a step has {factor.norm:.4g}"
+      f" times the multiplier's std, which covers what one unit adds to {factor.bands} steps. It is"
+      f" accounted as one independent release in {factor.bands} steps."
+    )
   rule = plan.adaptive_clipping
   if rule is not None:
     lines.append(

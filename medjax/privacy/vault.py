@@ -154,11 +154,23 @@ class Vault:
     """256 bits for the sample of a step; for numpy.random.Philox or SeedSequence."""
     return int.from_bytes(self._draw("sample", step), "big")
 
-  def noise_key(self, step: int) -> Key:
-    """Key of a step, after its release has been reserved on the disk."""
+  def parts_seed(self) -> int:
+    """256 bits that put the units of a training into the parts of cyclic sampling."""
+    return int.from_bytes(self._draw("parts", 0), "big")
+
+  def noise_key(self, step: int, window: int | None = None) -> Key:
+    """Key of a step, after its release has been reserved on the disk.
+
+    With `window` the keys [window] of this step and of those before it, the latest first, back to
+    the last multiple of `window`; from there on the first one is repeated.
+    """
     self.reserve(step)
-    words = np.frombuffer(self._draw("noise", step)[:8], np.uint32)
-    return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
+    steps = [step]
+    if window is not None:
+      steps = [step - k if k <= step % window else step for k in range(window)]
+    words = [np.frombuffer(self._draw("noise", s)[:8], np.uint32) for s in steps]
+    data = words[0] if window is None else np.stack(words)
+    return jax.random.wrap_key_data(jnp.asarray(data), impl="threefry2x32")
 
   def seal(self, step: int, rows: bytes) -> str:
     """What only this vault can say of the rows that were drawn for a step of this training."""
