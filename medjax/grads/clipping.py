@@ -19,7 +19,6 @@ from medjax import check, rng, tree
 from medjax.devices import platform_of
 from medjax.grads import contract, isolation
 from medjax.grads.ghost import engine, lengths, looped, program
-from medjax.grads.per_sample import alone
 from medjax.tree import entry
 from medjax.types import Key, Params, PyTree
 
@@ -156,13 +155,13 @@ def clipped_sum(
     def work(
       params: Params, batch: PyTree, keys: Key, weights: jax.Array, direction: Any
     ) -> ClippedSum:
-      part = functools.partial(alone, run, params)
       if chunk is None or chunk >= size:
-        return part(batch, keys, weights, direction, weight_fn, False)
+        return run(params, batch, keys, weights, direction, weight_fn, False)
       is_unrolled = platform_of(batch) == "cpu" and (
         is_vmapped(chunk) or not _is_fast_in_loops(loss_fn, params, batch, keys, has_aux)
       )
       arguments = batch, keys, weights, direction, weight_fn
+      part = functools.partial(run, params)
       return _in_chunks(part, chunk, *arguments, is_unrolled=is_unrolled)
 
     groups, bounds = _groups(params, max_norm, clip)
@@ -199,8 +198,11 @@ def _traced(
   return program.trace(loss_fn, params, example, one_key, has_aux=has_aux)
 
 
-def _is_fast_in_loops(*arguments: Any) -> bool:
-  traced = alone(_traced, *arguments)
+def _is_fast_in_loops(
+  loss_fn: Callable[..., Any], params: Params, batch: PyTree, keys: Key, has_aux: bool
+) -> bool:
+  isolation.require_alone(loss_fn, params, batch, keys, has_aux=has_aux)
+  traced = _traced(loss_fn, params, batch, keys, has_aux)
   has_gradients = traced.is_example_dependent and not traced.has_own_gradients
   return has_gradients and looped.is_fast(traced)
 

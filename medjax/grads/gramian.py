@@ -10,7 +10,6 @@ from medjax import check, rng, tree
 from medjax.axes import BATCH_AXIS
 from medjax.grads import isolation
 from medjax.grads.ghost import engine, products, program
-from medjax.grads.per_sample import alone
 from medjax.tree import entry
 from medjax.types import Array, Key, Params, PyTree
 
@@ -44,7 +43,7 @@ def gramian(
   check.one_of("method", method, ("auto", "ghost", "vmap"))
 
   def matrix(params: Params, batch: PyTree, key: Key) -> Array:
-    return alone(_matrix, loss_fn, method, params, batch, rng.example_keys(key, batch))
+    return _matrix(loss_fn, method, params, batch, rng.example_keys(key, batch))
 
   return matrix
 
@@ -52,7 +51,7 @@ def gramian(
 def _matrix(
   loss_fn: Callable[..., Array], method: str, params: Params, batch: PyTree, keys: Key
 ) -> Array:
-  isolation.require_alone(loss_fn, params, batch, keys, has_aux=False)
+  isolation.require_alone(loss_fn, params, batch, keys)
   if method != "vmap":
     example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
     one_key = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)

@@ -1,7 +1,10 @@
 """The loss of one example must not reach for another one, by whatever way.
 
 What a batched program does to one example has to depend on that example alone. JAX's own primitives
-keep examples apart under `vmap`. These do not have to, and are refused:
+keep examples apart under `vmap`. These do not have to, and are refused by everything that promises
+a result for each example (`clipped_sum`, `per_sample`, `per_sample_dot`, `sketched`, `gramian`):
+
+  batch axes       a collective over an axis that the loss of one example does not have
 
   callbacks        the host is given a whole batch at once, or sees one example after the other
   custom_vmap      its rule is given the batch and may do anything with it
@@ -26,7 +29,7 @@ _BY_HAND = ("custom_jvp_call", "custom_vjp_call", "call_hi_primitive")
 
 
 def require_alone(
-  loss_fn: Callable[..., Any], params: Params, batch: PyTree, keys: Key, *, has_aux: bool
+  loss_fn: Callable[..., Any], params: Params, batch: PyTree, keys: Key, *, has_aux: bool = False
 ) -> None:
   """Raises InputError for a loss of one example that could see others.
 
@@ -44,13 +47,26 @@ def require_alone(
       params, jax.tree.map(lambda x: x[0], batch), keys[0]
     )
 
-  loss = jax.make_jaxpr(first(loss_fn))(params, batch, keys)
+  loss = _traced(first(loss_fn), params, batch, keys)
   _check(loss.jaxpr, loss.jaxpr.effects)
   # A derivative by hand shows what it does only once it is taken, and a shard_map adds collectives.
   is_sharded = bool(jax.sharding.get_abstract_mesh().manual_axes)
   if is_sharded or any(eqn.primitive.name in _BY_HAND for eqn, _ in _equations(loss.jaxpr, ())):
     gradient = jax.make_jaxpr(first(jax.grad(loss_fn, has_aux=has_aux)))(params, batch, keys)
     _check(gradient.jaxpr, gradient.jaxpr.effects)
+
+
+def _traced(loss: Callable[..., Any], *arguments: Any) -> core.ClosedJaxpr:
+  try:
+    return jax.make_jaxpr(loss)(*arguments)
+  except NameError as error:
+    if "axis name" not in str(error):
+      raise
+    raise check.InputError(
+      "a loss of one example",
+      f"one that mixes examples ({str(error).partition('. ')[0]})",
+      "use GroupNorm or InstanceNorm and losses without batch coupling",
+    ) from error
 
 
 def _check(jaxpr: core.Jaxpr, effects: Any) -> None:

@@ -1,7 +1,8 @@
 """Gradients of every example of a batch on its own: `vmap` of `grad`, and inner products by `jvp`.
 
 A loss sees one example. One that reaches for the others, through a collective over the axis named
-"batch" (batch statistics, batch Dice), is refused: it has no gradient of one example.
+"batch" (batch statistics, batch Dice) or in any other way that `isolation` lists, is refused: it
+has no gradient of one example.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check, rng
+from medjax.grads import isolation
 from medjax.types import Key, Params, PyTree
 
 
@@ -49,7 +51,8 @@ def per_sample(
     `(params, batch, key) -> PerSample`. The key of an example is fold_in(key, batch.index), its
     position where there is no index.
   Raises:
-    InputError: a loss that mixes examples; a batch that `microbatch` does not divide.
+    InputError: a loss that mixes examples or could do so (see `isolation`); a batch that
+      `microbatch` does not divide.
   """
 
   def one(params: Params, example: PyTree, key: Key) -> PerSample:
@@ -67,8 +70,9 @@ def per_sample(
       f"{microbatch}",
       "pass a divisor",
     )
+    isolation.require_alone(loss_fn, params, batch, keys, has_aux=has_aux)
     parts = [
-      alone(jax.vmap(one, (None, 0, 0)), params, take(batch, i, part), keys[i : i + part])
+      jax.vmap(one, (None, 0, 0))(params, take(batch, i, part), keys[i : i + part])
       for i in range(0, size, part)
     ]
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts) if len(parts) > 1 else parts[0]
@@ -81,14 +85,17 @@ def per_sample_dot(
 ) -> Callable[[Params, PyTree, Key, PyTree], jax.Array]:
   """`(params, batch, key, direction) -> [batch]` of <g_i, direction>, without forming any g_i.
 
-  One forward pass with tangents: d/ds loss_i(params + s * direction) at s = 0.
+  One forward pass with tangents: d/ds loss_i(params + s * direction) at s = 0. A loss that mixes
+  examples or could do so (see `isolation`) is refused by InputError.
   """
 
   def dots(params: Params, batch: PyTree, key: Key, direction: PyTree) -> jax.Array:
     keys = rng.example_keys(key, batch)
 
+    isolation.require_alone(loss_fn, params, batch, keys)
+
     def losses(params: Params) -> jax.Array:
-      return alone(jax.vmap(loss_fn, (None, 0, 0)), params, batch, keys)
+      return jax.vmap(loss_fn, (None, 0, 0))(params, batch, keys)
 
     return jax.jvp(losses, (params,), (direction,))[1]
 
@@ -98,17 +105,3 @@ def per_sample_dot(
 def take(batch: PyTree, start: int, size: int) -> PyTree:
   """Examples [start, start + size)."""
   return jax.tree.map(lambda x: x[start : start + size], batch)
-
-
-def alone(function: Callable[..., Any], *arguments: Any) -> Any:
-  """Calls a function of losses that must not see a batch axis."""
-  try:
-    return function(*arguments)
-  except NameError as error:
-    if "axis name" not in str(error):
-      raise
-    raise check.InputError(
-      "a loss of one example",
-      f"one that mixes examples ({str(error).partition('. ')[0]})",
-      "use GroupNorm or InstanceNorm and losses without batch coupling",
-    ) from error

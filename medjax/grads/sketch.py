@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check, rng
-from medjax.grads.per_sample import alone, take
+from medjax.grads import isolation
+from medjax.grads.per_sample import take
 from medjax.types import Key, Params, PyTree
 
 
@@ -39,14 +40,16 @@ def sketched(
     microbatch: examples whose gradients are in memory at once, None for all; it must divide the
       batch.
   Raises:
-    InputError: a loss that mixes examples, a size below 1, a microbatch that does not divide.
+    InputError: a loss that mixes examples or could do so (see `isolation`), a size below 1, a
+      microbatch that does not divide.
   Guarantees: sketches of one `sketch_key` are comparable whatever the batch.
   """
   check.positive("size", size)
 
   def sketches(params: Params, batch: PyTree, key: Key, sketch_key: Key) -> jax.Array:
-    fold = folding(params, size, sketch_key)
     keys = rng.example_keys(key, batch)
+    isolation.require_alone(loss_fn, params, batch, keys)
+    fold = folding(params, size, sketch_key)
     num = keys.shape[0]
     part = num if microbatch is None else microbatch
     check.require(
@@ -60,7 +63,7 @@ def sketched(
       return fold(jax.grad(loss_fn)(params, example, key))
 
     parts = [
-      alone(jax.vmap(one, (None, 0, 0)), params, take(batch, i, part), keys[i : i + part])
+      jax.vmap(one, (None, 0, 0))(params, take(batch, i, part), keys[i : i + part])
       for i in range(0, num, part)
     ]
     return jnp.concatenate(parts)

@@ -4,6 +4,7 @@ The gradients themselves are JAX's, one example at a time; norms, factors and th
 are NumPy's in float64. `python -m tests.grads.clipping_cases 500` tries as many cases.
 """
 
+import functools
 import sys
 from typing import NamedTuple
 
@@ -65,6 +66,7 @@ class Case(NamedTuple):
   log_bound: int
   chunk: int | None
   method: str
+  is_closed_over: bool
   seed: int
 
 
@@ -82,6 +84,7 @@ def draw(random: np.random.Generator) -> Case:
     log_bound=int(random.integers(-min(most, 18), min(most, 18) + 1)),
     chunk=[None, 1, 2, 3][random.integers(4)],
     method=["ghost", "ghost", "vmap"][random.integers(3)],
+    is_closed_over=bool(random.integers(2)),
     seed=int(random.integers(2**31)),
   )
 
@@ -106,13 +109,14 @@ def excess(case: Case) -> tuple[float, float]:
     "code": jnp.asarray(random.integers(0, most, (NUM, 4)), case.index),
   }
   bound = 10.0**case.log_bound
-  run = jax.jit(
-    lambda weights: (
-      grads.clipped_sum(case.loss, bound, chunk=case.chunk, method=case.method)(
-        params, batch, KEY, weights=weights
-      ).grads
-    )
-  )
+  clipped = grads.clipped_sum(case.loss, bound, chunk=case.chunk, method=case.method)
+
+  def given(params, batch, weights):
+    return clipped(params, batch, KEY, weights=weights).grads
+
+  # What a function closes over XLA knows as it compiles, and folds and rewrites differently.
+  run = jax.jit(functools.partial(given, params, batch) if case.is_closed_over else given)
+  first = () if case.is_closed_over else (params, batch)
   formed = jax.jit(grads.per_sample(case.loss))(params, batch, KEY).grads
   formed = [np.asarray(g.astype(jnp.float32), np.float64).reshape(NUM, -1) for g in _leaves(formed)]
   formed = np.concatenate(formed, axis=1)
@@ -124,7 +128,7 @@ def excess(case: Case) -> tuple[float, float]:
   want = shares @ np.where(is_there[:, None], formed, 0)
 
   def total(weights):
-    found = run(jnp.asarray(weights, jnp.float32))
+    found = run(*first, jnp.asarray(weights, jnp.float32))
     return np.concatenate([np.asarray(g, np.float64).ravel() for g in _leaves(found)])
 
   alone = [np.linalg.norm(total(np.eye(NUM)[i])) / bound for i in range(NUM)]

@@ -265,7 +265,7 @@ def at_size_one(x: jax.Array) -> jax.Array:
   """Every example divided by its magnitude; indices as they are."""
   if not jnp.issubdtype(x.dtype, jnp.inexact):
     return x
-  return x / _column(lengths.magnitude(lengths.flat(x)), x)
+  return lengths.divided(x, _column(lengths.magnitude(lengths.flat(x)), x))
 
 
 def added_gradients(

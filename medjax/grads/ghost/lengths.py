@@ -44,8 +44,17 @@ def of_rows(x: jax.Array) -> jax.Array:
 def scaled(rows: jax.Array) -> jax.Array:
   """The same for [rows, numbers], every row divided by its own size before it is squared."""
   size = magnitude(rows)
-  shrunk = rows / size[:, None]
-  return size * jnp.sqrt(jnp.square(shrunk).sum(1))
+  return size * jnp.sqrt(jnp.square(divided(rows, size[:, None])).sum(1))
+
+
+def divided(x: jax.Array, unit: jax.Array) -> jax.Array:
+  """x / unit, rounded to the type of `x` before anything else is done with it.
+
+  XLA's simplifier takes (x / u) * (x / u) for (x * x) / (u * u) where it knows `x` and `u` when it
+  compiles, such as examples that a function closes over: x * x is then 0 or inf, which the division
+  was to prevent. No rewriting reaches across an optimisation barrier.
+  """
+  return jax.lax.optimization_barrier(x / unit)
 
 
 def magnitude(rows: jax.Array) -> jax.Array:
@@ -66,5 +75,5 @@ def joint(parts: Sequence[jax.Array] | jax.Array, axis: int = -1) -> jax.Array:
   largest = jnp.max(lengths, axis=axis, keepdims=True, initial=0.0)
   is_usable = (largest > 0) & jnp.isfinite(largest)
   unit = jnp.where(is_usable, largest, 1.0)
-  total = jnp.sqrt(jnp.square(lengths / unit).sum(axis=axis, keepdims=True))
+  total = jnp.sqrt(jnp.square(divided(lengths, unit)).sum(axis=axis, keepdims=True))
   return jnp.squeeze(unit * total, axis=axis)
