@@ -150,6 +150,7 @@ def run(config: Config, seed: int, directory: train.RunDirectory) -> Study:
         num_steps=config.num_steps,
         workdir=directory.path,
         writers=directory.writers,
+        allow_change=directory.is_longer,
         name=name,
         log_every=config.log_every,
         checkpoint_every=10 * config.log_every,

@@ -388,6 +388,7 @@ def _fit(
     evaluators={"validation": synthetic_training.MeanDice(task, cases.validation)},
     workdir=directory.path,
     writers=directory.writers,
+    allow_change=directory.is_longer,
     name=name,
     log_every=config.log_every,
     eval_every=config.eval_every,
