@@ -3,7 +3,7 @@
 from types import ModuleType
 from typing import NamedTuple
 
-from experiments import classification, disbelieve, fusestyle, mt_cool, serial_sections
+from experiments import classification, ctan, disbelieve, fusestyle, mt_cool, serial_sections
 
 
 class Row(NamedTuple):
@@ -63,5 +63,12 @@ ROWS = (
     "--arms joint independent vanilla mt-cool --num_pictures 40 --size 8 --widths 4 4"
     " --single_widths 3 3 --num_steps 20 --num_seeds 1 --log_every 10 --num_draws 2",
     "flatness",
+  ),
+  Row(
+    "ctan",
+    ctan,
+    "--arms stl hps ctan --num_pictures 40 --size 8 --widths 4 4 --num_steps 20 --log_every 10"
+    " --period 2 --learning_rate 0.02",
+    "dice",
   ),
 )
