@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from medjax.devices import platform_of
+from medjax.ops import conv_tiles
 
 Implementation = Literal["auto", "native", "slices"]
 
@@ -42,7 +43,8 @@ def conv_general_dilated(
   Args:
     lhs, rhs, ...: as in `lax.conv_general_dilated`; channels-last layouts are accelerated.
     implementation: "native" (XLA's own), "slices" (sum of 2D convolutions, 3D channels-last only)
-      or "auto": slices for 3D on a CPU, native elsewhere; see `devices.platform_of`.
+      or "auto": slices for 3D on a CPU, native elsewhere; see `devices.platform_of`. "auto"
+      forms the weight gradients of 2D convolutions in tiles on a CPU, see `conv_tiles`.
   Returns:
     The convolution; both implementations agree to float32 rounding.
   """
@@ -72,15 +74,16 @@ def conv_general_dilated(
       precision,
       preferred_element_type,
     )
-  return lax.conv_general_dilated(
+  run = lax.conv_general_dilated if implementation == "native" else conv_tiles.convolve
+  return run(
     lhs,
     rhs,
-    window_strides,
-    padding,
-    lhs_dilation,
-    rhs_dilation,
-    dimension_numbers,
-    feature_group_count,
+    window_strides=window_strides,
+    padding=padding,
+    lhs_dilation=lhs_dilation,
+    rhs_dilation=rhs_dilation,
+    dimension_numbers=dimension_numbers,
+    feature_group_count=feature_group_count,
     precision=precision,
     preferred_element_type=preferred_element_type,
   )
@@ -112,8 +115,8 @@ def _sum_of_slices(
     return lax.conv_general_dilated(
       plane_batch,
       rhs[k],
-      strides[1:],
-      padding[1:],
+      window_strides=strides[1:],
+      padding=padding[1:],
       rhs_dilation=dilation[1:],
       dimension_numbers=("NHWC", "HWIO", "NHWC"),
       feature_group_count=groups,
