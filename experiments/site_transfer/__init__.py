@@ -58,16 +58,15 @@ of the reference's. cases.csv has a row a test case, of radiographs a person.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 from experiments.site_transfer import chest, hospitals, report, scores, training
 from experiments.site_transfer.config import Config
-from experiments.site_transfer.scorers import Scored, scorer_of
+from experiments.site_transfer.scorers import scorer_of
 from experiments.site_transfer.scores import NO_TRANSFER, ORACLE
 from experiments.site_transfer.training import Run, Study, Trained
-from medjax import cli
-from medjax.metrics import case_table
-from medjax.study import pair_picture
+from medjax import cli, study
 
 _EVIDENCE = Config(
   pairs=("research-t1>legacy-t1", "legacy-t1>hospital-t1", "memory-t1>lowfield-t1"),
@@ -159,7 +158,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
   if config.data_source == "chest":
     setting = chest.load(config, options.data, options.seed)
   else:
-    picture = pair_picture(options.workdir)
+    picture = study.pair_picture(options.workdir)
     setting = hospitals.load(config, options.data, options.seed, picture)
   seeds = range(options.seed, options.seed + config.num_seeds)
   runs = {
@@ -177,38 +176,36 @@ def build(config: Config, options: cli.RunOptions) -> None:
     if directory.finished:
       return
     directory.write_json("splits", setting.splits)
-    study, scorer = Study(config, setting, directory), scorer_of(config, setting)
-    scored: list[Scored] = []
-    first: dict[Any, tuple[Trained, Scored]] = {}
+    trainer, scorer = Study(config, setting, directory), scorer_of(config, setting)
+    rows: list[dict[str, Any]] = []
+    first: dict[Any, tuple[Trained, study.Scored]] = {}
 
     def test(trained: Trained, run: Run, arm: str, size: float, roles: tuple[str, ...]) -> None:
       about = {"optimiser": run.optimiser, "arm": arm, "size": size, "pair": run.pair.name}
       for role in roles:
         stacks = run.pair.target_test if role == "target" else run.pair.source_test
-        found = scorer(trained, stacks, {**about, "seed": run.seed, "role": role})
-        scored.append(found)
+        make = functools.partial(scorer, trained, stacks, {**about, "seed": run.seed, "role": role})
+        name = f"{run._replace(size=size).name(arm)}-{role}"
+        found = study.kept(directory, name, trained.network, make)
+        rows.extend(found.rows)
         first.setdefault((run.optimiser, arm), (trained, found))
 
     for optimiser, own in runs.items():
       for run in (run for run in own if run.size == config.target_sizes[0]):
-        source = study.source(run.pair, optimiser, run.seed)
+        source = trainer.source(run.pair, optimiser, run.seed)
         known = ("source",) if run.pair.has_new_head else ("target", "source")
         test(source, run, NO_TRANSFER, 0, known)
-        test(study.oracle(run.pair, optimiser, run.seed), run, ORACLE, 0, ("target",))
+        test(trainer.oracle(run.pair, optimiser, run.seed), run, ORACLE, 0, ("target",))
       for arm in config.arms_of(optimiser):
-        for run, trained in zip(own, study.adapt(arm, own), strict=True):
+        for run, trained in zip(own, trainer.adapt(arm, own), strict=True):
           test(trained, run, arm, run.size, ("target", "source"))
-    rows = [row for part in scored for row in part.rows]
-    case_table.write_cases(directory.path / "cases.csv", rows)
     flops = {
       str(optimiser): {
-        str(arm): study.flops_of(arm, optimiser) for arm in config.arms_of(optimiser)
+        str(arm): trainer.flops_of(arm, optimiser) for arm in config.arms_of(optimiser)
       }
       for optimiser in config.optimisers
     }
     results = scores.results(config, setting, rows, flops)
-    fits = {f"{o} {arm}": one.fit for (o, arm), (one, _) in first.items() if one.fit is not None}
-    directory.write_json("timing", {name: fit.timing._asdict() for name, fit in fits.items()})
     page = report.page(
       config,
       setting,
@@ -216,5 +213,5 @@ def build(config: Config, options: cli.RunOptions) -> None:
       {key: found for key, (_, found) in first.items()},
       results,
     )
-    page.what_ran(directory.config).write(directory.path / "report.html")
-    directory.write_json("results", results)
+    every = [one.job for one, _ in first.values() if one.job is not None]
+    study.finish(directory, results, page, trained=every, rows=rows)

@@ -17,8 +17,8 @@ from medjax import check, data, study
 from medjax.data.sets import cc359, prostate
 from medjax.study import stacks
 from medjax.study.sites import Rescanned, rescanned
-from medjax.study.stacks import Stack
-from medjax.types import IGNORE, Example, Source
+from medjax.study.stacks import Grid, Stack
+from medjax.types import Source
 
 
 def load(
@@ -148,36 +148,12 @@ def _cases(config: DataConfig, name: str, source: Source, used: Sequence[str], s
       own, f"people for {len(used)} sites", f"{len(people)}", "name fewer sites in --pairs"
     )
     indices["train"] = tuple(i for i in indices["train"] if subjects[i] in own)
+  grid = Grid(config.shape, normalise=config.normalise, is_by_slice=False)
   train, test = (
-    tuple(_stack(config, source[i].replace(subject=subjects[i]), name) for i in indices[part])
+    tuple(grid.stack(source[i].replace(subject=subjects[i]), name) for i in indices[part])
     for part in ("train", "test")
   )
   return _Site(train, test)
-
-
-def _stack(config: DataConfig, example: Example, site: str) -> Stack:
-  """The slices of a case on the network's grid; outside it nothing is scored."""
-  image, label, spacing = example.image, example.label, example.spacing
-  if image is None or label is None or label.ndim not in (2, 3):
-    raise check.InputError(
-      f"an image and a label map of 2 or 3 axes in {example.name}", "none", "give labelled cases"
-    )
-  check.require(
-    all(np.isfinite(mm) and mm > 0 for mm in spacing),
-    f"a positive voxel size on every axis of {example.name}",
-    f"{spacing}",
-    "correct the header, or distances mean nothing",
-  )
-  labels = label[..., None] if label.ndim == 2 else label
-  volume = data.normalise(image[:, :, None] if image.ndim == 3 else image, config.normalise)
-  low = float(volume.min())
-  images = [data.fit_to_shape(plane, config.shape, low) for plane in np.moveaxis(volume, 2, 0)]
-  planes = [data.fit_to_shape(plane, config.shape, IGNORE) for plane in np.moveaxis(labels, 2, 0)]
-  seen = data.fit_to_shape(np.ones(config.shape, bool), label.shape[:2])
-  truth = np.where(seen if label.ndim == 2 else seen[..., None], label, IGNORE)
-  mm = tuple(float(x) for x in spacing)
-  stacked = np.stack(images).astype(np.float32), np.stack(planes).astype(np.int32)
-  return Stack(example.name, example.subject, site, "", *stacked, truth, mm)
 
 
 def _rows(stacks: Sequence[Stack]) -> dict[tuple[str, str], np.ndarray]:

@@ -7,10 +7,10 @@ import numpy as np
 
 from experiments.site_transfer.config import Config, Optimiser
 from experiments.site_transfer.drift import GROUPS
-from experiments.site_transfer.scorers import Scored
 from experiments.site_transfer.scores import NO_TRANSFER, ORACLE, ROLES, SOURCE_MODEL
 from experiments.site_transfer.setting import Setting
 from experiments.site_transfer.training import Trained
+from medjax import study
 from medjax.train.report import Report
 
 _NAMES = {"dice": "Dice", "surface_dice": "surface Dice", "auroc": "mean AUROC"}
@@ -34,7 +34,7 @@ def page(
   config: Config,
   setting: Setting,
   trained: Mapping[tuple[Optimiser, str], Trained],
-  pictures: Mapping[tuple[Optimiser, str], Scored],
+  pictures: Mapping[tuple[Optimiser, str], study.Scored],
   results: dict[str, Any],
 ) -> Report:
   """Answers, tables at the target and at the source, verdicts, drift, overlays, curves.
@@ -67,19 +67,9 @@ def answers(config: Config, setting: Setting, results: dict[str, Any]) -> str:
   for row in results["questions"]:
     if row["size"] != few or row["metric"] != metric:
       continue
-    said = {
-      "better": f"beats {row['reference']} by more than {config.margin:g}",
-      "worse": f"is worse than {row['reference']} by more than {config.margin:g}",
-      "undecided": f"is equivalent to {row['reference']} within {config.margin:g}"
-      if row["equivalent"]
-      else f"is not told apart from {row['reference']}",
-    }[row["verdict"]]
     where = "at the source" if row["question"] == "source" else "at the target"
-    interval = f"{row['adjusted_low']:+.3f} to {row['adjusted_high']:+.3f}"
-    sentences.append(
-      f"{row['optimiser']}, {few:g} {unit}, {where}: {row['arm']} {said} ({_NAMES[metric]}"
-      f" {row['difference']:+.3f}, {interval})."
-    )
+    said = study.sentence(row, study.page.name_of(metric))
+    sentences.append(f"{row['optimiser']}, {few:g} {unit}, {where}: {said}")
   return " ".join(sentences) or "No pair of sites had a gap to close, or no arm was asked for."
 
 
@@ -209,7 +199,7 @@ def _drift(report: Report, trained: Mapping[tuple[Optimiser, str], Trained]) -> 
   shown = {
     f"{optimiser} {arm}": rows
     for (optimiser, arm), one in trained.items()
-    if one.fit is not None and (rows := [r for r in one.fit.history if "drift/distance" in r])
+    if one.job is not None and (rows := [r for r in one.job.fit.history if "drift/distance" in r])
   }
   if not shown:
     return
@@ -233,35 +223,25 @@ def _drift(report: Report, trained: Mapping[tuple[Optimiser, str], Trained]) -> 
 
 
 def _overlays(
-  report: Report, setting: Setting, pictures: Mapping[tuple[Optimiser, str], Scored]
+  report: Report, setting: Setting, pictures: Mapping[tuple[Optimiser, str], study.Scored]
 ) -> None:
   """Fig. 2: two target cases, arm by arm."""
   for optimiser in dict.fromkeys(name for name, _ in pictures):
-    shown = {arm: one.pictures for (name, arm), one in pictures.items() if name == optimiser}
-    flat = [(arm, picture) for arm, own in shown.items() for picture in own]
-    if not flat:
-      continue
-    report.section(
-      f"Arm by arm, {optimiser}", "First pair and seed, smallest target size."
-    ).overlay(
-      [p.image for _, p in flat],
-      [f"{arm}: Dice {p.score:.3f}" for arm, p in flat],
-      class_names=setting.class_names,
-      fills=[p.prediction for _, p in flat],
-      outlines=[p.truth for _, p in flat],
-      columns=max(len(own) for own in shown.values()),
-      caption="Tint: prediction. Line: truth.",
+    study.page.pictures(
+      report,
+      {arm: one.pictures for (name, arm), one in pictures.items() if name == optimiser},
+      setting.class_names,
+      title=f"Arm by arm, {optimiser}",
+      text="First pair and seed, smallest target size.",
     )
 
 
 def _curves(report: Report, trained: Mapping[tuple[Optimiser, str], Trained]) -> None:
   report.section("Training", "First pair, size and seed.")
   for optimiser in dict.fromkeys(name for name, _ in trained):
-    series = {
-      arm: ([r["step"] for r in rows], [r["loss"] for r in rows])
+    own = {
+      arm: one.job
       for (name, arm), one in trained.items()
-      if name == optimiser and one.fit is not None
-      if (rows := [r for r in one.fit.history if "loss" in r])
+      if name == optimiser and one.job is not None
     }
-    if series:
-      report.curves(series, "update", f"loss, {optimiser}")
+    study.page.curves(report, own, {"loss": f"loss, {optimiser}"}, xlabel="update")

@@ -6,15 +6,15 @@ oracle there: where there is no gap, nothing is to be transferred. Where the tar
 others than the source's, the source's network has nothing to say there, and all pairs enter.
 """
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.site_transfer.config import BASELINES, CONTROLS, Config, Optimiser
-from experiments.site_transfer.scorers import mean
 from experiments.site_transfer.setting import Setting
-from medjax import metrics
+from medjax import metrics, study
 
 ROLES = ("target", "source")
 NO_TRANSFER, ORACLE, SOURCE_MODEL = "no transfer", "oracle", "source model"
@@ -36,7 +36,9 @@ class Tables:
   ) -> np.ndarray:
     """[person] mean over the cases of each."""
     found = self._cells[optimiser, arm, size, role, pair, seed]
-    return np.array([np.mean([mean(row, metric) for row in found[name]]) for name in sorted(found)])
+    return np.array(
+      [np.mean([study.mean(row, metric) for row in found[name]]) for name in sorted(found)]
+    )
 
   def has(self, optimiser: str, arm: str, size: float) -> bool:
     return any(key[:3] == (optimiser, arm, size) for key in self._cells)
@@ -186,7 +188,8 @@ def questions(
   "few": MMTL against each of the four baselines at the target. "source": MMTL against the
   source's network at the source. "history": OCTL against fine-tuning and against every control.
   """
-  rows = []
+  rows: list[dict[str, Any]] = []
+  each = functools.partial(study.ask_each, margin=config.margin, levels=_LEVELS)
   for optimiser in config.optimisers:
     pairs = [name for name, gap in gaps[optimiser].items() if gap["in_table"]]
     for size in config.target_sizes if pairs else ():
@@ -202,48 +205,16 @@ def questions(
         target: dict[str, np.ndarray] = {arm: cube(arm, "target", metric) for arm in present}
         baselines = [arm for arm in BASELINES if arm in present]
         if "mmtl" in present and baselines:
-          rows += _against(config, "few", about, target, "mmtl", baselines)
+          rows += each("mmtl", baselines, target, question="few", **about)
           kept = {
             SOURCE_MODEL: cube(NO_TRANSFER, "source", metric, size=0),
             "mmtl": cube("mmtl", "source", metric),
           }
-          rows += _asked(config, "source", about, kept, SOURCE_MODEL)
+          compared = metrics.compare(
+            kept, reference=SOURCE_MODEL, margin=config.margin, levels=_LEVELS
+          )
+          rows += [{"question": "source", **about, **row._asdict()} for row in compared.values()]
         against = [arm for arm in ("fine-tune", *CONTROLS) if arm in present]
         if "octl" in present and against:
-          rows += _against(config, "history", about, target, "octl", against)
-  return rows
-
-
-def _against(
-  config: Config,
-  question: str,
-  about: Mapping[str, Any],
-  scores: Mapping[str, np.ndarray],
-  arm: str,
-  references: Sequence[str],
-) -> list[dict[str, Any]]:
-  """One arm against several, each the reference of a comparison of its own; Holm over them."""
-  asked = {other: scores[arm] - scores[other] for other in references}
-  asked["nothing"] = np.zeros_like(scores[arm])
-  return _asked(config, question, about, asked, "nothing", swap=arm)
-
-
-def _asked(
-  config: Config,
-  question: str,
-  about: Mapping[str, Any],
-  scores: Mapping[str, np.ndarray],
-  reference: str,
-  *,
-  swap: str = "",
-) -> list[dict[str, Any]]:
-  """Rows of the comparison; with `swap` each arm's scores are already that arm's gain over it."""
-  found = metrics.compare(scores, reference=reference, margin=config.margin, levels=_LEVELS)
-  rows = []
-  for arm, comparison in found.items():
-    row = comparison._asdict()
-    if swap:
-      row |= {"arm": swap, "reference": arm}
-      del row["mean"], row["reference_mean"]
-    rows.append({"question": question, **about, **row})
+          rows += each("octl", against, target, question="history", **about)
   return rows

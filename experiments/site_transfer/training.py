@@ -27,13 +27,13 @@ from experiments.site_transfer.optimisers import (
   tx_of,
 )
 from experiments.site_transfer.setting import Pair, Setting
-from medjax import check, data, methods, rng, train
+from medjax import check, data, methods, rng, study, train
 from medjax.methods.spottune import routed, spottune
 from medjax.train import weights
 from medjax.types import Batch, Params, PyTree, Step, Stream
 
-Apply: TypeAlias = Callable[[PyTree, PyTree, jax.Array], jax.Array]
-"""`apply(params, model_state, image) -> logits`."""
+Apply: TypeAlias = Callable[[PyTree, jax.Array], jax.Array]
+"""`apply((params, model_state), image) -> logits`."""
 
 
 class Run(NamedTuple):
@@ -56,15 +56,20 @@ class Trained(NamedTuple):
     params: what `apply` takes first; of SpotTune both copies and the policy.
     model_state: running statistics, {} without BatchNorm.
     opt_state: at the last step.
-    fit: rows and times.
+    job: the training, None for weights that were read from a file.
     apply: the network in use.
   """
 
   params: PyTree
   model_state: PyTree
   opt_state: PyTree
-  fit: train.Fit | None
+  job: study.Trained | None
   apply: Apply
+
+  @property
+  def network(self) -> tuple[PyTree, PyTree]:
+    """What `apply` is given."""
+    return self.params, self.model_state
 
 
 def _heads(pair: Pair) -> tuple[int, int]:
@@ -158,33 +163,38 @@ class Study:
     if arm in WITH_DRIFT and is_first:
       start = (sources[0].params, sources[0].model_state)
       evaluators[0]["drift"] = Drift(self.task, start, self.setting.pool, *of[0][1:])
-    fits = train.fit_many(
-      dataclasses.replace(steps[0], init=lambda start, key: start),
-      [data.pooled(self._pool, rows_of(config, run, arm)) for run in of],
-      [step.init(own.params, key) for step, own, key in zip(steps, sources, keys, strict=True)],
-      keys,
-      num_steps=config.num_steps,
-      mode=config.mode,
-      names=[run.name(arm) for run in of],
-      evaluators=evaluators,
-      workdir=self._directory.path,
-      writers=self._directory.writers,
+    # One Step serves all runs: what differs between them is the state that each starts from.
+    shared = dataclasses.replace(steps[0], init=lambda start, key: start)
+    jobs = [
+      study.Job(
+        run.name(arm),
+        shared,
+        data.pooled(self._pool, rows_of(config, run, arm)),
+        step.init(source.params, key),
+        key,
+        config.num_steps,
+        evaluator,
+      )
+      for run, step, source, key, evaluator in zip(
+        of, steps, sources, keys, evaluators, strict=True
+      )
+    ]
+    found = study.train_jobs(
+      jobs,
+      self._directory,
       log_every=config.log_every,
       eval_every=max(config.num_steps // 10, 1),
       checkpoint_every=config.checkpoint_every,
+      mode=config.mode,
       progress=False,
     )
-    states = [fit.state for fit in fits]
     if arm == "spottune":
       apply = self._routed_apply(of[0].pair)
       return [
-        Trained((state.params, state.extra), state.model_state, None, fit, apply)
-        for state, fit in zip(states, fits, strict=True)
+        Trained((one.params, one.state.extra), one.state.model_state, None, one, apply)
+        for one in found
       ]
-    return [
-      Trained(state.params, state.model_state, None, fit, self._apply)
-      for state, fit in zip(states, fits, strict=True)
-    ]
+    return [Trained(one.params, one.state.model_state, None, one, self._apply) for one in found]
 
   def flops_of(self, arm: Arm, optimiser: Optimiser) -> float:
     """Of one update as XLA counts them before it optimises; of the first pair."""
@@ -235,16 +245,16 @@ class Study:
   @functools.cached_property
   def _apply(self) -> Apply:
     model = self.task.model
-    return lambda params, state, image: model.apply(params, image, model_state=state)[0]
+    return lambda network, image: model.apply(network[0], image, model_state=network[1])[0]
 
   def _routed_apply(self, pair: Pair) -> Apply:
     """SpotTune's network at test time: the policy looks at the image."""
 
-    def apply(both: PyTree, model_state: PyTree, image: jax.Array) -> jax.Array:
-      params, extra = both
+    def apply(routed_network: PyTree, image: jax.Array) -> jax.Array:
+      (params, extra), model_state = routed_network
       _, policy_fn = policy_of(self.task, params, pair)
       example = Batch(image, *5 * (None,))
-      network = lambda own, image: self._apply(own, model_state, image)  # noqa: E731
+      network = lambda own, image: self._apply((own, model_state), image)  # noqa: E731
       block_of = self.task.block_of
       return routed(network, params, extra, policy_fn, example, image, block_of=block_of)
 
@@ -277,23 +287,20 @@ class Study:
     params, model_state = self._fresh(seed)
     tx = source_tx(self.config, optimiser, self.setting.heads, head)
     step = methods.supervised(self.task.loss_fn, tx, model_state=model_state)
-    fitted = self._fit(step, rows, params, seed, f"{optimiser}-{name}-{seed}")
-    state = fitted.state
-    return Trained(state.params, state.model_state, state.opt_state, fitted, self._apply)
+    job = self._fit(step, rows, params, seed, f"{optimiser}-{name}-{seed}")
+    state = job.state
+    return Trained(state.params, state.model_state, state.opt_state, job, self._apply)
 
-  def _fit(self, step: Step, rows: np.ndarray, params: Params, seed: int, name: str) -> train.Fit:
+  def _fit(
+    self, step: Step, rows: np.ndarray, params: Params, seed: int, name: str
+  ) -> study.Trained:
     key = rng.stream(jax.random.key(seed), "from scratch")
     drawn = data.rows(len(rows), self.config.batch_size, key)
     stream = data.pooled(self._pool, lambda step: rows[drawn(step)].astype(np.int32))
-    return train.fit(
-      step,
-      stream,
-      params,
-      key,
-      num_steps=self.config.source_epochs * self.config.steps_per_epoch,
-      workdir=self._directory.path,
-      writers=self._directory.writers,
-      name=name,
+    num_steps = self.config.source_epochs * self.config.steps_per_epoch
+    return study.train_job(
+      study.Job(name, step, stream, params, key, num_steps),
+      self._directory,
       log_every=self.config.log_every,
       checkpoint_every=self.config.checkpoint_every,
       progress=False,

@@ -347,7 +347,7 @@ def test_the_released_network_keeps_its_running_statistics(tmp_path, arm):
     step = study._step(arm, Run("adam", setting.pairs[0], 1, 0), source, donor)
     start = step.init(params, jax.random.key(0))
     state, _ = step.update(start, batch, jax.random.key(1))
-    return start, state, study._apply(params, model_state, batch.image[0])
+    return start, state, study._apply((params, model_state), batch.image[0])
 
   start, state, logits = jax.eval_shape(update)
   assert jax.tree.structure(start) == jax.tree.structure(state)

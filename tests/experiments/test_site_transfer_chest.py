@@ -243,7 +243,7 @@ def test_rows_of_people_have_the_area_as_their_mean(downloads):
   pair = study.setting.pairs[0]
   scored = FindingScorer(study.setting)(source, pair.target_test, {})
   (films,) = pair.target_test
-  logits = jax.vmap(lambda x: study._apply(source.params, source.model_state, x))(films.image)
+  logits = jax.vmap(lambda x: study._apply(source.network, x))(films.image)
   column = study.setting.class_names.index("Edema")
   want = auroc(logits[:, column], films.label[:, column])
   np.testing.assert_allclose(np.mean([row["auroc/Edema"] for row in scored.rows]), want, rtol=1e-5)
