@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from medjax import rng, tree
 from medjax.axes import BATCH_AXIS
 from medjax.tree import entry
-from medjax.types import Key, PyTree
+from medjax.types import Key, Leaf, PyTree
 
 
 def batch_mean(loss: Callable[[PyTree, Key], Any], batch: PyTree, key: Key) -> Any:
@@ -16,8 +17,29 @@ def batch_mean(loss: Callable[[PyTree, Key], Any], batch: PyTree, key: Key) -> A
 
   A loss that returns a pytree, such as (loss, statistics), gets the mean of every leaf.
 
+  A row of weight 0 changes neither the mean nor its derivative, also if it holds NaN or infinity.
+
   The keys are those of `rng.example_keys`: order, chunking and devices change nothing. The vmapped
   axis is named "batch" for losses that couple examples.
   """
-  values = jax.vmap(loss, axis_name=BATCH_AXIS)(batch, rng.example_keys(key, batch))
-  return tree.weighted_mean(values, entry(batch, "weight"))
+  keys, weight = rng.example_keys(key, batch), entry(batch, "weight")
+  values = jax.vmap(loss, axis_name=BATCH_AXIS)(_finite_padding(batch, weight), keys)
+  return tree.weighted_mean(values, weight)
+
+
+def _finite_padding(batch: PyTree, weight: jax.typing.ArrayLike | None) -> PyTree:
+  """The batch with 0 for what is not finite in rows of weight 0.
+
+  The mean leaves such rows out, but its derivative does not: it multiplies their cotangent, 0, by a
+  derivative of the loss that is not a number where the row is not.
+  """
+  if weight is None:
+    return batch
+
+  def clean(leaf: Leaf) -> Leaf:
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+      return leaf
+    counts = jnp.asarray(weight).reshape(-1, *[1] * (leaf.ndim - 1)) > 0
+    return jnp.where(counts | jnp.isfinite(leaf), leaf, jnp.zeros((), leaf.dtype))
+
+  return jax.tree.map(clean, batch)
