@@ -17,6 +17,7 @@ goes on, and gets NAME.json.
 """
 
 import functools
+import importlib
 import json
 import pathlib
 import subprocess
@@ -47,9 +48,8 @@ class Part(NamedTuple):
 def load(source: str) -> dict[str, Part]:
   """{"train", "validation", "test"} of a set."""
   if source == "digits":
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
+    datasets = importlib.import_module("sklearn.datasets")  # needs the extra `bench`
+    images, labels = datasets.load_digits(return_X_y=True)
     order = np.random.default_rng(0).permutation(len(labels))
     cuts = {"train": order[:1200], "validation": order[1200:1400], "test": order[1400:]}
     return {
