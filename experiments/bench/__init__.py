@@ -3,6 +3,7 @@
 distance_bench    distance transforms beside SciPy's and edt's
 monai_peer        MONAI's surface metrics
 opacus_peer       Opacus' clipped gradients
+torch_step_peer   the plain step of the same U-Net in PyTorch
 torchjd_peer      torchjd's engine for inner products of gradients
 gramian_bench     inner products of gradients without the gradients
 run_axis          many small trainings in one program
