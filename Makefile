@@ -19,8 +19,7 @@ doctest: $(VENV)/test.stamp
 
 # Slow tests run the programs that ship: with the compiler's optimisations.
 test-slow: $(VENV)/test.stamp
-	XLA_FLAGS="--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true $(XLA_FLAGS)" \
-	  $(BIN)/python -m pytest -m slow
+	XLA_FLAGS="--xla_backend_optimization_level=3 $(XLA_FLAGS)" $(BIN)/python -m pytest -m slow
 
 # The same suite as other processors would run it: results must not hang on the last bit.
 test-processors: $(VENV)/test.stamp
