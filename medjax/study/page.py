@@ -14,7 +14,7 @@ from medjax.study.jobs import Trained
 from medjax.study.questions import EQUAL, is_equal, sentence
 from medjax.study.results import mean_of_curves
 from medjax.study.scores import ShownPlane
-from medjax.study.tables import ResultRow
+from medjax.study.tables import DISTANCES, ResultRow
 from medjax.train.report import Report
 from medjax.types import Json
 
@@ -34,8 +34,7 @@ NAMES = {
 
 RANGES = {
   **dict.fromkeys(NAMES, (0.0, 1.0)),
-  "hausdorff": (0.0, np.inf),
-  "assd": (0.0, np.inf),
+  **dict.fromkeys((*DISTANCES, "nearest", "angle"), (0.0, np.inf)),
 }
 """Least and largest value of each of these metrics."""
 
