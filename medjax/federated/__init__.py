@@ -6,11 +6,6 @@ from medjax.federated.cohort import Cohort, CohortStream, cohorts
 from medjax.federated.compress import Compressor, int8, top_k
 from medjax.federated.drift import fedprox, scaffold
 from medjax.federated.history import History
-from medjax.federated.partial_labels import (
-  conditional_distillation,
-  merged_label,
-  merged_logits,
-)
 from medjax.federated.partition import by_domain, by_shard, check_people, dirichlet, evenly
 from medjax.federated.parts import Part
 from medjax.federated.rounds import federated
@@ -37,15 +32,12 @@ __all__ = [
   "client_loss",
   "client_units",
   "cohorts",
-  "conditional_distillation",
   "dirichlet",
   "evenly",
   "federated",
   "fedprox",
   "int8",
   "local",
-  "merged_label",
-  "merged_logits",
   "params_of",
   "scaffold",
   "top_k",

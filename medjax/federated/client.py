@@ -23,11 +23,13 @@ class Broadcast(NamedTuple):
     params: the global parameters theta.
     model_state: running statistics of the global model, {} if it has none.
     shared: what `Client.shared` made of the clients' states, () if nothing.
+    round: number of the round, from 0; for what changes from round to round.
   """
 
   params: Params
   model_state: PyTree
   shared: PyTree
+  round: Leaf = 0
 
 
 class ClientReport(NamedTuple):

@@ -35,7 +35,7 @@ def accumulate(
   client, compress = federation.client, federation.compress
   layout = federation.layout(state.params)
   shared = client.shared(state.extra.clients.kept)
-  sent = Broadcast(state.params, state.model_state, shared)
+  sent = Broadcast(state.params, state.model_state, shared, state.step)
 
   def one(number: jax.Array, mine: Clients, batches: PyTree) -> tuple[Any, ...]:
     own_key = jax.random.fold_in(key, number)

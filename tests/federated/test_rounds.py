@@ -57,6 +57,23 @@ def averaging():
   return federation()
 
 
+def test_clients_know_the_number_of_the_round():
+  """A client that reports it, for schedules over rounds."""
+
+  def run(broadcast, kept, batches, key):
+    number = jnp.asarray(broadcast.round, jnp.float32)
+    delta = jax.tree.map(jnp.zeros_like, broadcast.params)
+    return federated.ClientReport(delta, kept, {}, {"loss": number})
+
+  step = federation(federated.Client(lambda params, key: ((), {}), run))
+  (block,) = cohorts()(0)
+  state, found = None, []
+  for _ in range(3):
+    state, metrics = one_round(step, block, state)
+    found.append(float(metrics["loss"]))
+  assert found == [0.0, 1.0, 2.0]
+
+
 def by_hand(block):
   """[clients] parameters after each client's local descent, in NumPy."""
   found = []

@@ -1,0 +1,30 @@
+"""Losses of ONE example: logits [*space, class] and label map in, scalar out; findings of images.
+
+Voxels labelled `types.IGNORE` count in no sum; labels that are no class are refused, see
+`medjax.labels`.
+"""
+
+from medjax.losses.composed import SegmentationLoss, deep_supervision, weighted_sum
+from medjax.losses.entropy import binary_cross_entropy, cross_entropy, focal
+from medjax.losses.overlap import soft_dice, tversky
+from medjax.losses.partial_labels import (
+  conditional_distillation,
+  keep_labelled,
+  labelled_classes,
+  merge_unlabelled,
+)
+
+__all__ = [
+  "SegmentationLoss",
+  "binary_cross_entropy",
+  "conditional_distillation",
+  "cross_entropy",
+  "deep_supervision",
+  "focal",
+  "keep_labelled",
+  "labelled_classes",
+  "merge_unlabelled",
+  "soft_dice",
+  "tversky",
+  "weighted_sum",
+]
