@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.fusestyle import tissue
+from experiments.scanner_sets import tissue
 from medjax import check, cli, data, loading, losses, methods, nets, rng, study
 from medjax.data.people import inspection
 from medjax.data.sets import readers

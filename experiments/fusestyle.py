@@ -6,26 +6,33 @@ features. Claims: far above plain training on an unseen scanner; above a random 
 
   python -m experiments.fusestyle demo          simulated tissue under three scanners, each left out
                                                 in turn; about 3 minutes
-  python -m experiments.fusestyle evidence      the same with 5 seeds and 1,000 updates; 20 minutes
+  python -m experiments.fusestyle evidence      the same with 10 seeds; about 15 minutes
   python -m experiments.fusestyle folders --data SITE1 --data SITE2 --data SITE3
                                                 your pictures, CLASS/*.png below each site; a minute
                                                 a training of 1,000 updates at 64 x 64 pixels
+  python -m experiments.fusestyle figures --data XR --data S360 --data CS2 --data TUPAC16
+                                                real mitotic figures, typical or atypical, by
+                                                scanner; about 10 minutes
   python -m experiments.fusestyle paper --data XR --data S360 --data CS
                                                 patches of 64 x 64 round figures of MIDOG'21 by
                                                 scanner; wants an accelerator
 
-Times are for 2 CPU cores. Published, out of domain on XR, S360, CS of MIDOG'21: random partner .764
-.716 .724, FuseStyle .776 .752 .741; on Camelyon17 plain training .703, FuseStyle .905. The arm
+Times are for 2 CPU cores. `figures` wants patches.csv beside the sites, with the columns scanner,
+label, file and slide, so that no slide stands in two parts. Published, out of domain on XR, S360
+and CS of MIDOG'21: random partner .764 .716 .724, FuseStyle .776 .752 .741, largest distance .671
+.757 .763, largest divergence .744 .789 .780; Camelyon17: plain .703, FuseStyle .905. The arm
 "fusestyle" normalises features before it compares them, as the released code does; "fusestyle-raw"
 compares them as the text has it, which makes one picture nearly everybody's partner.
 
-DEVIATIONS: each example draws whether it is mixed, not each batch; the partner of the first mixed
-layer serves both; a small network from scratch with one GroupNorm group (a norm of single channels
-would take the style away before it is mixed) stands for a pre-trained ResNet50. V-REx, GroupDRO and
-Fish are not among the arms, and there is no detector.
+DEVIATIONS: each example draws whether it is mixed, not each batch; the partner is chosen once, by
+the rectified output of the first convolution, for both mixed layers; a small network from scratch
+with one GroupNorm group (a norm of single channels would take the style away before it is mixed)
+stands for a pre-trained ResNet50. V-REx, GroupDRO and Fish are not among the arms, and there is no
+detector.
 
-results.json: the common schema of `study.results`; partners.<arm>: different partners in a batch as
-a share of its pictures, mean over the trainings (a random cycle has 1).
+results.json: the common schema of `study.results`; partners.<arm> and hubs.<arm>: different
+partners in a batch, and pictures with the partner that most of them have, as shares of the batch,
+means over the trainings (a random cycle has 1, and 1 over the size of the batch).
 """
 
 import dataclasses
@@ -33,20 +40,16 @@ import functools
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
+from experiments import scanner_sets
 from medjax import cli, data, losses, methods, nets, rng, study
 from medjax.methods import fusestyle, mixing
 from medjax.train import Report
 from medjax.types import Batch, Key, Params, Source, Step
 
 _LAYERS = ("GroupNorm_0", "GroupNorm_1")
-_SCANNERS = {  # gain and offset of red, green and blue, and gamma
-  "XR": ((1.1, 0.8, 1.0), (0.0, 0.0, 0.0), 1.0),
-  "S360": ((0.8, 0.9, 0.7), (0.1, 0.0, 0.2), 0.7),
-  "CS": ((0.7, 1.0, 1.2), (0.2, 0.1, -0.1), 1.6),
-}
+
 
 # --- settings
 
@@ -64,6 +67,7 @@ class Config(study.Settings):
   learning_rate: float = 3e-3  # Adam's, constant, the same for every arm
   alpha: float = 0.3  # of the Beta distribution that says how much of one's own style stays
   mix_fraction: float = 0.5  # of the pictures whose style is mixed at all
+  table: str = ""  # CSV beside the sites with the slide of each file; "": files say who is who
   eval_every: int = 100  # updates between two evaluations on validation pictures of the sources
   known: str = ""  # what is known of these data, a sentence shown beside the scores
 
@@ -75,49 +79,19 @@ class Config(study.Settings):
 # --- data: each scanner is left out in turn
 
 
-def tissue(num: int, size: int, seed: int, scanner: str) -> Source:
-  """Pictures of twelve small nuclei (class 0) or three large ones (class 1), of one total area.
-
-  The scanner changes colours alone, so a network that looks at shapes knows every scanner.
-  """
-  gain, offset, gamma = (np.array(x, np.float32) for x in _SCANNERS[scanner])
-  y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
-
-  def draw(random: np.random.Generator) -> tuple[np.ndarray, bool]:
-    is_large = bool(random.random() < 0.5)
-    count, radius = (3, 0.16) if is_large else (12, 0.08)
-    stain = np.zeros((size, size))
-    for cy, cx in random.uniform(0, size, (count, 2)):
-      distance = np.hypot(y - cy, x - cx) / (radius * size * random.uniform(0.85, 1.15))
-      stain = np.maximum(stain, random.uniform(0.5, 1.0) / (1 + np.exp(8 * (distance - 1))))
-    pink = np.array([0.9, 0.7, 0.85]) - stain[..., None] * np.array([0.5, 0.5, 0.3])
-    seen = np.clip(pink + random.normal(0, 0.06, pink.shape), 0, 1)
-    return (gain * seen**gamma + offset).astype(np.float32), is_large
-
-  return data.Simulated(
-    "simulated tissue",
-    num,
-    seed,
-    draw,
-    class_names=("small nuclei", "large nuclei"),
-    channel_names=("red", "green", "blue"),
-    domain=scanner,
-    options={"size": size, "scanner": scanner},
-  )
-
-
 def load(config: Config, options: cli.RunOptions) -> tuple[str, Source, list[study.Turn]]:
   """Title, all sites as one source, and a turn for each site that is left out."""
-  if options.preset in ("folders", "paper"):
-    paths, shape = study.paths_of(options.data, None), (config.size, config.size)
-    sites: dict[str, Source] = {
-      path.resolve().name: data.ClassFolders(path, size=shape, colour=True) for path in paths
-    }
-    title = " and ".join(sites)
-  else:
+  if options.preset in ("demo", "evidence"):
     study.paths_of(options.data, 0)
-    sites = {s: tissue(config.num_pictures, config.size, options.seed, s) for s in _SCANNERS}
+    sites = {
+      name: scanner_sets.tissue(config.num_pictures, config.size, options.seed, name)
+      for name in scanner_sets.SCANNERS
+    }
     title = "simulated tissue under three scanners"
+  else:
+    paths = [path.resolve() for path in study.paths_of(options.data, None)]
+    sites = {p.name: scanner_sets.folder(p, config.size, config.table) for p in paths}
+    title = " and ".join(sites)
   whole = data.concat(sites)
   turns = study.turns_of(
     whole,
@@ -162,7 +136,9 @@ class Task:
     return mixing.paired(step, choose=choose)
 
   def fused(self, similarity: fusestyle.Similarity) -> Step:
-    features = nets.features(self.module, _LAYERS[0])
+    """By features before the norm, which would take their size away: behind a ReLU, as there."""
+    first = nets.features(self.module, "Conv_0")
+    features = lambda params, image: jax.nn.relu(first(params, image))  # noqa: E731
     return self.mixed(fusestyle.least_similar(features, similarity=similarity))
 
 
@@ -173,6 +149,8 @@ ARMS = study.arms(
     "fusestyle", "style of the least similar, channels normalised", lambda t: t.fused("instance")
   ),
   study.Arm("fusestyle-raw", "the same as the text has it", lambda t: t.fused("raw")),
+  study.Arm("euclid", "style of the partner at the largest distance", lambda t: t.fused("euclid")),
+  study.Arm("kl", "style of the partner of the largest divergence", lambda t: t.fused("kl")),
 )
 
 # --- questions, written down before the run
@@ -192,6 +170,10 @@ QUESTIONS = (
     expects="equivalent", spread=_SPREAD,
   ),
   study.Question(
+    "Is another way to choose the partner worse?", "fusestyle", ("euclid", "kl"), "accuracy",
+    "unseen", expects="open", spread=_SPREAD,
+  ),
+  study.Question(
     "Does mixing cost accuracy at home?", "erm", ("mixstyle", "fusestyle"), "accuracy", "in-domain",
     expects="open",
   ),
@@ -199,8 +181,9 @@ QUESTIONS = (
 
 PRESETS = {
   "demo": Config(),
-  "evidence": Config(num_seeds=5, num_steps=1000),
+  "evidence": Config(arms=tuple(ARMS), num_seeds=10),
   "folders": Config(size=64, num_steps=1000, widths=(16, 32, 32)),
+  "figures": Config(arms=tuple(ARMS), num_steps=300, num_seeds=4, table="patches.csv"),
   "paper": Config(
     size=64,
     arms=("erm", "mixstyle", "fusestyle"),
@@ -261,10 +244,10 @@ def build(config: Config, options: cli.RunOptions) -> None:
     batch = data.batches(turns[0].train, config.batch_size, 0)(0)
     flops = {arm: study.flops(step, trained[arm][0].params, batch) for arm, step in steps.items()}
     questions = study.ask(QUESTIONS, rows, margin=config.margin, costs=flops)
-    partners = {
-      arm: study.mean_of_curves(own, "partners")
-      for arm, own in trained.items()
-      if own[0].curve("partners")[0]
+    chose = [arm for arm, own in trained.items() if own[0].curve("partners")[0]]
+    chosen = {
+      name: {arm: study.mean_of_curves(trained[arm], name) for arm in chose}
+      for name in ("partners", "hub")
     }
     found = study.results(
       rows,
@@ -273,8 +256,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
       planned=planned,
       not_asked=study.not_asked(QUESTIONS, questions),
       flops=flops,
-      is_simulated=options.preset not in ("folders", "paper"),
-      partners=partners,
+      is_simulated=options.preset in ("demo", "evidence"),
+      partners=chosen["partners"],
+      hubs=chosen["hub"],
     )
     report = page(config, title, found, trained)
     every = [one for own in trained.values() for one in own]
@@ -290,10 +274,11 @@ def page(
   study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
   if found["partners"]:
     report.table(
-      ["arm", "different partners, share of a batch", f"of {config.batch_size} pictures"],
-      [[arm, share, share * config.batch_size] for arm, share in found["partners"].items()],
-      "Products of features that are not negative are smallest with the darkest picture, whoever"
-      " asks: it becomes nearly everybody's partner.",
+      ["arm", "different partners", "pictures with the commonest partner"],
+      [[arm, share, found["hubs"][arm]] for arm, share in found["partners"].items()],
+      f"Shares of a batch of {config.batch_size}. Products of features that are not negative are"
+      " smallest with the picture of the smallest features, whoever asks: unless features are"
+      " normalised, it is nearly everybody's partner.",
     )
   first = {arm: own[0] for arm, own in trained.items()}
   labels = {"loss": "loss", "validation/accuracy": "accuracy on validation people of the sources"}

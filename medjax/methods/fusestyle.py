@@ -10,7 +10,8 @@ Improved Generalization" (MICCAI workshops 2023), mix feature statistics as MixS
 The text takes z as it is. Features behind a ReLU are not negative, so the product is smallest with
 the shortest z, and one example becomes the partner of nearly the whole batch (`similarity="raw"`).
 The released code normalises every channel of z over space first, which is the default here:
-`similarity="instance"`. The mixing is that of `nets.mixstyle`:
+`similarity="instance"`. The paper's design analysis has the partner at the largest distance and the
+one of the largest KL divergence beside it ("euclid", "kl"). The mixing is that of `nets.mixstyle`:
 
   predict = nets.mixstyle(module, layers=layers, alpha=0.3)
   choose = fusestyle.least_similar(nets.features(module, layers[0]))
@@ -21,7 +22,7 @@ anew; here each example draws, and the partner of the first layer serves all of 
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from medjax import check
 from medjax.grads.batch import entry
 from medjax.types import Key, Params, PyTree
 
-Similarity = Literal["instance", "pearson", "raw"]
+Similarity = Literal["instance", "pearson", "raw", "euclid", "kl"]
 
 
 def least_similar(
@@ -45,14 +46,16 @@ def least_similar(
 
   Args:
     features: `features(params, image) -> [*space, channel]` of ONE example, see `nets.features`.
-    similarity: what is compared: "raw" features as in the paper's text; "instance": each channel
-      with mean 0 and variance 1 over space, as in the released code; "pearson": the correlation of
-      whole feature maps.
+    similarity: by products of "raw" features as in the paper's text; "instance": of features whose
+      channels have mean 0 and variance 1 over space, as in the released code; "pearson": by the
+      correlation of whole feature maps; "euclid": by the distance of raw features; "kl": by
+      KL(softmax z_i, softmax z_j) over all entries of a map. DEVIATION: the paper does not say of
+      what it takes the divergence.
   Returns:
     `choose(params, batch, key) -> [batch]` positions. Examples of weight 0 are chosen by nobody.
     The key is not used: the choice is not random.
   """
-  check.one_of("similarity", similarity, ("instance", "pearson", "raw"))
+  check.one_of("similarity", similarity, get_args(Similarity))
 
   def vector(params: Params, image: jax.Array) -> jax.Array:
     z = features(params, image)
@@ -66,9 +69,20 @@ def least_similar(
   def choose(params: Params, batch: PyTree, key: Key) -> jax.Array:
     del key
     z = jax.lax.stop_gradient(jax.vmap(vector, (None, 0))(params, entry(batch, "image")))
-    products, weight = z @ z.T, entry(batch, "weight")
+    products, weight = _similarities(z, similarity), entry(batch, "weight")
     if weight is not None:  # padding is never the least similar
       products = jnp.where(weight[None] > 0, products, jnp.inf)
     return products.argmin(1)
 
   return choose
+
+
+def _similarities(z: jax.Array, similarity: str) -> jax.Array:
+  """[batch, batch] of vectors [batch, number]; a row may be moved by a constant."""
+  if similarity == "euclid":
+    square = (z**2).sum(1)
+    return 2 * z @ z.T - square[None]  # |z_i|^2 - |z_i - z_j|^2
+  if similarity == "kl":
+    log_p = jax.nn.log_softmax(z)
+    return jnp.exp(log_p) @ log_p.T  # sum_k p_i log p_i - KL(p_i, p_j)
+  return z @ z.T

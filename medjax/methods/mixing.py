@@ -57,7 +57,8 @@ def paired(step: Step, *, choose: Choice | None = None) -> Step:
     step: a Step whose loss takes a `Pair`.
     choose: `choose(params, batch, key) -> [batch]` positions of the partners, in place of the
       cycle; see `fusestyle.least_similar`. The metric "partners" then says how many different
-      examples were chosen, as a share of those that chose: 1 for a cycle, 1 / n for one hub.
+      examples were chosen, as a share of those that chose (1 for a cycle, 1 / n for one hub), and
+      "hub" the share of those that chose the one that is chosen most.
   Raises:
     InputError: a Step whose examples may not meet (private training), or one in chunks.
   """
@@ -76,8 +77,9 @@ def paired(step: Step, *, choose: Choice | None = None) -> Step:
     if choose is not None:
       weight = entry(batch, "weight")
       counts = jnp.ones(len(partner)) if weight is None else (weight > 0).astype(jnp.float32)
-      is_chosen = jnp.zeros(len(partner)).at[partner].max(counts)
-      metrics = {**metrics, "partners": is_chosen.sum() / jnp.maximum(counts.sum(), 1.0)}
+      times = jnp.zeros(len(partner)).at[partner].add(counts)
+      total = jnp.maximum(counts.sum(), 1.0)
+      metrics = {**metrics, "partners": (times > 0).sum() / total, "hub": times.max() / total}
     return state, metrics
 
   return dataclasses.replace(step, update=update, manifest={**step.manifest, "paired": True})

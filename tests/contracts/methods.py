@@ -299,7 +299,7 @@ ROWS = (
     _fusestyle,
     _image_batch,
     _params,
-    frozenset({"loss", "grad_norm", "partners"}),
+    frozenset({"loss", "grad_norm", "partners", "hub"}),
   ),
   Row(
     "private",

@@ -38,6 +38,20 @@ def rectified(seed=0, size=128):
   return (gain * np.maximum(random.normal(size=(size, 6, 6, 4)), 0)).astype(np.float32)
 
 
+@pytest.mark.parametrize("similarity", ["euclid", "kl"])
+def test_the_partner_is_the_furthest_one(similarity):
+  images = rectified(size=9)
+  z = images.astype(np.float64).reshape(9, -1)
+  p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+  apart = np.zeros((9, 9))
+  for i, j in np.ndindex(9, 9):
+    if similarity == "kl":
+      apart[i, j] = (p[i] * np.log(p[i] / p[j])).sum()
+    else:
+      apart[i, j] = np.linalg.norm(z[i] - z[j])
+  np.testing.assert_array_equal(chosen(images, similarity), apart.argmax(1))
+
+
 @pytest.mark.parametrize("similarity", ["raw", "instance", "pearson"])
 def test_the_partner_has_the_smallest_product(similarity):
   images = rectified(size=9)
@@ -95,4 +109,5 @@ def test_a_step_of_pairs_takes_the_partners_chosen_and_counts_them():
   # Labels of the partners 3, 3, 3, 1 of the examples 0, 1, 2, 3; the fourth is padding.
   assert float(metrics["loss"]) == pytest.approx((3 + 30 + 300 + 1000) / 4)
   assert float(metrics["partners"]) == pytest.approx(2 / 4)
+  assert float(metrics["hub"]) == pytest.approx(3 / 4)
   assert seen["params"] is state.params
