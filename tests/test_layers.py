@@ -30,6 +30,7 @@ MAY_IMPORT = {
   "sweeps": {"types", "check", "rng"},
   "ops": BASE | {"kernels"},
   "losses": BASE | {"ops"},
+  "explain": BASE | {"ops"},
   "metrics": BASE | {"tables", "ops"},
   "nets": BASE | {"ops"},
   "synth": BASE | {"ops"},

@@ -2,7 +2,8 @@
 
 from medjax.nets.cross_task import CrossTask
 from medjax.nets.densenet import DenseNet
-from medjax.nets.features import features
+from medjax.nets.features import features, from_features
+from medjax.nets.image_text import ImageText, ImageTextOutput
 from medjax.nets.mixstyle import mixstyle
 from medjax.nets.model import from_linen
 from medjax.nets.nnx_model import from_nnx
@@ -17,6 +18,8 @@ from medjax.nets.wavelet_autoencoder import WaveletAutoencoder
 __all__ = [
   "CrossTask",
   "DenseNet",
+  "ImageText",
+  "ImageTextOutput",
   "ResNet9",
   "ResidualUNet",
   "SmallCNN",
@@ -25,6 +28,7 @@ __all__ = [
   "UNet",
   "WaveletAutoencoder",
   "features",
+  "from_features",
   "from_linen",
   "from_nnx",
   "mixstyle",

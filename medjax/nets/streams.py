@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from medjax import check
+from medjax.nets.blocks import NormedBlock
 from medjax.ops import pooling
 
 
@@ -54,7 +55,7 @@ class Streams(nn.Module):
     for level, width in enumerate(self.widths):
       x = pooling.mean_pool(x) if level else x
       own = [
-        self._block(width // len(self.heads), f"stream{i}_encoder{level}")(x)
+        NormedBlock(width // len(self.heads), self.num_convs, name=f"stream{i}_encoder{level}")(x)
         for i in range(len(self.heads))
       ]
       x = jnp.concatenate(own, axis=-1)
@@ -71,23 +72,5 @@ class Streams(nn.Module):
       skip = skips[level]
       x = pooling.upsample_linear(x, skip.shape[1:-1])
       x = jnp.concatenate([x, skip], axis=-1)
-      x = self._block(self.widths[level], f"{stream}_decoder{level}")(x)
+      x = NormedBlock(self.widths[level], self.num_convs, name=f"{stream}_decoder{level}")(x)
     return nn.Dense(number, name=f"{stream}_head")(x)[0]
-
-  def _block(self, width: int, name: str) -> nn.Module:
-    # One group: a norm of single channels would take the means away that a classifier reads.
-    return _Block(width, self.num_convs, name=name)
-
-
-class _Block(nn.Module):
-  """Convolutions, one norm over all channels each, and SiLU."""
-
-  width: int
-  num_convs: int
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    for _ in range(self.num_convs):
-      x = nn.Conv(self.width, (3,) * (x.ndim - 2))(x)
-      x = nn.silu(nn.GroupNorm(num_groups=1)(x))
-    return x
