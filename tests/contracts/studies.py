@@ -3,7 +3,15 @@
 from types import ModuleType
 from typing import NamedTuple
 
-from experiments import classification, ctan, disbelieve, fusestyle, mt_cool, serial_sections
+from experiments import (
+  classification,
+  condistfl,
+  ctan,
+  disbelieve,
+  fusestyle,
+  mt_cool,
+  serial_sections,
+)
 
 
 class Row(NamedTuple):
@@ -69,6 +77,13 @@ ROWS = (
     ctan,
     "--arms stl hps ctan --num_pictures 40 --size 8 --widths 4 4 --num_steps 20 --log_every 10"
     " --period 2 --learning_rate 0.02",
+    "dice",
+  ),
+  Row(
+    "condistfl",
+    condistfl,
+    "--arms plain marginal condist --local_updates 10 --num_people 6 --num_updates 20 --shape 12 12"
+    " --widths 4 4 --num_seeds 1 --batch_size 2 --learning_rate 0.05",
     "dice",
   ),
 )
