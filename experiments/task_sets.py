@@ -82,7 +82,7 @@ def striped(num: int, size: int, seed: int) -> TaskSet:
     mask = ((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 <= 1
     along = y if kind else x
     stripes = np.sin(2 * np.pi * along / random.uniform(4, 8) + random.uniform(0, 2 * np.pi))
-    image = 0.6 * mask + 0.25 * stripes + random.normal(0, 0.45, (size, size))
+    image = 0.6 * mask + random.uniform(0.02, 0.4) * stripes + random.normal(0, 0.45, (size, size))
     images.append(image.astype(np.float32)[..., None])
     masks.append(mask)
     kinds.append(kind)
