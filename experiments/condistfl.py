@@ -6,7 +6,7 @@ organs for background fails, the marginal loss works, and distillation from the 
 is not labelled helps where clients train for long between two rounds.
 
   python -m experiments.condistfl demo           simulated abdomens of four hospitals, rounds of 10
-                                                 and of 100 local updates, 2 seeds, 16 trainings;
+                                                 and of 50 local updates, 2 seeds, 16 trainings;
                                                  about 20 minutes beside other work
   python -m experiments.condistfl evidence       all arms, rounds of 10, 50 and 250 updates, 4 seeds
   python -m experiments.condistfl volumes        the same arms in 3D; wants an accelerator
@@ -41,7 +41,7 @@ from medjax.train import Report
 from medjax.types import Array, Batch, Key, Params, Step
 
 _GROUPS = ((0,), *abdomens.LABELS.values())
-_LOCAL = (10, 50, 100, 250)  # updates between two rounds that questions were asked for
+_LOCAL = (10, 50, 250)  # updates between two rounds that questions were asked for
 
 # --- settings
 
@@ -51,11 +51,11 @@ class Config(study.Settings):
   """Hospitals that label different organs train one network."""
 
   arms: tuple[str, ...] = ("plain", "marginal", "condist", "shuffled")  # what is compared
-  local_updates: tuple[int, ...] = (10, 100)  # of a client between two rounds
+  local_updates: tuple[int, ...] = (10, 50)  # of a client between two rounds
   num_seeds: int = 2
-  num_updates: int = 600  # of each client in all
-  num_people: int = 45  # of each hospital, a third of them for testing
-  shape: tuple[int, ...] = (32, 32)  # voxels of a picture or volume
+  num_updates: int = 400  # of each client in all
+  num_people: int = 36  # of each hospital, a third of them for testing
+  shape: tuple[int, ...] = (24, 24)  # voxels of a picture or volume
   widths: tuple[int, ...] = (8, 16)  # channels of each level of the U-Net
   batch_size: int = 4  # pictures a local update
   learning_rate: float = 3e-3  # Adam's, of the clients
@@ -176,7 +176,7 @@ def _asked(local: int) -> list[study.Question]:
     text = f"{text} ({local} local updates)"
     return study.Question(text, reference, arms, "dice", _role(local), expects, _SPREAD)
 
-  at_length: Any = "better" if local >= 100 else "open"
+  at_length: Any = "better" if local >= 50 else "open"
   return [
     question("Does the marginal loss mend the plain one?", "plain", ("marginal",), "better"),
     question("Does conditional distillation help?", "marginal", ("condist",), at_length),
@@ -191,7 +191,7 @@ QUESTIONS = tuple(question for local in _LOCAL for question in _asked(local))
 _EVERY: dict[str, Any] = {"arms": tuple(ARMS), "num_seeds": 4, "num_updates": 2000}
 PRESETS = {
   "demo": Config(),
-  "evidence": Config(local_updates=(10, 50, 250), num_people=90, **_EVERY),
+  "evidence": Config(local_updates=_LOCAL, num_people=90, shape=(32, 32), **_EVERY),
   "volumes": Config(local_updates=(50, 250), shape=(16, 48, 48), widths=(16, 32, 64), **_EVERY),
 }
 

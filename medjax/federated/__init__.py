@@ -8,6 +8,7 @@ from medjax.federated.drift import fedprox, scaffold
 from medjax.federated.history import History
 from medjax.federated.partition import by_domain, by_shard, check_people, dirichlet, evenly
 from medjax.federated.parts import Part
+from medjax.federated.rescue import rescue_factor, rescued
 from medjax.federated.rounds import federated
 from medjax.federated.state import Clients, Received, Rounds, params_of
 from medjax.federated.units import client_loss, client_units
@@ -39,6 +40,8 @@ __all__ = [
   "int8",
   "local",
   "params_of",
+  "rescue_factor",
+  "rescued",
   "scaffold",
   "top_k",
 ]

@@ -6,6 +6,7 @@ Voxels labelled `types.IGNORE` count in no sum; labels that are no class are ref
 
 from medjax.losses.composed import SegmentationLoss, deep_supervision, weighted_sum
 from medjax.losses.entropy import binary_cross_entropy, cross_entropy, focal
+from medjax.losses.imbalance import logit_adjusted, margin_calibrated
 from medjax.losses.overlap import soft_dice, tversky
 from medjax.losses.partial_labels import (
   conditional_distillation,
@@ -23,6 +24,8 @@ __all__ = [
   "focal",
   "keep_labelled",
   "labelled_classes",
+  "logit_adjusted",
+  "margin_calibrated",
   "merge_unlabelled",
   "soft_dice",
   "tversky",
