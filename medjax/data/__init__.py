@@ -64,7 +64,12 @@ from medjax.data.sets import (
   shared_classes,
   subset,
 )
-from medjax.data.simulated import CardiacAnatomy, ProceduralAnatomy, Simulated
+from medjax.data.simulated import (
+  CardiacAnatomy,
+  ProceduralAnatomy,
+  Simulated,
+  context_problems,
+)
 from medjax.data.streams import (
   Memory,
   Reservoir,
@@ -114,6 +119,7 @@ __all__ = [
   "chest_xray14",
   "chexpert",
   "concat",
+  "context_problems",
   "cut_patches",
   "find_cases",
   "fit_to_shape",

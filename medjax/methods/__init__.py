@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from medjax.methods import adversaries, cooperative, fusestyle, mixing
+from medjax.methods import adversaries, cooperative, fusestyle, in_context, mixing
 from medjax.methods.adversarial import adversarial
 from medjax.methods.agem import agem
 from medjax.methods.averaged import Averaged, averaged
@@ -56,6 +56,7 @@ __all__ = [
   "groupdro",
   "held_to_teacher",
   "ib_irm",
+  "in_context",
   "instancewise",
   "irm",
   "l2sp",

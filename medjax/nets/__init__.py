@@ -4,6 +4,7 @@ from medjax.nets.cross_task import CrossTask
 from medjax.nets.densenet import DenseNet
 from medjax.nets.features import features, from_features
 from medjax.nets.image_text import ImageText, ImageTextOutput
+from medjax.nets.in_context import InContext
 from medjax.nets.mixstyle import mixstyle
 from medjax.nets.model import from_linen
 from medjax.nets.nnx_model import from_nnx
@@ -20,6 +21,7 @@ __all__ = [
   "DenseNet",
   "ImageText",
   "ImageTextOutput",
+  "InContext",
   "ResNet9",
   "ResidualUNet",
   "SmallCNN",

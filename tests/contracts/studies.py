@@ -9,6 +9,7 @@ from experiments import (
   ctan,
   disbelieve,
   fusestyle,
+  gpt4mia,
   mt_cool,
   serial_sections,
 )
@@ -85,5 +86,13 @@ ROWS = (
     "--arms plain marginal condist --local_updates 10 --num_people 6 --num_updates 20 --shape 12 12"
     " --widths 4 4 --num_seeds 1 --batch_size 2 --learning_rate 0.05",
     "dice",
+  ),
+  Row(
+    "gpt4mia",
+    gpt4mia,
+    "--num_seeds 1 --num_train 60 --num_known 60 --widths 4 --num_steps 20 --num_problems 32"
+    " --num_reads 10 --num_rows 32 --read_width 8 --log_every 5",
+    "balanced",
+    ("reversed", "shuffled", "random", "random-balanced", "selected", "all"),
   ),
 )
