@@ -61,7 +61,7 @@ OWNERS = {
   "safetensors": {"medjax/train/weights.py"},
   "tensorboardX": {"medjax/train/writers.py"},
   "wandb": {"medjax/train/writers.py"},
-  "dp_accounting": {"medjax/privacy/accounting.py"},
+  "dp_accounting": {"medjax/privacy/accounting.py", "medjax/privacy/mixture.py"},
   "jax_privacy": {"medjax/privacy/correlated.py"},
   "tensorflow_datasets": {"medjax/data/sets/prepared.py", "medjax/data/sets/tfds_builders.py"},
 }

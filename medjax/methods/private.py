@@ -96,6 +96,12 @@ def private(
     f"filter {filter.name!r}",
     "leave out DPPlan(mechanism=...) or filter=...",
   )
+  check.require(
+    plan.max_examples_per_subject is None or _is_own(filter),
+    "a filter of medjax with max_examples_per_subject",
+    f"filter {filter.name!r} of yours",
+    "its proof is of one example in a sample: take unit='group', or leave filter=... out",
+  )
   loss = averaged_over_keys(loss_fn, multiplicity)
   if plan.unit == "group":
     loss = mean_over_members(loss)

@@ -1,4 +1,4 @@
-"""What a number of noisy sums of samples costs. Only this file knows dp-accounting.
+"""What a number of noisy sums of samples costs. This file and `mixture` know dp-accounting.
 
 Several Gaussian releases of one sample are one Gaussian release of multiplier
 (sum_j sigma_j^-2)^(-1/2) (adaptive composition of Gaussian mechanisms, Dong, Roth & Su 2022). The
@@ -6,6 +6,8 @@ sampling amplifies that one, once: releases that share a sample are not sampled 
 
   Poisson sampling   add or remove one unit    sensitivity C     PLD or RDP (Mironov et al. 2019)
   fixed-size         replace one unit          sensitivity 2 C   RDP alone (Wang et al. 2019)
+  Poisson sampling   add or remove one person  up to k C         PLD alone (`privacy.mixture`)
+  of examples        with up to k examples
 
 Cyclic Poisson sampling of banded correlated noise costs what Poisson sampling at `bands` times the
 rate in every `bands`-th step does (Choquette-Choo et al. 2023, theorem 4; `privacy.correlated`).
@@ -55,6 +57,8 @@ class Spending(NamedTuple):
     num_steps: samples drawn; 0 costs nothing.
     sampling: "fixed" needs the accountant "rdp".
     max_sample_size: units beyond so many are left out of a Poisson sample; None: none are.
+    per_subject: examples that one protected person may have, each drawn by itself; more than one
+      needs the accountant "pld" and Poisson samples of any size.
   """
 
   multiplier: float | int
@@ -63,6 +67,7 @@ class Spending(NamedTuple):
   num_steps: int
   sampling: Sampling = "poisson"
   max_sample_size: int | None = None
+  per_subject: int = 1
 
 
 class Cost(NamedTuple):
@@ -81,11 +86,14 @@ def epsilon(
   delta: float,
   sampling: Sampling = "poisson",
   max_sample_size: int | None = None,
+  per_subject: int = 1,
   accountant: Accountant = "pld",
   grid: float = _GRID,
 ) -> float:
   """Upper bound on epsilon at `delta` of `num_steps` samples; see `Spending` and `cost`."""
-  one = Spending(multiplier, num_units, sample_size, num_steps, sampling, max_sample_size)
+  one = Spending(
+    multiplier, num_units, sample_size, num_steps, sampling, max_sample_size, per_subject
+  )
   return cost((one,), delta, accountant, grid).epsilon
 
 
@@ -98,7 +106,8 @@ def cost(
   """Upper bound on epsilon at `delta` of all samples together, one after the other.
 
   RDP stands in for PLD where that has no answer: with hardly any noise its tables would not fit in
-  memory, and below a delta of about 1e-14 the mass that its tables leave out exceeds delta.
+  memory, and below a delta of about 1e-14 the mass that its tables leave out exceeds delta. Where
+  only PLD is known (a largest sample, several examples of a person) epsilon is then infinite.
 
   Args:
     spent: what was drawn; one relation of neighbours for all.
@@ -127,12 +136,21 @@ def cost(
     f"{accountant!r}",
     "RDP of truncated samples is not known to dp-accounting",
   )
-  if accountant == "pld" and (is_cut or min(p.multiplier for p in spent) >= _LEAST_FOR_PLD):
+  if any(part.per_subject > 1 for part in spent):
+    check.require(
+      kinds == {"poisson"} and not is_cut and accountant == "pld",
+      "accountant='pld' and Poisson samples of any size for people of several examples",
+      f"{accountant!r}",
+      "PLD alone knows mixtures of Gaussians; see DPPlan(max_examples_per_subject=...)",
+    )
+    return Cost(_of_people(spent, delta, grid), "pld")
+  found = math.inf
+  if accountant == "pld" and min(p.multiplier for p in spent) >= _LEAST_FOR_PLD:
     found = float(_books(spent, "pld", grid).get_epsilon(delta))
     if is_cut:  # the larger one of two neighbours may have one unit more, which others crowd out
       found = max(found, float(_books(spent, "pld", grid, 1).get_epsilon(delta)))
-    if is_cut or math.isfinite(found):
-      return Cost(found, "pld")
+  if is_cut or math.isfinite(found):
+    return Cost(found, "pld")
   return Cost(float(_books(spent, "rdp", grid).get_epsilon(delta)), "rdp")
 
 
@@ -174,6 +192,24 @@ def _books(
   return books
 
 
+@functools.lru_cache(maxsize=64)
+def _of_people(spent: tuple[Spending, ...], delta: float, grid: float) -> float:
+  """Epsilon of samples in which one person may have several examples; inf where PLD has no answer.
+
+  Nothing stands in for it: there is no RDP of these mixtures in dp-accounting.
+  """
+  from medjax.privacy import mixture
+
+  losses = mixture.losses(
+    [
+      mixture.Samples(p.multiplier, p.per_subject, p.sample_size / p.num_units, p.num_steps)
+      for p in spent
+    ],
+    grid,
+  )
+  return math.inf if losses is None else float(losses.get_epsilon_for_delta(delta))
+
+
 @contextlib.contextmanager
 def _no_word_of_left_out_orders() -> Iterator[None]:
   """Keeps dp-accounting from a warning for every Renyi order whose series does not converge.
@@ -204,7 +240,11 @@ def calibrated(target: float | int, *, accountant: Accountant = "pld", **setting
     InputError: the target cannot be met with a multiplier below 10^4.
   """
   check.require(0 < target < math.inf, "target_epsilon > 0, finite", f"{target}", "8 is common")
-  spend = functools.partial(epsilon, accountant=accountant, **setting)
+
+  def spend(sigma: float | int, grid: float = _GRID) -> float:
+    # Where an accountant has no answer, a large number keeps the search going.
+    return min(epsilon(sigma, accountant=accountant, grid=grid, **setting), 1e9)
+
   coarse = _least(functools.partial(spend, grid=_COARSE_GRID), target, 1.0)
   sigma = _least(spend, target, coarse)
   check.require(spend(sigma) <= target, "a target that noise can meet", f"{target}", "see delta")

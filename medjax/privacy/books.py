@@ -12,7 +12,7 @@ from medjax.privacy.vault import Vault
 from medjax.types import Beginning
 
 _ASSUMED_NUMBERS = 2**20  # in a release, where it is not known yet
-_REACH = {"poisson": 1.0, "fixed": 2.0}  # how far one unit moves a sum, over C
+_REACH = {"poisson": 1.0, "fixed": 2.0}  # how far one example moves a sum, over C
 
 
 class Books(NamedTuple):
@@ -56,7 +56,7 @@ class Books(NamedTuple):
           one.multipliers or self.multipliers,
           num_released=one.num_parameters or _ASSUMED_NUMBERS,
           num_samples=one.num_released,
-          reach=_REACH[{**self.settings, **one.plan}["sampling"]],
+          reach=_REACH[{**self.settings, **one.plan}["sampling"]] * self._per_subject(one),
           epsilon=epsilon,
         )
         for one in done
@@ -65,8 +65,11 @@ class Books(NamedTuple):
     found = total(math.inf)
     if found < 1e-3 * self.delta or self.is_open:
       return found
-    # The other bound needs an epsilon: that at delta / 2, valid where the tail takes no more.
-    return total(accounting.cost(self._spending(done), self.delta / 2, self.accountant).epsilon)
+    # The other bound needs an epsilon, at least that at delta - tail. The one at delta / 2 is, as
+    # long as the tail takes no more than half of delta.
+    half = accounting.cost(self._spending(done), self.delta / 2, self.accountant).epsilon
+    other = total(half)
+    return other if other <= self.delta / 2 else found
 
   def check_restart(self, known: Sequence[Training], new: Training, *, pays: bool) -> None:
     """Raises InputError for a training after others that cannot or shall not be paid for."""
@@ -138,6 +141,10 @@ class Books(NamedTuple):
     """Whether anything is protected, so that a program may not share another one's noise."""
     return vault.is_secret and not self.is_open
 
+  def _per_subject(self, one: Training) -> int:
+    """Examples of one protected unit that may be in a sample."""
+    return (one.plan or self.settings).get("max_examples_per_subject", 1)
+
   def _spending(self, done: Sequence[Training]) -> tuple[Spending, ...]:
     found: dict[Spending, int] = {}
     for one in done:
@@ -150,6 +157,7 @@ class Books(NamedTuple):
         0,
         plan["sampling"],
         plan["max_sample_size"] or None,
+        self._per_subject(one),
       )
       found[kind] = found.get(kind, 0) + accounting.rounds(one.num_released, bands)
     return tuple(kind._replace(num_steps=count) for kind, count in found.items())

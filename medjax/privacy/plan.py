@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medjax import check
-from medjax.privacy import accounting, statement
+from medjax.privacy import accounting, combinations, statement
 from medjax.privacy.accounting import Accountant, Sampling
 from medjax.privacy.books import Books
 from medjax.privacy.correlated import BandedNoise, Factor
@@ -30,8 +30,16 @@ class DPPlan:
   >>> plan.epsilon(steps=0), plan.epsilon("rdp") > plan.epsilon("pld") > 0.5
   (0.0, True)
 
+  Several pictures of a person, of whom all are protected together:
+
+  >>> people = DPPlan(num_examples=60_000, expected_batch_size=600, num_steps=100, delta=1e-6,
+  ...                 max_norm=1.0, unit="example", max_examples_per_subject=3,
+  ...                 noise_multiplier=2.0)
+  >>> people.statement().partition(".")[0]
+  'Protected: one patient with up to 3 examples, each one image'
+
   Attributes:
-    num_examples: units of privacy in the data, N: examples, or people with unit="group". Public.
+    num_examples: what samples are drawn from, N: examples, or people with unit="group". Public.
     expected_batch_size: units in a sample, L; the fixed denominator of every release. Public.
     num_steps: sampling events of the whole training.
     delta: in (0, 1); below 1 / N, else a warning.
@@ -53,6 +61,11 @@ class DPPlan:
     mechanism: how the noise of different steps hangs together: `BandedNoise` for noise that later
       steps take back in part, with cyclic Poisson samples; None: independent noise, DP-SGD.
     max_group_size: members of a group in a sample, drawn anew each time; None: all of the largest.
+    max_examples_per_subject: with unit="example", accept up to so many examples of one subject and
+      protect the subject, with all of them. Examples are drawn one by one, so that a subject may
+      have several in a sample: that is paid for. With many examples a subject, few of which are in
+      a sample, this costs more noise and keeps more data than unit="group" with max_group_size.
+      Accountant PLD, Poisson samples of any size, one release a sample, a fixed clipping norm.
     repeated_subjects: with unit="example", accept several examples of one subject, who is then
       not protected, or examples of unknown subjects.
     diagnostics: also measure what is not released; epsilon is then infinite.
@@ -85,6 +98,7 @@ class DPPlan:
   max_sample_size: int | None = None
   mechanism: BandedNoise | None = None
   max_group_size: int | None = None
+  max_examples_per_subject: int | None = None
   repeated_subjects: bool = False
   diagnostics: bool = False
   restarts: Literal["refuse", "pay"] = "refuse"
@@ -115,8 +129,6 @@ class DPPlan:
         f"{self.max_sample_size} for {self.sampling} samples",
         "take a few standard deviations, sqrt(expected_batch_size), more than the expected size",
       )
-    if self.mechanism is not None:
-      self._check_mechanism(self.mechanism)
     check.require(0 < self.delta < 1, "delta in (0, 1)", f"{self.delta}", "see DPPlan")
     check.require(
       self.expected_batch_size <= self.num_examples,
@@ -132,28 +144,8 @@ class DPPlan:
         " unit at random would satisfy it",
         stacklevel=3,
       )
+    combinations.check(self)
     assert self.multipliers  # made now, so that what makes no sense is refused here
-
-  def _check_mechanism(self, mechanism: BandedNoise) -> None:
-    """Raises InputError for what correlated noise is not accounted for."""
-    check.require(
-      self.sampling == "poisson"
-      and self.adaptive_clipping is None
-      and self.max_sample_size is None
-      and self.releases_per_sample in (None, 1)
-      and (self.noise_multipliers is None or len(self.noise_multipliers) == 1),
-      "Poisson samples of any size, a fixed clipping norm and one release a sample with correlated"
-      " noise",
-      "another setting",
-      "leave out sampling, adaptive_clipping, max_sample_size and further releases, or mechanism",
-    )
-    check.require(
-      mechanism.bands * self.expected_batch_size <= self.num_examples,
-      f"at most {self.num_examples // self.expected_batch_size} bands",
-      f"{mechanism.bands}",
-      "a step draws from one of so many parts of the data, and each has to hold a sample",
-    )
-    assert self.factor is not None  # made now, so that what makes no sense is refused here
 
   @functools.cached_property
   def factor(self) -> Factor | None:
@@ -231,6 +223,7 @@ class DPPlan:
       "delta": self.delta,
       "sampling": self.sampling,
       "max_sample_size": self.max_sample_size,
+      "per_subject": self.max_examples_per_subject or 1,
     }
 
   @property
@@ -290,6 +283,7 @@ class DPPlan:
       unit=self.unit,
       max_group_size=self.max_group_size,
       repeated_subjects=self.repeated_subjects,
+      max_examples_per_subject=self.max_examples_per_subject,
     )
     check.require(
       len(units.rows) == self.num_examples,
@@ -409,6 +403,8 @@ class DPPlan:
     plain["noise_multipliers"] = " ".join(np.format_float_positional(s) for s in self.multipliers)
     texts = {k: str(v) if v is None or isinstance(v, bool) else v for k, v in plain.items()}
     texts |= {"max_sample_size": self.max_sample_size or 0}
+    if self.max_examples_per_subject is not None:
+      texts |= {"max_examples_per_subject": self.max_examples_per_subject}
     if self.factor is not None:
       texts |= {"mechanism": self.factor.describe(), "bands": self.bands}
     return texts

@@ -138,16 +138,25 @@ class PrivateStream:
 
 
 def units_of(
-  store: PyTree, *, unit: str, max_group_size: int | None, repeated_subjects: bool
+  store: PyTree,
+  *,
+  unit: str,
+  max_group_size: int | None,
+  repeated_subjects: bool,
+  max_examples_per_subject: int | None = None,
 ) -> Units:
-  """The units of a store.
+  """The units of a store: what is drawn, each by itself.
 
   Raises:
-    InputError: groups without subjects, or examples that share a subject and are to be protected
-      one by one, which would leave the person unprotected.
+    InputError: groups without subjects; examples that share a subject and are to be protected
+      one by one, which would leave the person unprotected; more than `max_examples_per_subject`
+      examples of a person.
   """
   size = _length(store)
   subject = entry(store, "subject")
+  if max_examples_per_subject is not None:
+    check_subjects(subject, max_examples_per_subject)
+    return Units(tuple(np.arange(size)[:, None]), 0)
   if unit == "example":
     if not repeated_subjects:
       people = "unknown" if subject is None else f"{len(np.unique(subject))}"
@@ -156,8 +165,9 @@ def units_of(
         "one example a subject with unit='example'",
         f"{size} examples of {people} subjects",
         "give every example a `subject`, np.arange(n) where each is of another person; protect"
-        " people who have several with unit='group'; or pass repeated_subjects=True: one example"
-        " is then protected and a person is not, and the statement says so",
+        " people who have several with unit='group' or with max_examples_per_subject=...; or pass"
+        " repeated_subjects=True: one example is then protected and a person is not, and the"
+        " statement says so",
       )
     return Units(tuple(np.arange(size)[:, None]), 0)
   check.require(
@@ -171,6 +181,23 @@ def units_of(
   rows = tuple(np.sort(part) for part in np.split(order, starts[1:]))
   largest = max(len(part) for part in rows)
   return Units(rows, largest if max_group_size is None else min(largest, max_group_size))
+
+
+def check_subjects(subject: np.ndarray | None, most: int) -> None:
+  """Raises InputError for examples of unknown people, or for people with more than `most`."""
+  check.require(
+    subject is not None,
+    "a subject for every example with max_examples_per_subject",
+    "none",
+    "put the id of its person into `subject`",
+  )
+  counts = np.unique(np.asarray(subject), return_counts=True)[1]
+  check.require(
+    bool((counts <= most).all()),
+    f"at most {most} examples of each subject, as max_examples_per_subject says",
+    f"{(counts > most).sum()} of {len(counts)} subjects with more, up to {counts.max()}",
+    f"pass max_examples_per_subject={counts.max()}, or leave examples out beforehand",
+  )
 
 
 def fingerprint(store: PyTree) -> str:

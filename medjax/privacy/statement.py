@@ -39,6 +39,8 @@ class PlanSettings(Protocol):
   @property
   def repeated_subjects(self) -> bool: ...
   @property
+  def max_examples_per_subject(self) -> int | None: ...
+  @property
   def diagnostics(self) -> bool: ...
   @property
   def adaptive_clipping(self) -> QuantileClipping | None: ...
@@ -89,6 +91,8 @@ def _claim(plan: PlanSettings, released: Released) -> str:
   protected = f"one {plan.example_name}"
   if plan.unit == "group":
     protected = f"one {plan.group_name}, with every {plan.example_name} of that {plan.group_name}"
+  if plan.max_examples_per_subject is not None:
+    protected = f"one {plan.group_name} with {_up_to(plan, plan.max_examples_per_subject)}"
   if math.isinf(released.cost.epsilon):
     why = "there is no noise"
     if plan.diagnostics:
@@ -104,6 +108,14 @@ def _claim(plan: PlanSettings, released: Released) -> str:
   )
 
 
+def _up_to(plan: PlanSettings, most: int) -> str:
+  return (
+    f"up to {most} examples, each one {plan.example_name}"
+    if most > 1
+    else f"one {plan.example_name}"
+  )
+
+
 def _samples(plan: PlanSettings, samples: tuple[int, ...]) -> str:
   if not samples:
     return f"the {plan.num_steps} samples that are planned; nothing is released yet"
@@ -116,8 +128,9 @@ def _samples(plan: PlanSettings, samples: tuple[int, ...]) -> str:
 
 def _how(plan: PlanSettings, released: Released) -> list[str]:
   rate = plan.expected_batch_size / plan.num_examples
+  each = f"each of {plan.num_examples} {_drawn(plan)}"
   drawn = {
-    "poisson": f"Poisson samples: each of {plan.num_examples} units with probability {rate:.4g}",
+    "poisson": f"Poisson samples: {each} with probability {rate:.4g}",
     "fixed": f"samples of exactly {plan.expected_batch_size} of {plan.num_examples} units",
   }[plan.sampling]
   if plan.factor is not None and plan.factor.bands > 1:
@@ -155,6 +168,13 @@ def _how(plan: PlanSettings, released: Released) -> list[str]:
       f"At most {plan.max_group_size} of a {plan.group_name}'s examples (each one"
       f" {plan.example_name}) in a sample."
     )
+  most = plan.max_examples_per_subject
+  if most is not None and most > 1:
+    lines.append(
+      f"Each example of a {plan.group_name} is drawn by itself. A sample that holds i of them moves"
+      f" by up to i = {most} times the clipping norm, with binomial probability: accounted as a"
+      " mixture of Gaussians, for adding and for removing the whole."
+    )
   if plan.unit == "example" and plan.repeated_subjects:
     lines.append(
       f"Several examples may be of one {plan.group_name}, or it is not known of whom they are: the"
@@ -163,10 +183,15 @@ def _how(plan: PlanSettings, released: Released) -> list[str]:
   return lines
 
 
+def _drawn(plan: PlanSettings) -> str:
+  """What is drawn into a sample, each by itself."""
+  return "units" if plan.max_examples_per_subject is None else "examples"
+
+
 def _outside(plan: PlanSettings, released: Released) -> list[str]:
   lines = [
-    f"the number of units, {plan.num_examples}, the shape of the data and the size of the largest"
-    " unit are treated as public",
+    f"the number of {_drawn(plan)}, {plan.num_examples}, the shape of the data and the size of the"
+    " largest unit are treated as public",
     "choices made by looking at the same data: tuning, several trainings, choice of a checkpoint",
     "statistics of the data used in preprocessing, such as normalisation over the data set",
     "validation and test data: results on them protect nobody in them",

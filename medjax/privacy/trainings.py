@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 POPULATION = ("num_examples", "unit", "sampling", "max_group_size", "repeated_subjects")
+POPULATION += ("max_examples_per_subject",)
 
 
 class Training(NamedTuple):

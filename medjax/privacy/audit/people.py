@@ -13,9 +13,14 @@ from medjax.types import Key, LossFn, Params, PyTree
 
 
 def people_games(
-  loss_fn: LossFn, params: Params, batch: PyTree, rows: Sequence[int], *, key: Key
+  loss_fn: LossFn,
+  params: Params,
+  batch: PyTree,
+  rows: Sequence[int | Sequence[int]],
+  *,
+  key: Key,
 ) -> tuple[Game, ...]:
-  """A game for each of some examples of a batch: does a release tell whether it took part?
+  """A game for each of some people of a batch: does a release tell whether they took part?
 
   Play them against `of_step(step, state)` of the very Step that trains, with optax.sgd(1.0): the
   loss, its clipping rules, the noise and the denominators are then those of the training. Take
@@ -26,28 +31,34 @@ def people_games(
     loss_fn: of one example, as the Step has it.
     params: at which the release is made.
     batch: a sample as the Step's update takes it, with an entry `weight`.
-    rows: which examples.
+    rows: of each person the example, or all of several examples. A person of k examples may move a
+      release k times as far: the claim is then k times that of one, `k / plan.effective_multiplier`
+      for DPPlan(max_examples_per_subject=k).
     key: for the loss that the score is made of.
   Returns:
-    Games whose score is the inner product of what is released with the example's own gradient: the
-    best one against Gaussian noise, for any number of parameters.
+    Games whose score is the inner product of what is released with the sum of the person's own
+    gradients: the best one against Gaussian noise, for any number of parameters.
   """
   weight = entry(batch, "weight")
   check.require(weight is not None, "a batch with an entry weight", "none", "add ones")
   weights = np.asarray(weight, np.float32)
 
-  def game(row: int) -> Game:
-    example = jax.tree.map(lambda x: np.asarray(x)[row], batch)
-    direction = flat(jax.grad(loss_fn)(params, example, key))
+  def gradient(row: int) -> jax.Array:
+    return flat(jax.grad(loss_fn)(params, jax.tree.map(lambda x: np.asarray(x)[row], batch), key))
+
+  def game(person: int | Sequence[int]) -> Game:
+    own = [person] if isinstance(person, int) else list(person)
+    direction = sum(map(gradient, own[1:]), gradient(own[0]))
 
     def score(released: PyTree) -> jax.Array:
       return direction @ flat(released)[: direction.size]
 
     absent, present = weights.copy(), weights.copy()
-    absent[row], present[row] = 0.0, 1.0
-    return Game(f"person {row}", _weighed(batch, absent), _weighed(batch, present), score)
+    absent[own], present[own] = 0.0, 1.0
+    name = f"person {', '.join(map(str, own))}"
+    return Game(name, _weighed(batch, absent), _weighed(batch, present), score)
 
-  return tuple(game(row) for row in rows)
+  return tuple(game(person) for person in rows)
 
 
 def _weighed(batch: Any, weight: np.ndarray) -> PyTree:
