@@ -77,6 +77,10 @@ def dot(loss):
   return lambda params, batch, key: run(params, batch, key, params)
 
 
+def explained(loss):
+  return lambda params, batch, key: grads.explain(loss, params, batch[0], key)
+
+
 ENTRIES = {
   "clipped_sum, ghost": functools.partial(grads.clipped_sum, max_norm=1.0, method="ghost"),
   "clipped_sum, vmap": functools.partial(grads.clipped_sum, max_norm=1.0, method="vmap"),
@@ -85,6 +89,7 @@ ENTRIES = {
   "per_sample_dot": dot,
   "sketched": sketch,
   "gramian": grads.gramian,
+  "explain": explained,
 }
 MIXING = [by_batch_axis, by_callback, by_batching_rule, by_its_derivative, by_print, by_branch]
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 
 from medjax.check import require
+from medjax.grads import isolation
 from medjax.grads.ghost import engine, program
 from medjax.types import Key, Params, PyTree
 
@@ -72,8 +73,15 @@ def explain(
     example: ONE example, likewise.
     key: a key, likewise.
   Raises:
-    InputError: a loss that no example enters.
+    InputError: a loss that no example enters; one that `clipped_sum` refuses, since it mixes
+      examples or could do so (see `isolation`).
   """
+
+  def of_one(params: Params, example: PyTree, key: Key) -> None:
+    batch, keys = jax.tree.map(lambda x: x[None], (example, key))
+    isolation.require_alone(loss_fn, params, batch, keys, has_aux=has_aux)
+
+  jax.eval_shape(of_one, params, example, key)  # for shapes in place of arrays, too
   traced = program.trace(loss_fn, params, example, key, has_aux=has_aux)
   require(
     traced.is_example_dependent, "a loss of an example", "one that ignores it", "use jax.grad"
