@@ -28,7 +28,8 @@ def results(
 
   Args:
     rows: rows of cases, of all arms and roles.
-    metrics: that are tabled.
+    metrics: that are tabled; an arm without any figure of one in a role (all are NaN) has no entry
+      of it there.
     questions: verdicts, see `ask`.
     planned: see `power.planned`.
     not_asked: see `questions.not_asked`.
@@ -45,6 +46,8 @@ def results(
   for role in roles:
     for metric in metrics:
       for arm, scores in tables(rows, metric, levels=levels, role=role).items():
+        if np.isnan(scores).all():
+          continue
         by_first = scores.reshape(len(scores), -1).mean(-1).tolist()
         own = interval(scores, levels=levels) | {f"by_{levels[0]}": by_first}
         found[arm].setdefault(role, {})[metric] = own

@@ -9,6 +9,7 @@ from experiments import (
   ctan,
   disbelieve,
   fusestyle,
+  gaze_report,
   gpt4mia,
   mt_cool,
   serial_sections,
@@ -94,5 +95,12 @@ ROWS = (
     " --num_reads 10 --num_rows 32 --read_width 8 --log_every 5",
     "balanced",
     ("reversed", "shuffled", "random", "random-balanced", "selected", "all"),
+  ),
+  Row(
+    "gaze_report",
+    gaze_report,
+    "--arms image report-alone image-gaze prior --num_films 40 --size 8 --widths 4 4 --num_steps 20"
+    " --log_every 10 --num_shown 1",
+    "accuracy",
   ),
 )
