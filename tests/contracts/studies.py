@@ -8,6 +8,7 @@ from experiments import (
   condistfl,
   ctan,
   disbelieve,
+  fed_mas,
   fusestyle,
   gaze_report,
   gpt4mia,
@@ -102,5 +103,12 @@ ROWS = (
     "--arms image report-alone image-gaze prior --num_films 40 --size 8 --widths 4 4 --num_steps 20"
     " --log_every 10 --num_shown 1",
     "accuracy",
+  ),
+  Row(
+    "fed_mas",
+    fed_mas,
+    "--arms bsm kd mas --num_rounds 4 --num_seeds 1 --local_steps 2 --log_every 2"
+    " --frozen_steps 10 --num_tests 3 --learning_rate 0.3",
+    "balanced",
   ),
 )

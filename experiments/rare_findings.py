@@ -1,0 +1,87 @@
+"""Simulated findings of very unequal number, and frozen features of them.
+
+Not a study: what the study of rare classes looks at.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from medjax import data, losses, methods, nets, rng, study, train
+from medjax.types import Array, Batch, Key, Params, Source, Step
+
+CLASSES = 10
+COUNTS = tuple(round(300 * 100 ** (-k / (CLASSES - 1))) for k in range(CLASSES))  # 300 down to 3
+_SIDE = 16  # pixels
+
+
+def source(counts: tuple[int, ...], seed: int, use: str) -> Source:
+  """Five outlines, plain or striped, at any place and size, so many pictures of each class."""
+  y, x = np.meshgrid(*[np.linspace(-1, 1, _SIDE)] * 2, indexing="ij")
+
+  def drawer(k: int) -> Any:
+    def draw(random: np.random.Generator) -> tuple[np.ndarray, int]:
+      cy, cx = random.uniform(-0.25, 0.25, 2)
+      size = random.uniform(0.5, 0.75)
+      v, u = (y - cy) / size, (x - cx) / size
+      radius, widest = np.hypot(u, v), np.maximum(abs(u), abs(v))
+      outlines = (
+        radius < 1,
+        (radius < 1) & (radius > 0.55),
+        widest < 0.85,
+        (np.minimum(abs(u), abs(v)) < 0.3) & (widest < 1),
+        (abs(v) < 0.4) & (abs(u) < 1.1),
+      )
+      fill = 1.0 if k % 2 else 0.6 + 0.6 * np.sin(9 * (u + v) + random.uniform(0, 6))
+      image = fill * outlines[k // 2] + random.normal(0, 0.3, (_SIDE, _SIDE))
+      return image.astype(np.float32)[..., None], k
+
+    return draw
+
+  names = [f"finding {k}" for k in range(CLASSES)]
+  kind = "simulated findings"
+  about: dict[str, Any] = {"class_names": names, "options": {"counts": list(counts)}}
+  return data.concat(
+    {
+      name: data.Simulated(kind, number, seed, drawer(k), domain=f"{use} {k}", **about)
+      for k, (name, number) in enumerate(zip(names, counts, strict=True))
+    }
+  )
+
+
+class Frozen:
+  """A network that learns how a picture is turned; its last features, before and after."""
+
+  def __init__(self):
+    module = nets.SmallCNN(4, (8, 16))
+    self.model = nets.from_linen(module)
+    self.features = nets.features(module, "GroupNorm_1")
+
+  def step(self) -> Step:
+    def loss_fn(params: Params, example: Batch, key: Key) -> Array:
+      turns = jax.random.randint(key, (), 0, 4)
+      turned = jnp.stack([jnp.rot90(example.image, k) for k in range(4)])[turns]
+      return losses.cross_entropy(self.model.apply(params, turned)[0], turns)
+
+    return methods.supervised(loss_fn, optax.adam(3e-3))
+
+  def flat(self, params: Params, image: Array) -> Array:
+    found = self.features(params, image).reshape(-1)
+    return found / jnp.maximum(jnp.linalg.norm(found), 1e-6)
+
+
+def frozen_features(
+  public: Batch, images: np.ndarray, seed: int, num_steps: int, directory: train.RunDirectory
+) -> tuple[dict[str, np.ndarray], study.Trained]:
+  """Features of the training pictures by a network before and after it learnt, and its training."""
+  frozen, key = Frozen(), rng.stream(jax.random.key(seed), "frozen")
+  params, _ = frozen.model.init(key, public.image[0])
+  stream = data.batches(public, 32, seed, name="public")
+  job = study.Job("frozen", frozen.step(), stream, params, key, num_steps)
+  ready = study.train_job(job, directory, log_every=num_steps, progress=False)
+  predict = study.ChunkedPredictor(frozen.flat, chunk=64)
+  known = {"learnt": ready.params, "random": params}
+  return {name: predict(own, images) for name, own in known.items()}, ready
