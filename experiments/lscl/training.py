@@ -216,7 +216,10 @@ def finetune(
   step = step_of(config, task, arm, bank)
   name = f"{arm}-{turn.name}-{seed}"
   total, updates = config.finetune_updates, updates_a_step(config, arm)
-  return _fit(config, task, turn, seed, name, step, start.params, total, updates, directory)
+  start_from = start.params
+  return _fit(
+    config, task, turn, seed, name, step, start_from, total, updates, directory, start_from
+  )
 
 
 def updates_a_step(config: Config, arm: str) -> int:
@@ -336,21 +339,19 @@ def bank_of(
   if config.style == "autoencoder":
     network = nets.WaveletAutoencoder(len(setting.channel_names), config.style_widths)
     key = rng.stream(jax.random.key(seed), "style")
-    fitted = train.fit(
-      mixing.paired(
-        methods.supervised(style_autoencoder.style_loss(network), optax.adam(config.style_rate))
-      ),
+    tx = optax.adam(config.style_rate)
+    job = study.Job(
+      f"style-{turn.name}",
+      mixing.paired(methods.supervised(style_autoencoder.style_loss(network), tx)),
       data.batches(turn.train, config.batch_size, key, name="style"),
       nets.from_linen(network).init(key, jnp.asarray(turn.train.image[0]))[0],
       key,
-      num_steps=config.style_updates,
-      workdir=directory.path,
-      writers=directory.writers,
-      name=f"style-{turn.name}",
-      log_every=config.log_every,
-      checkpoint_every=config.eval_every,
+      config.style_updates,
     )
-    how = style_autoencoder.style_transfer(network, fitted.state.params)
+    one = study.train_job(
+      job, directory, log_every=config.log_every, checkpoint_every=config.eval_every
+    )
+    how = style_autoencoder.style_transfer(network, one.params)
   return synth.style_bank(turn.styles, how=how)
 
 
@@ -385,6 +386,7 @@ def _fit(
   num_updates: int,
   updates_a_step: int,
   directory: train.RunDirectory,
+  inherited: Params = (),
 ) -> study.Trained:
   # One key for all arms of a phase: they see the same slices, and curricula the same styles.
   phase = "first phase" if name.startswith("pretrained") else "second phase"
@@ -405,6 +407,7 @@ def _fit(
     evaluators,
     updates_a_step,
     keep_best="validation/dice" if config.keep == "best" and evaluators else "",
+    inherited=inherited,
   )
   return study.train_job(
     job,

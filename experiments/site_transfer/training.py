@@ -174,6 +174,7 @@ class Study:
         key,
         config.num_steps,
         evaluator,
+        inherited=(source.network, self._moments(arm, run, source)),
       )
       for run, step, source, key, evaluator in zip(
         of, steps, sources, keys, evaluators, strict=True
@@ -277,9 +278,14 @@ class Study:
     if key not in self._rebuilt:
       step = methods.remembering(self.task.loss_fn, tx, model_state=source.model_state)
       name = f"{run.optimiser}-rebuilt-{pair.sources}-{run.seed}"
-      fitted = self._fit(step, pair.source_rows, source.params, run.seed, name)
+      fitted = self._fit(step, pair.source_rows, source.params, run.seed, name, source.network)
       self._rebuilt[key] = fitted.state.opt_state
     return self._rebuilt[key]
+
+  def _moments(self, arm: Arm, run: Run, source: Trained) -> PyTree:
+    """Moments as a checkpoint holds them; None beside weights that were read from a file."""
+    key = (run.pair.sources, run.optimiser, run.seed)
+    return self._rebuilt[key] if arm == "octl-rebuilt" else source.opt_state
 
   def _from_scratch(
     self, rows: np.ndarray, head: int, optimiser: Optimiser, seed: int, name: str
@@ -292,14 +298,20 @@ class Study:
     return Trained(state.params, state.model_state, state.opt_state, job, self._apply)
 
   def _fit(
-    self, step: Step, rows: np.ndarray, params: Params, seed: int, name: str
+    self,
+    step: Step,
+    rows: np.ndarray,
+    params: Params,
+    seed: int,
+    name: str,
+    inherited: PyTree = (),
   ) -> study.Trained:
     key = rng.stream(jax.random.key(seed), "from scratch")
     drawn = data.rows(len(rows), self.config.batch_size, key)
     stream = data.pooled(self._pool, lambda step: rows[drawn(step)].astype(np.int32))
     num_steps = self.config.source_epochs * self.config.steps_per_epoch
     return study.train_job(
-      study.Job(name, step, stream, params, key, num_steps),
+      study.Job(name, step, stream, params, key, num_steps, inherited=inherited),
       self._directory,
       log_every=self.config.log_every,
       checkpoint_every=self.config.checkpoint_every,

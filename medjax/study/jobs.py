@@ -2,14 +2,22 @@
 
 The order of trainings is the order of calls; there is no graph. A job that a killed run had
 finished is found under its name and is not trained again.
+
+A training may start from what another one left. Its checkpoints are then bound to a digest of that,
+in inherited.json: if the earlier training is made longer, or anew, the later one is not continued
+from a start that no longer exists.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from medjax import programs, train
+import jax
+
+from medjax import check, files, programs, train
 from medjax.train.runs import Mode
 from medjax.types import Evaluator, Key, Params, PyTree, Step, Stream, TrainState
+
+_INHERITED = "inherited.json"
 
 
 class Job(NamedTuple):
@@ -20,6 +28,9 @@ class Job(NamedTuple):
     step, stream, params, key, num_steps, evaluators: as for `train.fit`.
     updates_a_step: updates of the network in one step of the loop; periods count updates.
     keep_best: "evaluator/metric" on validation people of the source; "" keeps the last weights.
+    inherited: what an earlier training left and this one starts from: weights, moments, running
+      statistics, a teacher, exactly as they stand in the checkpoint of that training or in a file.
+      Weights drawn from a key do not belong here: another device may round them differently.
   """
 
   name: str
@@ -31,6 +42,7 @@ class Job(NamedTuple):
   evaluators: Mapping[str, Evaluator] = {}
   updates_a_step: int = 1
   keep_best: str = ""
+  inherited: PyTree = ()
 
 
 class Trained(NamedTuple):
@@ -119,7 +131,10 @@ def train_jobs(
     mode: how jobs that share a program run, see `train.fit_many`.
   Returns:
     What each job gave, in the order of the jobs.
+  Raises:
+    InputError: a job was started in this directory from something else than its `inherited`.
   """
+  _check_inherited(jobs, directory)
   groups: dict[Any, list[int]] = {}
   for place, job in enumerate(jobs):
     alike = (id(job.step), job.num_steps, job.updates_a_step, job.keep_best)
@@ -166,3 +181,21 @@ def flops(step: Step, params: Params, batch: PyTree, *, updates_a_step: int = 1)
     updates_a_step: updates of the network in one call of `step.update`.
   """
   return programs.flops(programs.lowered(step, params, batch)) / updates_a_step
+
+
+def _check_inherited(jobs: Sequence[Job], directory: train.RunDirectory) -> None:
+  """Writes down what jobs inherit, and holds those of an interrupted run to it."""
+  path = directory.path / _INHERITED
+  known = files.read_json(path) if path.exists() else {}
+  own = {
+    job.name: programs.of_arrays(job.inherited) for job in jobs if jax.tree.leaves(job.inherited)
+  }
+  for name, digest in own.items():
+    check.require(
+      known.get(name, digest) == digest,
+      f"the training {name} to start from the weights that it started from before",
+      "others: the training that they come from was made longer, or anew",
+      "pass a new directory with --workdir",
+    )
+  if own.keys() - known.keys():
+    files.write_json(path, known | own)

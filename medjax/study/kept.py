@@ -5,17 +5,15 @@ stands in it: after a training that ended with other weights the cases are score
 run keeps nothing, since rows name people.
 """
 
-import hashlib
 import io
 import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
-from medjax import files, train
+from medjax import files, programs, train
 from medjax.study.scores import Scored, ShownPlane
 from medjax.types import PyTree
 
@@ -40,7 +38,7 @@ def kept(
   if directory.private is not None:
     return score()
   path = directory.path / _FOLDER / f"{name.replace('/', '_')}.npz"
-  digest = _digest(network)
+  digest = programs.of_arrays(network)
   found = _read(path, digest)
   if found is None:
     content = _packed(score(), digest)
@@ -49,15 +47,6 @@ def kept(
     found = _read(path, digest)
   assert found is not None
   return found
-
-
-def _digest(network: PyTree) -> str:
-  found = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(network):
-    array = np.asarray(leaf)
-    found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-    found.update(np.ascontiguousarray(array).tobytes())
-  return found.hexdigest()
 
 
 def _packed(scored: Scored, digest: str) -> bytes:

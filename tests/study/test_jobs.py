@@ -1,5 +1,6 @@
 """Trainings under names, their costs, and scores that are kept with the weights that gave them."""
 
+import json
 import re
 
 import jax
@@ -58,6 +59,38 @@ def test_the_best_weights_on_validation_people_are_kept(tmp_path):
     one = study.train_job(best, directory, log_every=2, eval_every=1, progress=False)
     two = study.train_job(job("two", num_steps=2), directory, log_every=2, progress=False)
   np.testing.assert_array_equal(one.params["weight"], two.params["weight"])
+
+
+def chained(path, num_steps, *, more_steps=False):
+  """A training from drawn weights, and one that starts from what it left."""
+  config = {"num_steps": num_steps}
+  options = dict(experiment="toy", preset="demo", config=config, seed=0, more_steps=more_steps)
+  with train.RunDirectory.open(path, **options) as directory:
+    fit = dict(directory=directory, log_every=2, progress=False)
+    first = study.train_job(job("first", num_steps=num_steps), **fit)
+    then = job("then", num_steps=num_steps, params=first.params, inherited=first.params)
+    return study.train_job(then, **fit)
+
+
+def test_a_training_does_not_go_on_from_a_start_that_no_longer_exists(tmp_path):
+  """Without the digest of its start the second training would go on after the shorter first one."""
+  one = chained(tmp_path / "run", 4)
+  again = chained(tmp_path / "run", 4)
+  toy.assert_same_bits(one.state, again.state)
+  words = (
+    "then to start from the weights .*others: the training that they come from was made longer"
+  )
+  for _ in range(2):  # and it stays refused
+    with pytest.raises(InputError, match=words):
+      chained(tmp_path / "run", 6, more_steps=True)
+  assert set(json.loads((tmp_path / "run" / "inherited.json").read_text())) == {"then"}
+
+
+def test_directories_from_before_the_digests_are_resumed(tmp_path):
+  one = chained(tmp_path / "run", 4)
+  (tmp_path / "run" / "inherited.json").unlink()
+  toy.assert_same_bits(one.state, chained(tmp_path / "run", 4).state)
+  assert (tmp_path / "run" / "inherited.json").exists()
 
 
 def test_flops_count_the_products_of_an_update():
