@@ -69,9 +69,9 @@ from experiments.ms_replay import hospitals, report, scores
 from experiments.ms_replay.bench import Bench
 from experiments.ms_replay.config import Arm, Config, check_space, orders_of, runs_of
 from experiments.ms_replay.courses import multi_domain, single_domain, train_courses, untrained
-from experiments.ms_replay.hospitals import Study
+from experiments.ms_replay.hospitals import Setting
 from experiments.ms_replay.scores import Trained
-from medjax import check, cli
+from medjax import check, cli, study
 
 _EVIDENCE = Config(num_seeds=3, num_orders=3, num_steps=60, batch_size=2)
 _ABLATION = dataclasses.replace(_EVIDENCE, arms=("replay",), num_orders=1)
@@ -156,19 +156,19 @@ def build(config: Config, options: cli.RunOptions) -> None:
     "a centre starts from the weights of the one before, which more steps change; pass a new"
     " directory with --workdir",
   )
-  study = _load(config, options)
-  check_space(config, study.label.shape[1:])
-  orders = orders_of(config, len(study.centres), options.seed)
+  setting = _load(config, options)
+  check_space(config, setting.label.shape[1:])
+  orders = orders_of(config, len(setting.centres), options.seed)
   is_private = "replay-private" in config.arms
-  with options.directory(config, study.manifest, private=is_private) as directory:
+  with options.directory(config, setting.manifest, private=is_private) as directory:
     if directory.finished:
       return
-    bench = Bench(config, study, directory)
+    bench = Bench(config, setting, directory)
     seeds = range(options.seed, options.seed + config.num_seeds)
     runs = [(options.seed + s, orders[o]) for s, o in runs_of(config)]
-    directory.write_json("splits", _splits(study, seeds), names_people=True)
+    directory.write_json("splits", _splits(setting, seeds), names_people=True)
     singles: dict[Any, Any] = {}
-    single_domain(bench, [(s, c) for s in seeds for c in range(len(study.centres))], singles)
+    single_domain(bench, [(s, c) for s in seeds for c in range(len(setting.centres))], singles)
     multi = multi_domain(bench, list(seeds))
     trained = Trained(
       {arm: train_courses(bench, arm, runs, singles) for arm in config.arms},
@@ -177,16 +177,14 @@ def build(config: Config, options: cli.RunOptions) -> None:
       np.stack([untrained(bench, seed) for seed in seeds]),
       orders,
     )
-    results = scores.results(config, study, trained)
+    results = scores.results(config, setting, trained)
     times = _times(trained)
-    directory.write_json("timing", times)
     page = report.page(bench, trained, results, times)
-    page.what_ran(directory.config).write(directory.path / "report.html")
     print(report.findings(results), flush=True)
-    directory.write_json("results", results)
+    study.finish(directory, results, page, times=times)
 
 
-def _load(config: Config, options: cli.RunOptions) -> Study:
+def _load(config: Config, options: cli.RunOptions) -> Setting:
   if config.source == "simulated":
     check.require(
       len(options.data) <= 1,
@@ -224,12 +222,12 @@ def _num_synthetic(config: Config, num_centres: int) -> int:
   return config.memory * (num_centres - 1) if "replay-synthetic" in config.arms else 0
 
 
-def _splits(study: Study, seeds: range) -> dict[str, Any]:
+def _splits(setting: Setting, seeds: range) -> dict[str, Any]:
   """People by seed, centre and part."""
   return {
     str(seed): {
-      centre: {part: sorted({study.subjects[i] for i in rows}) for part, rows in parts.items()}
-      for centre, parts in hospitals.split(study, seed).items()
+      centre: {part: sorted({setting.subjects[i] for i in rows}) for part, rows in parts.items()}
+      for centre, parts in hospitals.split(setting, seed).items()
     }
     for seed in seeds
   }

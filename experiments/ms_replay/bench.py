@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from experiments.ms_replay.config import Config
-from experiments.ms_replay.hospitals import Study
+from experiments.ms_replay.hospitals import Setting
 from medjax import methods, nets, rng, train
 from medjax.data.streams.volume_pool import cut_patches
 from medjax.grads.sketch import sketched
@@ -19,15 +19,20 @@ from medjax.methods.distillation import held_to_teacher
 from medjax.methods.ewc import fisher_anchor
 from medjax.nets.residual_unet import Encoder, ResidualUNet
 from medjax.ops.soft_segmentation import normalised_relu, soft_overlap_loss
-from medjax.types import Evaluator, Key, Model, Params, Step, Stream, TrainState
+from medjax.types import Evaluator, Key, LossFn, Model, Params, Step, Stream, TrainState
+
+Split: TypeAlias = dict[str, dict[str, tuple[int, ...]]]
+"""Centre -> "train" or "test" -> positions of volumes."""
+Scores: TypeAlias = dict[str, dict[str, np.ndarray]]
+"""Centre -> metric -> [test volume], or [test person] once they are averaged."""
 
 
 class Bench:
   """What all trainings of a study share: data, network, loss, compiled prediction."""
 
-  def __init__(self, config: Config, study: Study, directory: train.RunDirectory):
-    self.config, self.study, self.directory = config, study, directory
-    self._steps: dict[int, Step] = {}
+  def __init__(self, config: Config, setting: Setting, directory: train.RunDirectory):
+    self.config, self.setting, self.directory = config, setting, directory
+    self._steps: dict[tuple[LossFn, int], Step] = {}
     self.module = ResidualUNet(widths=config.widths, dropout=config.dropout)
     self.model: Model = nets.from_linen(self.module)
     coupled = config.couple_batch
@@ -62,7 +67,7 @@ class Bench:
 
   def first_params(self, seed: int, stage: int = 0) -> Params:
     key = jax.random.fold_in(rng.stream(jax.random.key(seed), "parameters"), stage)
-    return self.model.init(key, jnp.zeros((*self.config.patch, self.study.image.shape[-1])))[0]
+    return self.model.init(key, jnp.zeros((*self.config.patch, self.setting.image.shape[-1])))[0]
 
   def steps_of(self, num_volumes: int, num_centres: int = 1) -> int:
     config = self.config
@@ -77,11 +82,12 @@ class Bench:
     )
     return optax.adamw(rate, weight_decay=self.config.weight_decay)
 
-  def supervised(self, num_steps: int) -> Step:
-    """One Step for all trainings of one length."""
-    if num_steps not in self._steps:
-      self._steps[num_steps] = methods.supervised(self.loss_fn, self.optimiser(num_steps))
-    return self._steps[num_steps]
+  def supervised(self, num_steps: int, loss_fn: LossFn | None = None) -> Step:
+    """One Step for all trainings of one loss and length."""
+    key = (loss_fn or self.loss_fn, num_steps)
+    if key not in self._steps:
+      self._steps[key] = methods.supervised(key[0], self.optimiser(num_steps))
+    return self._steps[key]
 
   def patches(
     self,
@@ -94,7 +100,7 @@ class Bench:
   ) -> Stream:
     config = self.config
     return cut_patches(
-      self.study.pool,
+      self.setting.pool,
       drawn,
       config.patch,
       seed,
@@ -107,7 +113,7 @@ class Bench:
     )
 
   def evaluators(
-    self, split: dict[str, Any], num_steps: int, validation: Sequence[int]
+    self, split: Split, num_steps: int, validation: Sequence[int]
   ) -> dict[str, Evaluator]:
     """Dice of every test volume at the last step; soft Dice on validation volumes before.
 
@@ -134,7 +140,7 @@ class Bench:
       found["validation"] = validate
     return found
 
-  def tested(self, params: Params, split: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+  def tested(self, params: Params, split: Split) -> Scores:
     """{centre: {metric: [test volume]}}."""
     found = {}
     for centre, parts in split.items():
@@ -151,7 +157,7 @@ class Bench:
     return self._logits(params, row).astype(np.float16)
 
   def _logits(self, params: Params, row: int) -> np.ndarray:
-    config, image = self.config, self.study.image[row]
+    config, image = self.config, self.setting.image[row]
     patch = config.window or image.shape[:-1]
     found = window.slide(
       lambda batch: self.outputs(params, batch)[..., None],
@@ -163,7 +169,7 @@ class Bench:
     return found[..., 0]
 
   def score(self, params: Params, row: int) -> dict[str, float]:
-    return scores_of(self.predicted(params, row), self.study.label[row])
+    return scores_of(self.predicted(params, row), self.setting.label[row])
 
 
 def scores_of(prediction: np.ndarray, label: np.ndarray) -> dict[str, float]:

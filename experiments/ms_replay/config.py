@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from medjax import check, train
+from medjax import check, study, train
 from medjax.data.seeds import generator
 
 Arm = Literal[
@@ -25,121 +25,93 @@ Arm = Literal[
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Hospitals one after the other.
+class Config(study.Settings):
+  """Hospitals one after the other."""
 
-  Attributes:
-    source: simulated centres, or nnU-Net folders given by --data in the order of training.
-    num_train: of each simulated centre, people to train on.
-    num_test: people of each simulated centre to test on.
-    shape: voxels an axis of simulated volumes (two or three axes), and of what folders are cropped
-      and padded to; () pads folders to their largest.
-    spacing: in mm, folders are resampled to; () keeps their own, which must then be one.
-    subject_pattern: regular expression with one group that finds the person in a case's name, of
-      nnU-Net folders.
-    test_fraction: of a folder's people, rounded down, at least one.
-    near_duplicates: similarity from which two people's scans in the folders are taken for one, with
-      six people or more; 0 does not look.
-    equalise: histogram equalisation before the normalisation of each volume.
-    standardise_patches: normalise training patches anew, as the released code does.
-    widths: channels of the residual U-Net, one more than the paper's "layers".
-    dropout: share of channels dropped in the encoder.
-    couple_batch: activation and Dice over the whole batch, as published; one patient's output then
-      depends on the others'.
-    patch: voxels an axis of a training patch.
-    batch_size: volumes a step.
-    patches_per_volume: patches of each.
-    foreground_fraction: share of patches with a lesion voxel in the middle.
-    window: voxels an axis of inference windows; () is the whole volume.
-    overlap: of neighbouring windows, fraction.
-    arms: trained through all centres.
-    num_seeds: seeds: split, first weights and draws.
-    num_orders: orders of the centres; the first is that of the data, the others are shuffled.
-    crossed: train every order with every seed; else all seeds in the first order, all orders with
-      the first seed.
-    num_steps: steps a centre; multi-domain training has as many as all centres together.
-    num_epochs: in place of num_steps (0): passes over the volumes at hand, as published.
-    learning_rate: of AdamW, halved after each third of a centre's steps.
-    weight_decay: of AdamW.
-    transfer: what the next centre starts from: the whole network, or the encoder with a new
-      decoder, as published.
-    carry: the last weights, or those of the best validation loss, as published; tests are always of
-      the last.
-    num_validation: volumes of the pool at hand set aside to choose the best, memory included.
-    memory: cases kept of a centre; a reservoir has room for all of them from the start.
-    ewc_strength: lambda of EWC.
-    lwf_strength: lambda of LwF.
-    der_alpha, der_beta: weights of stored outputs and of labels of remembered examples. Outputs are
-      stored of whole volumes and cut and mirrored like them: those of a patch differ a little.
-    secrets: keys of private sampling and noise: "os" from the operating system; "seed" from the
-      seed, which repeats a run and is not private once the seed is known.
-    private_epsilon, private_delta, private_norm: of each centre's private training: target, delta
-      and clipping norm; a person remembered pays at every later centre again.
-    margin: that a difference of Dice has to exceed to be called one.
-    equivalence: half width of the interval that calls a backward transfer zero.
-    min_test: test people below which a centre is shown and left out of claims.
-    divide_by: of the transfers in the tables.
-    mode: see `train.fit_many`; runs are seeds and orders.
-    on_device: keep the volumes on the device; else batches are copied.
-    log_every: steps between two log rows.
-  """
-
+  # simulated centres, or folders given by --data in the order of training
   source: Literal["simulated", "folders"] = "simulated"
+  # of each simulated centre, people to train on
   num_train: tuple[int, ...] = (16, 10, 9, 10, 6, 3, 2, 2)
-  num_test: int = 10
+  num_test: int = 10  # people of each simulated centre to test on
+  # voxels an axis of simulated volumes (two or three axes), and of what folders are cropped and
+  # padded to; () pads folders to their largest
   shape: tuple[int, ...] = (40, 40, 40)
+  # in mm, folders are resampled to; () keeps their own, which must then be one
   spacing: tuple[float, ...] = ()
+  # regular expression with one group that finds the person in a case's name, of nnU-Net folders
   subject_pattern: str | None = None
-  test_fraction: float = 0.2
+  test_fraction: float = 0.2  # of a folder's people, rounded down, at least one
+  # similarity from which two people's scans in the folders are taken for one, with six people or
+  # more; 0 does not look
   near_duplicates: float = 0.55
-  equalise: bool = False
+  equalise: bool = False  # histogram equalisation before the normalisation of each volume
+  # normalise training patches anew, as the released code does
   standardise_patches: bool = False
+  # channels of the residual U-Net, one more than the paper's "layers"
   widths: tuple[int, ...] = (8, 16, 32, 64)
-  dropout: float = 0.0
+  dropout: float = 0.0  # share of channels dropped in the encoder
+  # activation and Dice over the whole batch, as published; one patient's output then depends on the
+  # others'
   couple_batch: bool = False
-  patch: tuple[int, ...] = (32, 32, 32)
-  batch_size: int = 4
-  patches_per_volume: int = 1
-  foreground_fraction: float = 0.5
-  window: tuple[int, ...] = ()
-  overlap: float = 0.5
+  patch: tuple[int, ...] = (32, 32, 32)  # voxels an axis of a training patch
+  batch_size: int = 4  # volumes a step
+  patches_per_volume: int = 1  # patches of each
+  foreground_fraction: float = 0.5  # share of patches with a lesion voxel in the middle
+  window: tuple[int, ...] = ()  # voxels an axis of inference windows; () is the whole volume
+  overlap: float = 0.5  # of neighbouring windows, fraction
+  # trained through all centres
   arms: tuple[Arm, ...] = ("fine-tuning", "replay", "replay-weighted")
-  num_seeds: int = 1
-  num_orders: int = 1
+  num_seeds: int = 1  # seeds: split, first weights and draws
+  num_orders: int = 1  # orders of the centres; the first is that of the data, others are shuffled
+  # train every order with every seed; else all seeds in the first order, all orders with the first
+  # seed
   crossed: bool = False
-  num_steps: int = 60
-  num_epochs: float = 0.0
-  learning_rate: float = 3e-3
-  weight_decay: float = 1e-5
+  num_steps: int = 60  # steps a centre; multi-domain training has as many as all centres together
+  num_epochs: float = (
+    0.0  # in place of num_steps (0): passes over the volumes at hand, as published
+  )
+  learning_rate: float = 3e-3  # of AdamW, halved after each third of a centre's steps
+  weight_decay: float = 1e-5  # of AdamW
+  # what the next centre starts from: the whole network, or the encoder with a new decoder, as
+  # published
   transfer: Literal["whole", "encoder"] = "whole"
+  # the last weights, or those of the best validation loss, as published; tests are always of the
+  # last
   carry: Literal["last", "best"] = "last"
+  # volumes of the pool at hand set aside to choose the best, memory included
   num_validation: int = 0
-  memory: int = 4
-  ewc_strength: float = 10.0
-  lwf_strength: float = 1.0
+  memory: int = 4  # cases kept of a centre; a reservoir has room for all of them from the start
+  ewc_strength: float = 10.0  # lambda of EWC
+  lwf_strength: float = 1.0  # lambda of LwF
+  # of DER++: weight of the outputs that were stored of remembered examples. They are those of whole
+  # volumes, cut and mirrored like them: outputs of a patch differ a little
   der_alpha: float = 0.1
-  der_beta: float = 1.0
+  der_beta: float = 1.0  # of DER++: weight of the labels of remembered examples
+  # keys of private sampling and noise: "os" from the operating system; "seed" from the seed, which
+  # repeats a run and is not private once the seed is known
   secrets: Literal["os", "seed"] = "os"
+  # of each centre's private training: target, delta and clipping norm; a person remembered pays at
+  # every later centre again
   private_epsilon: float = 8.0
   private_delta: float = 1e-3
   private_norm: float = 1.0
-  margin: float = 0.01
-  equivalence: float = 0.02
-  min_test: int = 5
-  divide_by: Literal["k-1", "k"] = "k-1"
-  mode: train.runs.Mode = "sequential"
-  on_device: bool = True
-  log_every: int = 20
+  margin: float = 0.01  # that a difference of Dice has to exceed to be called one
+  equivalence: float = 0.02  # half width of the interval that calls a backward transfer zero
+  min_test: int = 5  # test people below which a centre is shown and left out of claims
+  divide_by: Literal["k-1", "k"] = "k-1"  # of the transfers in the tables
+  mode: train.runs.Mode = "sequential"  # see `train.fit_many`; runs are seeds and orders
+  on_device: bool = True  # keep the volumes on the device; else batches are copied
+  log_every: int = 20  # steps between two log rows
 
   def __post_init__(self):
+    study.check_fields(self, may_be_zero=("num_steps", "num_epochs", "num_validation"))
     check.require(
       min(self.num_train, default=0) > 0,
       "people to train on at every simulated centre",
       f"{self.num_train}",
       "give numbers above 0",
     )
-    counts = ("num_seeds", "num_orders", "batch_size", "patches_per_volume", "memory", "num_test")
-    for name in (*counts, "learning_rate", "log_every"):
+    for name in ("patches_per_volume", "memory", "private_epsilon", "equivalence"):
       check.positive(name, getattr(self, name))
     check.require(
       (self.num_steps > 0) != (self.num_epochs > 0),
@@ -147,7 +119,7 @@ class Config:
       f"{self.num_steps} and {self.num_epochs}",
       "set the other to 0",
     )
-    for name in ("ewc_strength", "lwf_strength", "der_alpha", "der_beta", "num_validation"):
+    for name in ("ewc_strength", "lwf_strength", "der_alpha", "der_beta"):
       check.non_negative(name, getattr(self, name))
     halved = sorted({"replay-weighted", "replay-synthetic", "der++"} & set(self.arms))
     check.require(
@@ -156,10 +128,7 @@ class Config:
       "1",
       "half of a batch is of the memory",
     )
-    check.in_interval("test_fraction", self.test_fraction, 0, 1)
     check.in_interval("private_delta", self.private_delta, 0, 1)
-    for name in ("private_epsilon", "private_norm", "margin", "equivalence"):
-      check.positive(name, getattr(self, name))
     check.require(
       self.carry == "last" or self.num_validation > 0,
       "num_validation > 0 for carry='best'",

@@ -7,18 +7,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.ms_replay import hospitals, private
-from experiments.ms_replay.bench import Bench
+from experiments.ms_replay.bench import Bench, Split
 from experiments.ms_replay.config import Arm
-from experiments.ms_replay.jobs import Job, Stage, part_of, people_of, train_jobs
+from experiments.ms_replay.jobs import Stage, Task, part_of, people_of, task, train_tasks
 from experiments.ms_replay.past import Past, remember, remembered_by, stored_outputs
-from medjax import data, methods, privacy
+from medjax import data, privacy
 from medjax.data.seeds import generator
 from medjax.data.streams import memory as memories
 from medjax.data.streams.replay import replayed
 from medjax.methods.agem import agem
 from medjax.methods.distillation import with_teacher
 from medjax.methods.ewc import ewc
-from medjax.types import Params, Stream
+from medjax.types import Stream
 
 SINGLE, MULTI = "single-domain", "multi-domain"
 
@@ -43,30 +43,30 @@ def train_courses(
     singles: trainings at one centre alone by (seed, centre), which are the first stages of all
       arms; those that are missing are trained and added.
   """
-  study, config = bench.study, bench.config
-  splits = {seed: hospitals.split(study, seed) for seed, _ in runs}
+  setting, config = bench.setting, bench.config
+  splits = {seed: hospitals.split(setting, seed) for seed, _ in runs}
   is_private = arm == "replay-private"  # its first centre is trained privately too
   if not is_private:
     single_domain(bench, [(seed, order[0]) for seed, order in runs], singles)
   pasts = [
     Past(
       memories.Memory(config.memory),
-      memories.Reservoir(config.memory * (len(study.centres) - 1), seed),
+      memories.Reservoir(config.memory * (len(setting.centres) - 1), seed),
     )
     for seed, _ in runs
   ]
   stages = [[] if is_private else [singles[seed, order[0]]] for seed, order in runs]
-  for k in range(0 if is_private else 1, len(study.centres)):
+  for k in range(0 if is_private else 1, len(setting.centres)):
     with contextlib.ExitStack() as vaults:
-      jobs = []
+      tasks = []
       for (seed, order), past, done in zip(runs, pasts, stages, strict=True):
         if k > 0:
-          remember(bench, arm, past, done[-1], study.centres[order[k - 1]], splits[seed], seed)
+          remember(bench, arm, past, done[-1], setting.centres[order[k - 1]], splits[seed], seed)
         if is_private:
-          jobs.append(_private_job(bench, past, done, splits[seed], seed, order, k, vaults))
+          tasks.append(_private_task(bench, past, done, splits[seed], seed, order, k, vaults))
         else:
-          jobs.append(_job(bench, arm, past, done[-1], splits[seed], seed, order, k))
-      trained = train_jobs(bench, jobs)
+          tasks.append(_task(bench, arm, past, done[-1], splits[seed], seed, order, k))
+      trained = train_tasks(bench, tasks)
     for done, stage in zip(stages, trained, strict=True):
       done[-1:] = [one._replace(params=None, carried=None) for one in done[-1:]]
       done.append(stage)
@@ -77,65 +77,52 @@ def train_courses(
 
 def single_domain(bench: Bench, wanted: Sequence[tuple[int, int]], known: dict[Any, Stage]) -> None:
   """Trains (seed, centre) from first weights on that centre alone, unless `known` has it."""
-  jobs = []
   missing = [pair for pair in dict.fromkeys(wanted) if pair not in known]
-  for seed, c in missing:
-    split, centre = hospitals.split(bench.study, seed), bench.study.centres[c]
-    jobs.append(
-      _plain_job(
-        bench, f"{SINGLE}-{centre}-{seed}", seed, split, (centre,), bench.first_params(seed)
-      )
-    )
-  known |= dict(zip(missing, train_jobs(bench, jobs), strict=True))
+  centres = bench.setting.centres
+  tasks = [
+    _plain_task(bench, f"{SINGLE}-{centres[c]}-{seed}", seed, (centres[c],)) for seed, c in missing
+  ]
+  known |= dict(zip(missing, train_tasks(bench, tasks), strict=True))
 
 
 def multi_domain(bench: Bench, seeds: Sequence[int]) -> list[Stage]:
   """All centres at once, with as many steps as they have together."""
-  jobs = []
-  for seed in seeds:
-    split = hospitals.split(bench.study, seed)
-    name = f"{MULTI}-{seed}"
-    first = bench.first_params(seed)
-    jobs.append(_plain_job(bench, name, seed, split, bench.study.centres, first))
-  return train_jobs(bench, jobs)
+  everywhere = bench.setting.centres
+  return train_tasks(
+    bench, [_plain_task(bench, f"{MULTI}-{seed}", seed, everywhere) for seed in seeds]
+  )
 
 
 def untrained(bench: Bench, seed: int) -> np.ndarray:
   """[centre] mean Dice of first weights."""
-  params, split = bench.first_params(seed), hospitals.split(bench.study, seed)
+  params, split = bench.first_params(seed), hospitals.split(bench.setting, seed)
   scores = people_of(bench, split, bench.tested(params, split))
-  return np.array([scores[centre]["dice"].mean() for centre in bench.study.centres])
+  return np.array([scores[centre]["dice"].mean() for centre in bench.setting.centres])
 
 
-def _plain_job(
-  bench: Bench,
-  name: str,
-  seed: int,
-  split: dict[str, Any],
-  centres: Sequence[str],
-  params: Params,
-) -> Job:
+def _plain_task(bench: Bench, name: str, seed: int, centres: Sequence[str]) -> Task:
+  """From first weights, on the training people of some centres."""
+  split = hospitals.split(bench.setting, seed)
   everybody = [i for c in centres for i in split[c]["train"]]
   rows, _, validation = part_of(bench, everybody, (), seed, name)
   num_steps = bench.steps_of(len(rows), len(centres))
-  drawn = replayed(rows, (), bench.config.batch_size, seed, name=name)
-  step = bench.supervised(num_steps)
-  stream = bench.patches(drawn, seed, name)
-  return Job(name, seed, step, stream, params, num_steps, split, validation)
+  stream = bench.patches(replayed(rows, (), bench.config.batch_size, seed, name=name), seed, name)
+  step, first = bench.supervised(num_steps), bench.first_params(seed)
+  return task(bench, name, seed, step, stream, first, num_steps, split, validation=validation)
 
 
-def _job(
+def _task(
   bench: Bench,
   arm: Arm,
   past: Past,
   before: Stage,
-  split: dict[str, Any],
+  split: Split,
   seed: int,
   order: tuple[int, ...],
   k: int,
-) -> Job:
+) -> Task:
   """The training at the k-th centre of a course."""
-  config, centre = bench.config, bench.study.centres[order[k]]
+  config, centre = bench.config, bench.setting.centres[order[k]]
   name = _name(arm, seed, order, k, centre)
   remembered = remembered_by(bench, arm, past, split, seed, k)
   current, remembered, validation = part_of(bench, split[centre]["train"], remembered, seed, name)
@@ -162,32 +149,35 @@ def _job(
     stream = with_teacher(
       stream, lambda batch: bench.outputs(teacher, batch["image"]), config.lwf_strength
     )
-    step = methods.supervised(bench.taught_loss, bench.optimiser(num_steps))
+    step = bench.supervised(num_steps, bench.taught_loss)
   elif arm == "der++":
-    step = methods.supervised(bench.taught_loss, bench.optimiser(num_steps))
+    step = bench.supervised(num_steps, bench.taught_loss)
   elif arm == "ewc":
     tx = bench.optimiser(num_steps)
     step = ewc(bench.loss_fn, tx, past.anchor, strength=config.ewc_strength)
   else:
     step = bench.supervised(num_steps)
-  return Job(name, seed, step, stream, params, num_steps, split, validation)
+  left = (before.params, before.carried)
+  return task(
+    bench, name, seed, step, stream, params, num_steps, split, validation=validation, inherited=left
+  )
 
 
-def _private_job(
+def _private_task(
   bench: Bench,
   past: Past,
   done: Sequence[Stage],
-  split: dict[str, Any],
+  split: Split,
   seed: int,
   order: tuple[int, ...],
   k: int,
   vaults: contextlib.ExitStack,
-) -> Job:
+) -> Task:
   """The same with privacy for the people of the centre and of the memory.
 
   Its vault is locked until `vaults` closes it.
   """
-  config, centre = bench.config, bench.study.centres[order[k]]
+  config, centre = bench.config, bench.setting.centres[order[k]]
   name = _name("replay-private", seed, order, k, centre)
   params = bench.first_params(seed)
   if done and config.transfer == "encoder":
@@ -202,7 +192,7 @@ def _private_job(
     vault = privacy.Vault.open(bench.directory.private / "secrets" / name)
     vaults.callback(vault.close)
   made = private.training(
-    bench.study,
+    bench.setting,
     bench.loss_fn,
     bench.optimiser(num_steps),
     rows,
@@ -214,7 +204,18 @@ def _private_job(
     delta=config.private_delta,
     max_norm=config.private_norm,
   )
-  return Job(name, seed, made.step, made.stream, params, num_steps, split, (), made.plan.statement)
+  return task(
+    bench,
+    name,
+    seed,
+    made.step,
+    made.stream,
+    params,
+    num_steps,
+    split,
+    inherited=done[-1].params if done else (),
+    statement=made.plan.statement,
+  )
 
 
 def _name(arm: str, seed: int, order: tuple[int, ...], k: int, centre: str) -> str:

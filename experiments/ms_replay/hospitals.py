@@ -22,7 +22,7 @@ _BODY = 0.05  # of the largest value: what is above belongs to the body
 _LAYOUTS = ("nnunet", "mslesseg", "ljubljana")  # of folders, names of `readers.READERS`
 
 
-class Study(NamedTuple):
+class Setting(NamedTuple):
   """All centres.
 
   Attributes:
@@ -64,7 +64,7 @@ def simulated(
   num_synthetic: int = 0,
   normalise: Normalisation = "zscore",
   on_device: bool = True,
-) -> Study:
+) -> Setting:
   """As many of the centres `SITES` as there are numbers of people to train on.
 
   Lesions of the i-th person in the nnU-Net folder `masks` go to one head of centre i modulo their
@@ -141,7 +141,7 @@ def folders(
   num_synthetic: int = 0,
   normalise: Normalisation = "zscore",
   on_device: bool = True,
-) -> Study:
+) -> Setting:
   """Folders, a centre each, in the order of training; any class above 0 is lesion.
 
   A folder is in nnU-Net's layout, or one of the sets of `data.sets.ms_sets` as distributed (FLAIR).
@@ -211,16 +211,16 @@ def folders(
   )
 
 
-def split(study: Study, seed: int) -> dict[str, dict[str, tuple[int, ...]]]:
+def split(setting: Setting, seed: int) -> dict[str, dict[str, tuple[int, ...]]]:
   """Positions {centre: {"train", "test"}}, people drawn anew by every seed."""
   parts = {}
-  for centre, rows in study.rows.items():
-    people = sorted({study.subjects[i] for i in rows})
+  for centre, rows in setting.rows.items():
+    people = sorted({setting.subjects[i] for i in rows})
     order = generator(seed, f"{centre} split").permutation(len(people))
-    train = {people[i] for i in order[: study.num_train[centre]]}
+    train = {people[i] for i in order[: setting.num_train[centre]]}
     parts[centre] = {
-      "train": tuple(i for i in rows if study.subjects[i] in train),
-      "test": tuple(i for i in rows if study.subjects[i] not in train),
+      "train": tuple(i for i in rows if setting.subjects[i] in train),
+      "test": tuple(i for i in rows if setting.subjects[i] not in train),
     }
   return parts
 
@@ -244,7 +244,7 @@ def _study(
   synthetic: tuple[np.ndarray, np.ndarray],
   normalise: Normalisation,
   on_device: bool,
-) -> Study:
+) -> Setting:
   num_real, num_synthetic = len(image), len(synthetic[0])
   if num_synthetic:
     check.require(
@@ -259,7 +259,7 @@ def _study(
     subjects = (*subjects, *(f"synthetic{i:03d}" for i in range(num_synthetic)))
   magnitude = np.abs(image).max(-1)
   highest = magnitude.max(tuple(range(1, magnitude.ndim)), keepdims=True)
-  return Study(
+  return Setting(
     title,
     tuple(rows),
     rows,

@@ -1,4 +1,4 @@
-"""Trainings that the replay study asks for, along the run axis where they are alike."""
+"""Trainings that the replay study asks for, and what came of each."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.ms_replay.bench import Bench
-from medjax import rng, train
+from experiments.ms_replay.bench import Bench, Scores, Split
+from medjax import rng, study, train
 from medjax.data.seeds import generator
-from medjax.types import Params, Step, Stream
+from medjax.types import Params, PyTree, Step, Stream
 
 
 class Stage(NamedTuple):
@@ -28,70 +28,93 @@ class Stage(NamedTuple):
   name: str
   params: Params
   carried: Params
-  scores: dict[str, dict[str, np.ndarray]]
+  scores: Scores
   timing: train.Timing
   num_steps: int
   statement: str = ""
 
 
-class Job(NamedTuple):
-  """A training that is asked for; `statement()` after it says what it protects, None: nobody."""
+class Task(NamedTuple):
+  """A training that is asked for.
 
-  name: str
-  seed: int
-  step: Step
-  stream: Stream
-  params: Params
-  num_steps: int
-  split: dict[str, Any]
-  validation: tuple[int, ...]
+  Attributes:
+    job: the training itself.
+    split: who is tested after it.
+    statement: says after the training what it protects; None: it protects nobody.
+  """
+
+  job: study.Job
+  split: Split
   statement: Callable[[], str] | None = None
 
 
-def train_jobs(bench: Bench, jobs: Sequence[Job]) -> list[Stage]:
-  """Trains them, those of one Step and length along the run axis."""
-  config, stages = bench.config, {}
-  groups: dict[Any, list[Job]] = {}
-  for job in jobs:
-    is_checked = config.carry == "best" and len(job.validation) > 0
-    groups.setdefault((id(job.step), job.num_steps, is_checked), []).append(job)
-  for (_, num_steps, is_checked), group in groups.items():
-    fits = train.fit_many(
-      group[0].step,
-      [job.stream for job in group],
-      [job.params for job in group],
-      [rng.stream(jax.random.key(job.seed), "training") for job in group],
-      num_steps=num_steps,
-      mode=config.mode,
-      names=[job.name for job in group],
-      evaluators=[bench.evaluators(job.split, num_steps, job.validation) for job in group],
-      workdir=bench.directory.path,
-      writers=bench.directory.writers,
-      log_every=config.log_every,
-      eval_every=max(num_steps // 10, 1) if is_checked else None,
-      keep_best="validation/soft_dice" if is_checked else None,
+def task(
+  bench: Bench,
+  name: str,
+  seed: int,
+  step: Step,
+  stream: Stream,
+  params: Params,
+  num_steps: int,
+  split: Split,
+  *,
+  validation: Sequence[int] = (),
+  inherited: PyTree = (),
+  statement: Callable[[], str] | None = None,
+) -> Task:
+  """A training under the study's keys and tests; `inherited` as in `study.Job`."""
+  is_checked = bench.config.carry == "best" and len(validation) > 0
+  job = study.Job(
+    name,
+    step,
+    stream,
+    params,
+    rng.stream(jax.random.key(seed), "training"),
+    num_steps,
+    bench.evaluators(split, num_steps, validation),
+    keep_best="validation/soft_dice" if is_checked else "",
+    inherited=inherited,
+  )
+  return Task(job, split, statement)
+
+
+def train_tasks(bench: Bench, tasks: Sequence[Task]) -> list[Stage]:
+  """Trains them, those of one Step and length along the run axis, and tests each at its end."""
+  stages: dict[str, Stage] = {}
+  for num_steps in dict.fromkeys(task.job.num_steps for task in tasks):
+    group = [task for task in tasks if task.job.num_steps == num_steps]
+    trained = study.train_jobs(
+      [task.job for task in group],
+      bench.directory,
+      log_every=bench.config.log_every,
+      eval_every=max(num_steps // 10, 1) if bench.config.carry == "best" else None,
+      mode=bench.config.mode,
       progress=False,
     )
-    for job, fit in zip(group, fits, strict=True):
-      params = fit.state.params
-      carried = fit.best.state.params if fit.best is not None else params
-      is_shown = bench.directory.private is None
-      found = _scores(fit.history[-1]) if is_shown else bench.tested(params, job.split)
-      scores = people_of(bench, job.split, found)
-      said = "" if job.statement is None else job.statement()
-      stages[job.name] = Stage(job.name, params, carried, scores, fit.timing, num_steps, said)
-      mean = np.mean([s["dice"].mean() for s in scores.values()])
-      print(f"{job.name}: {num_steps} steps, Dice {mean:.3f} over all centres", flush=True)
-  return [stages[job.name] for job in jobs]
+    stages |= {
+      one.name: _tested(bench, task, one) for task, one in zip(group, trained, strict=True)
+    }
+  return [stages[task.job.name] for task in tasks]
 
 
-def people_of(
-  bench: Bench, split: dict[str, Any], scores: dict[str, dict[str, np.ndarray]]
-) -> dict[str, dict[str, np.ndarray]]:
+def _tested(bench: Bench, task: Task, one: study.Trained) -> Stage:
+  last = one.fit.state.params  # tests are of the last weights, whatever the next centre starts from
+  if bench.directory.private is None:
+    found = _scores(one.fit.history[-1])
+  else:
+    found = bench.tested(last, task.split)
+  scores = people_of(bench, task.split, found)
+  mean = np.mean([s["dice"].mean() for s in scores.values()])
+  print(f"{one.name}: {one.num_steps} steps, Dice {mean:.3f} over all centres", flush=True)
+  said = "" if task.statement is None else task.statement()
+  return Stage(one.name, last, one.params, scores, one.fit.timing, one.num_steps, said)
+
+
+def people_of(bench: Bench, split: Split, scores: Scores) -> Scores:
   """Scores of test volumes as means over the volumes of each person."""
   found = {}
   for centre, values in scores.items():
-    names = [bench.study.subjects[row] for row in split[centre]["test"]]
+    names = [bench.setting.subjects[row] for row in split[centre]["test"]]
     people = list(dict.fromkeys(names))
     own = [np.array([name == person for name in names]) for person in people]
     found[centre] = {m: np.array([v[mine].mean() for mine in own]) for m, v in values.items()}
@@ -106,7 +129,7 @@ def part_of(
   As in the released code the latter come from the end of one shuffled list of both. Here people
   stay whole, and one person of the centre, and one of the memory if there is any, are left.
   """
-  rows, subjects = [*current, *remembered], bench.study.subjects
+  rows, subjects = [*current, *remembered], bench.setting.subjects
   order = generator(seed, f"{name} validation").permutation(len(rows))
   chosen: set[int] = set()
   for i in reversed(order):
@@ -120,7 +143,8 @@ def part_of(
   return here, there, tuple(row for row in rows if row in chosen)
 
 
-def _scores(row: dict[str, Any]) -> dict[str, dict[str, np.ndarray]]:
+def _scores(row: dict[str, Any]) -> Scores:
+  """What the last log row of a training says of every test volume."""
   found: dict[str, dict[str, list[float]]] = {}
   for name, value in row.items():
     if name.startswith("test/"):

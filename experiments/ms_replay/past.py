@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.ms_replay.bench import Bench
+from experiments.ms_replay.bench import Bench, Split
 from experiments.ms_replay.config import Arm
 from experiments.ms_replay.jobs import Stage
 from medjax.data.streams import memory as memories
@@ -37,7 +37,7 @@ def remember(
   past: Past,
   stage: Stage,
   centre: str,
-  split: dict[str, Any],
+  split: Split,
   seed: int,
 ) -> None:
   """Keeps of a centre that is over what the arm needs of it."""
@@ -75,14 +75,12 @@ def remember(
       past.outputs |= {row: bench.stored_output(stage.params, row) for row in kept}
 
 
-def remembered_by(
-  bench: Bench, arm: Arm, past: Past, split: dict[str, Any], seed: int, k: int
-) -> list[int]:
+def remembered_by(bench: Bench, arm: Arm, past: Past, split: Split, seed: int, k: int) -> list[int]:
   """Volumes of the past that the training at the k-th centre may draw."""
   if arm in ("fine-tuning", "ewc", "lwf"):
     return []
   if arm == "replay-synthetic":
-    return list(bench.study.synthetic)
+    return list(bench.setting.synthetic)
   if arm == "replay-redrawn":
     cases = {c: split[c]["train"] for c in past.order}
     return list(memories.redrawn(cases, bench.config.memory, seed, k))
@@ -93,7 +91,7 @@ def remembered_by(
 
 def stored_outputs(bench: Bench, past: Past) -> tuple[Any, np.ndarray]:
   """Outputs of the remembered volumes, and where each volume's lie."""
-  slots = np.zeros(len(bench.study.subjects), np.int64)
+  slots = np.zeros(len(bench.setting.subjects), np.int64)
   for slot, row in enumerate(past.outputs):
     slots[row] = slot
   return jnp.asarray(np.stack(list(past.outputs.values()))), slots

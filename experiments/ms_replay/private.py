@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.ms_replay.hospitals import Study
+from experiments.ms_replay.hospitals import Setting
 from medjax import methods, privacy, rng
 from medjax.data.streams.volume_pool import mirrored
 from medjax.types import Key, LossFn, Params, Step, Stream
@@ -40,7 +40,7 @@ class PrivateTraining(NamedTuple):
 
 
 def training(
-  study: Study,
+  setting: Setting,
   loss_fn: LossFn,
   tx: optax.GradientTransformation,
   rows: Sequence[int],
@@ -56,7 +56,7 @@ def training(
   """DP-SGD over the people of `rows`: centre and memory together.
 
   Args:
-    study: the pool.
+    setting: the pool.
     loss_fn: of one patch {"image", "label"}.
     tx: optimiser.
     rows: volumes of the population.
@@ -64,7 +64,7 @@ def training(
     patch: voxels an axis of the patch that each volume gives at each of its turns.
     num_steps, expected_batch_size, epsilon, delta, max_norm: see `DPPlan`.
   """
-  store = population(study, rows)
+  store = population(setting, rows)
   people = len(np.unique(store["subject"]))
   is_grouped = people < len(rows)
   plan = privacy.DPPlan(
@@ -82,15 +82,15 @@ def training(
   return PrivateTraining(step, plan.stream(store, chunk=min(expected_batch_size, people)), plan)
 
 
-def population(study: Study, rows: Sequence[int]) -> dict[str, np.ndarray]:
+def population(setting: Setting, rows: Sequence[int]) -> dict[str, np.ndarray]:
   """Whole volumes on the host, with their people."""
   index = np.asarray(rows)
-  people = sorted({study.subjects[i] for i in rows})
+  people = sorted({setting.subjects[i] for i in rows})
   return {
-    "image": study.image[index],
-    "label": study.label[index],
+    "image": setting.image[index],
+    "label": setting.label[index],
     "index": index.astype(np.int32),
-    "subject": np.array([people.index(study.subjects[i]) for i in rows], np.int32),
+    "subject": np.array([people.index(setting.subjects[i]) for i in rows], np.int32),
     "weight": np.ones(len(rows), np.float32),
   }
 

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.ms_replay.bench import Bench
 from experiments.ms_replay.config import Config
 from experiments.ms_replay.courses import MULTI, SINGLE
-from experiments.ms_replay.hospitals import Study, split
+from experiments.ms_replay.hospitals import Setting, split
 from experiments.ms_replay.scores import FINE_TUNING, Trained, whole_matrix
 from medjax.train.report import Report
 
@@ -22,14 +22,14 @@ _COLOURS = np.array([[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], 
 
 def page(bench: Bench, trained: Trained, results: dict[str, Any], times: dict[str, Any]) -> Report:
   """`times` as in timing.json."""
-  config, study = bench.config, bench.study
+  config, setting = bench.config, bench.setting
   report = Report(
-    f"Replay over {len(study.centres)} centres: {study.title}",
+    f"Replay over {len(setting.centres)} centres: {setting.title}",
     f"{config.num_seeds} seeds, {len(trained.orders)} orders. {findings(results)}",
   )
   _transfers(report, config, results)
-  _matrices(report, config, study, trained, results)
-  _curves(report, study, results)
+  _matrices(report, config, setting, trained, results)
+  _curves(report, setting, results)
   _claims(report, config, results)
   _cost(report, times)
   _privacy(report, results)
@@ -101,9 +101,9 @@ def _transfers(report: Report, config: Config, results: dict[str, Any]) -> None:
 
 
 def _matrices(
-  report: Report, config: Config, study: Study, trained: Trained, results: dict[str, Any]
+  report: Report, config: Config, setting: Setting, trained: Trained, results: dict[str, Any]
 ) -> None:
-  order = [study.centres[c] for c in trained.orders[0]]
+  order = [setting.centres[c] for c in trained.orders[0]]
   report.section(
     "Every centre after every centre",
     "Dice in the first order, mean over seeds; rows: trained through, columns: tested on, in the"
@@ -111,7 +111,7 @@ def _matrices(
   )
   means = {
     arm: np.nanmean(
-      whole_matrix(courses, study, config.num_seeds, trained.orders)[:, 0, :, :, 0], 0
+      whole_matrix(courses, setting, config.num_seeds, trained.orders)[:, 0, :, :, 0], 0
     )
     for arm, courses in trained.courses.items()
   }
@@ -136,8 +136,8 @@ def _matrices(
     )
 
 
-def _curves(report: Report, study: Study, results: dict[str, Any]) -> None:
-  seen = np.arange(1, len(study.centres) + 1)
+def _curves(report: Report, setting: Setting, results: dict[str, Any]) -> None:
+  seen = np.arange(1, len(setting.centres) + 1)
   report.section(
     "Dice as centres arrive",
     "Mean over all centres, seen or not: what the paper plots as zero-shot transfer. Below, over"
@@ -224,23 +224,23 @@ def _privacy(report: Report, results: dict[str, Any]) -> None:
 
 def _soft_outputs(report: Report, bench: Bench, trained: Trained) -> None:
   """Outputs on a person of the third centre, and what soft values at borders are worth."""
-  study = bench.study
+  setting = bench.setting
   arms = [a for a in (FINE_TUNING, "replay") if a in trained.courses] or list(trained.courses)[:2]
   courses = {arm: trained.courses[arm][0] for arm in arms}
   seed = next(iter(courses.values())).seed
-  parts = split(study, seed)
-  centre = study.centres[trained.orders[0][min(2, len(study.centres) - 1)]]
+  parts = split(setting, seed)
+  centre = setting.centres[trained.orders[0][min(2, len(setting.centres) - 1)]]
   row = parts[centre]["test"][0]
-  label = study.label[row]
+  label = setting.label[row]
   cut = () if label.ndim == 2 else (int(label.sum((1, 2)).argmax()),)
-  panels, names = [study.image[row][cut][..., 0], label[cut]], ["image", "soft label"]
+  panels, names = [setting.image[row][cut][..., 0], label[cut]], ["image", "soft label"]
   series = {"perfect": (np.array([0.0, 1.0]), np.array([0.0, 1.0]))}
-  tested = [i for c in study.centres for i in parts[c]["test"]]
+  tested = [i for c in setting.centres for i in parts[c]["test"]]
   for arm, course in courses.items():
     params = course.stages[-1].params
     panels.append(bench.predicted(params, row)[cut])
     names.append(arm)
-    found = [(bench.predicted(params, i), study.label[i]) for i in tested]
+    found = [(bench.predicted(params, i), setting.label[i]) for i in tested]
     series[arm] = boundary_reliability([p for p, _ in found], [y for _, y in found])
   reliability = (
     "at voxels on lesion borders, the mean soft label where the network says so much: on the"

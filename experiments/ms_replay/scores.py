@@ -8,7 +8,7 @@ import numpy as np
 from experiments.ms_replay import private
 from experiments.ms_replay.config import Config
 from experiments.ms_replay.courses import MULTI, SINGLE, Course
-from experiments.ms_replay.hospitals import Study
+from experiments.ms_replay.hospitals import Setting
 from experiments.ms_replay.jobs import Stage
 from medjax import metrics
 from medjax.privacy.vault import NOT_PRIVATE
@@ -19,7 +19,7 @@ _SUMMARIES = ("acc", "bwt", "fwt_untrained", "fwt_single", "forgetting")
 
 
 class Trained(NamedTuple):
-  """All trainings of a study.
+  """All trainings of a run.
 
   Attributes:
     courses: of each arm.
@@ -36,31 +36,31 @@ class Trained(NamedTuple):
   orders: list[tuple[int, ...]]
 
 
-def results(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
+def results(config: Config, setting: Setting, trained: Trained) -> dict[str, Any]:
   """results.json: fixed keys, no times."""
-  num_test = {c: len(_of(trained.multi[0], c)) for c in study.centres}
+  num_test = {c: len(_of(trained.multi[0], c)) for c in setting.centres}
   return {
     "data": {
-      "title": study.title,
-      "centres": study.centres,
-      "num_train": study.num_train,
+      "title": setting.title,
+      "centres": setting.centres,
+      "num_train": setting.num_train,
       "num_test": num_test,
       "left_out_of_claims": [c for c, n in num_test.items() if n < config.min_test],
     },
-    "orders": [[study.centres[c] for c in order] for order in trained.orders],
+    "orders": [[setting.centres[c] for c in order] for order in trained.orders],
     "metrics": METRICS,
-    "arms": {arm: _arm(config, study, trained, arm) for arm in trained.courses},
+    "arms": {arm: _arm(config, setting, trained, arm) for arm in trained.courses},
     "references": {
-      MULTI: [[_mean(stage, c) for c in study.centres] for stage in trained.multi],
-      SINGLE: _singles(study, trained),
+      MULTI: [[_mean(stage, c) for c in setting.centres] for stage in trained.multi],
+      SINGLE: _singles(setting, trained),
       "untrained": trained.untrained,
     },
-    "claims": claims(config, study, trained, num_test),
-    "privacy": _privacy(config, study, trained),
+    "claims": claims(config, setting, trained, num_test),
+    "privacy": _privacy(config, setting, trained),
   }
 
 
-def _privacy(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
+def _privacy(config: Config, setting: Setting, trained: Trained) -> dict[str, Any]:
   """What private replay costs, and which trainings are without; {} if there is no such arm."""
   if "replay-private" not in config.arms:
     return {}
@@ -69,8 +69,8 @@ def _privacy(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
   cost = private.cost(
     config.private_epsilon,
     config.private_delta,
-    [[study.centres[c] for c in course.order] for course in courses],
-    num_people=sum(study.num_train.values()),
+    [[setting.centres[c] for c in course.order] for course in courses],
+    num_people=sum(setting.num_train.values()),
     note=NOT_PRIVATE if config.secrets == "seed" else "",
   )
   return {
@@ -80,38 +80,38 @@ def _privacy(config: Config, study: Study, trained: Trained) -> dict[str, Any]:
   }
 
 
-def matrix(course: Course, study: Study, metric: str = "dice") -> np.ndarray:
+def matrix(course: Course, setting: Setting, metric: str = "dice") -> np.ndarray:
   """[trained through, tested on] of one course, both axes in the order of training."""
-  names = [study.centres[c] for c in course.order]
+  names = [setting.centres[c] for c in course.order]
   return np.array([[_mean(stage, c, metric) for c in names] for stage in course.stages])
 
 
 def whole_matrix(
-  courses: Sequence[Course], study: Study, num_seeds: int, orders: Sequence[tuple[int, ...]]
+  courses: Sequence[Course], setting: Setting, num_seeds: int, orders: Sequence[tuple[int, ...]]
 ) -> np.ndarray:
   """R [seed, order, trained through, tested on, metric]; NaN for pairs that were not trained."""
-  num, first = len(study.centres), min(c.seed for c in courses)
+  num, first = len(setting.centres), min(c.seed for c in courses)
   r = np.full((num_seeds, len(orders), num, num, len(METRICS)), np.nan)
   for course in courses:
     place = course.seed - first, orders.index(course.order)
-    r[place] = np.stack([matrix(course, study, metric) for metric in METRICS], -1)
+    r[place] = np.stack([matrix(course, setting, metric) for metric in METRICS], -1)
   return r
 
 
-def _arm(config: Config, study: Study, trained: Trained, arm: str) -> dict[str, Any]:
+def _arm(config: Config, setting: Setting, trained: Trained, arm: str) -> dict[str, Any]:
   courses = trained.courses[arm]
-  rows = [_summary(config, study, trained, course) for course in courses]
+  rows = [_summary(config, setting, trained, course) for course in courses]
   fixed = [row for row, c in zip(rows, courses, strict=True) if c.order == trained.orders[0]]
   first = min(course.seed for course in courses)
   shuffled = [row for row, c in zip(rows, courses, strict=True) if c.seed == first]
-  transfers = [metrics.transfer_summary(matrix(c, study)) for c in courses]
+  transfers = [metrics.transfer_summary(matrix(c, setting)) for c in courses]
   return {
-    "r": whole_matrix(courses, study, config.num_seeds, trained.orders),
+    "r": whole_matrix(courses, setting, config.num_seeds, trained.orders),
     "fixed_order": {k: _spread([row[k] for row in fixed]) for k in _SUMMARIES},
     "orders": {k: _spread([row[k] for row in shuffled]) for k in _SUMMARIES},
     "bwt_of_centre": dict(
       zip(
-        [study.centres[c] for c in trained.orders[0]],
+        [setting.centres[c] for c in trained.orders[0]],
         np.mean(
           [
             t.bwt_of_centre
@@ -129,29 +129,31 @@ def _arm(config: Config, study: Study, trained: Trained, arm: str) -> dict[str, 
   }
 
 
-def _summary(config: Config, study: Study, trained: Trained, course: Course) -> dict[str, float]:
+def _summary(
+  config: Config, setting: Setting, trained: Trained, course: Course
+) -> dict[str, float]:
   """ACC, BWT, both FWT and forgetting of one course."""
-  r = matrix(course, study)
+  r = matrix(course, setting)
   first = min(c.seed for own in trained.courses.values() for c in own)
   untrained = trained.untrained[course.seed - first][list(course.order)]
   plain = metrics.transfer_summary(r, baseline=untrained, divide_by=config.divide_by)
   fwt_single = np.nan
   if all((course.seed, c) in trained.singles for c in course.order):
-    single = [_mean(trained.singles[course.seed, c], study.centres[c]) for c in course.order]
+    single = [_mean(trained.singles[course.seed, c], setting.centres[c]) for c in course.order]
     fwt_single = metrics.transfer_summary(r, baseline=single, divide_by=config.divide_by).fwt
   values = plain.acc, plain.bwt, plain.fwt, fwt_single, plain.forgetting
   return {k: float(v) for k, v in zip(_SUMMARIES, values, strict=True)}
 
 
 def claims(
-  config: Config, study: Study, trained: Trained, num_test: Mapping[str, int]
+  config: Config, setting: Setting, trained: Trained, num_test: Mapping[str, int]
 ) -> dict[str, Any]:
   """Tests of the paper's statements over the centres with enough people; {} if there is none.
 
   Replay above fine-tuning, replay reaches multi-domain training: paired comparisons of the Dice of
   every test person after the last centre. Backward transfer: its interval over seeds and people.
   """
-  kept = [c for c in study.centres if num_test[c] >= config.min_test]
+  kept = [c for c in setting.centres if num_test[c] >= config.min_test]
   if not kept:
     return {}
   found: dict[str, Any] = {}
@@ -181,13 +183,13 @@ def claims(
     }
     found[design] = {
       **compared,
-      "bwt": {arm: _bwt(config, study, own, kept, levels) for arm, own in chosen.items()},
+      "bwt": {arm: _bwt(config, setting, own, kept, levels) for arm, own in chosen.items()},
     }
   return found
 
 
 def _bwt(
-  config: Config, study: Study, courses: Sequence[Course], kept: Sequence[str], levels: tuple
+  config: Config, setting: Setting, courses: Sequence[Course], kept: Sequence[str], levels: tuple
 ) -> dict[str, Any]:
   """Mean change of earlier centres' people since their own training, with its 95 % interval.
 
@@ -195,7 +197,7 @@ def _bwt(
   """
   changes = []
   for course in courses:
-    names = [study.centres[c] for c in course.order]
+    names = [setting.centres[c] for c in course.order]
     parts = [
       _of(course.stages[-1], name) - _of(course.stages[k], name)
       for k, name in enumerate(names[:-1])
@@ -251,16 +253,16 @@ def _mean(stage: Stage, centre: str, metric: str = "dice") -> float:
   return float(_of(stage, centre, metric).mean())
 
 
-def _singles(study: Study, trained: Trained) -> list[list[list[float]]]:
+def _singles(setting: Setting, trained: Trained) -> list[list[list[float]]]:
   """[seed, trained on, tested on] mean Dice, NaN for trainings that no design needs."""
   seeds = sorted({seed for seed, _ in trained.singles})
-  nothing = [float("nan")] * len(study.centres)
+  nothing = [float("nan")] * len(setting.centres)
   return [
     [
-      [_mean(trained.singles[seed, c], name) for name in study.centres]
+      [_mean(trained.singles[seed, c], name) for name in setting.centres]
       if (seed, c) in trained.singles
       else nothing
-      for c in range(len(study.centres))
+      for c in range(len(setting.centres))
     ]
     for seed in seeds
   ]

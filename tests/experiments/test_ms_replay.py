@@ -101,17 +101,17 @@ def test_a_run_stopped_at_a_centre_ends_as_one_that_was_not(tmp_path, monkeypatc
   arguments = ["demo", *SMALL, "--arms", "replay", "--workdir"]
   whole, stopped = tmp_path / "whole", tmp_path / "stopped"
   run(*arguments, str(whole))
-  original = courses.train_jobs
+  original = courses.train_tasks
 
-  def stopping(bench, jobs):
-    if jobs and "-2-clinic" in jobs[0].name:
+  def stopping(bench, tasks):
+    if tasks and "-2-clinic" in tasks[0].job.name:
       raise RuntimeError("killed")
-    return original(bench, jobs)
+    return original(bench, tasks)
 
-  monkeypatch.setattr(courses, "train_jobs", stopping)
+  monkeypatch.setattr(courses, "train_tasks", stopping)
   with pytest.raises(RuntimeError, match="killed"):
     run(*arguments, str(stopped))
-  monkeypatch.setattr(courses, "train_jobs", original)
+  monkeypatch.setattr(courses, "train_tasks", original)
   assert not (stopped / "results.json").exists()
   run(*arguments, str(stopped))
   assert (whole / "results.json").read_text() == (stopped / "results.json").read_text()
@@ -119,26 +119,31 @@ def test_a_run_stopped_at_a_centre_ends_as_one_that_was_not(tmp_path, monkeypatc
 
 def test_the_next_centre_starts_from_what_transfer_and_carry_say(monkeypatch):
   """Trainings replaced by sums: 1 on the last weights, 2 on those of the best validation loss."""
-  study = hospitals.simulated((2, 2, 2), 1, (16, 16), 0)
+  setting = hospitals.simulated((2, 2, 2), 1, (16, 16), 0)
   asked = []
 
-  def counting(bench, jobs):
-    asked.extend(jobs)
-    plus = [jax.tree.map(lambda x, n=n: np.asarray(x) + n, jobs[0].params) for n in (1, 2)]
+  def counting(bench, tasks):
+    asked.extend(task.job for task in tasks)
+    if not tasks:
+      return []
+    job = tasks[0].job
+    plus = [jax.tree.map(lambda x, n=n: np.asarray(x) + n, job.params) for n in (1, 2)]
     carried = plus[1] if bench.config.carry == "best" else plus[0]
-    scores = {c: {"dice": np.ones(1)} for c in study.centres}
-    return [jobs_module.Stage(jobs[0].name, plus[0], carried, scores, None, 1)] if jobs else []
+    scores = {c: {"dice": np.ones(1)} for c in setting.centres}
+    return [jobs_module.Stage(job.name, plus[0], carried, scores, None, 1)]
 
-  monkeypatch.setattr(courses, "train_jobs", counting)
+  monkeypatch.setattr(courses, "train_tasks", counting)
   size = {"shape": (16, 16), "patch": (16, 16), "widths": (2, 4)}
   for carry, plus in (("last", 1), ("best", 2)):
     for transfer in ("whole", "encoder"):
       config = Config(**size, num_validation=1, carry=carry, transfer=transfer)
-      bench = Bench(config, study, types.SimpleNamespace(private=None))
+      bench = Bench(config, setting, types.SimpleNamespace(private=None))
       asked.clear()
       courses.train_courses(bench, "fine-tuning", [(0, (0, 1, 2))], {})
       first, second, _ = (job.params for job in asked)
       want = jax.tree.map(lambda x, n=plus: np.asarray(x) + n, first)
+      assert not jax.tree.leaves(asked[0].inherited)  # drawn, not inherited
+      jax.tree.map(np.testing.assert_array_equal, asked[1].inherited[1], want)
       if transfer == "encoder":
         want = {**bench.first_params(0, 1), "encoder": want["encoder"]}
         assert any(
@@ -244,7 +249,7 @@ def test_who_is_remembered_pays_at_every_later_centre_of_every_course():
 
 def fake_bench(subjects, num_validation=0):
   return types.SimpleNamespace(
-    study=types.SimpleNamespace(subjects=subjects),
+    setting=types.SimpleNamespace(subjects=subjects),
     config=types.SimpleNamespace(num_validation=num_validation),
   )
 
@@ -264,7 +269,7 @@ def test_validation_takes_whole_people_and_leaves_one_on_each_side(seed):
   current, remembered, validation = part_of(bench, (0, 1, 2), (3, 4, 5, 6), seed, "x")
   assert current and remembered and validation
   assert sorted([*current, *remembered, *validation]) == list(range(7))
-  people = [{bench.study.subjects[i] for i in part} for part in (current, remembered, validation)]
+  people = [{bench.setting.subjects[i] for i in part} for part in (current, remembered, validation)]
   assert not people[2] & (people[0] | people[1])
 
 
