@@ -24,8 +24,7 @@ method_passes; profile.levels and profile.losses [preset][seed][level].
 from typing import Any
 
 from experiments.learn2synth import noise_recovery, real_images, report
-from medjax import check, cli
-from medjax.study import pair_picture
+from medjax import cli, study
 
 PRESETS: dict[str, Any] = {"demo": real_images.Config(), "recovery": noise_recovery.Config()}
 
@@ -38,35 +37,32 @@ def build(config: Any, options: cli.RunOptions) -> None:
 
 
 def _real_images(config: real_images.Config, options: cli.RunOptions) -> None:
-  picture = pair_picture(options.workdir)
+  picture = study.pair_picture(options.workdir)
   setting = real_images.load(config, options.data, options.seed, picture)
   with options.directory(config, setting.source.manifest()) as directory:
     if directory.finished:
       return
     directory.write_json("splits", setting.splits)
-    study = real_images.run(config, options.seed, setting, directory)
-    results = real_images.results(study)
-    directory.write_json("timing", {k: v._asdict() for k, v in study.timings.items()})
-    page = report.real_images_page(config, study, results)
-    page.what_ran(directory.config).write(directory.path / "report.html")
-    directory.write_json("results", results)
+    found = real_images.run(config, options.seed, setting, directory)
+    results = real_images.results(found)
+    page = report.real_images_page(config, found, results)
+    trained = [one for own in found.trained.values() for one in own]
+    study.finish(directory, results, page, trained=trained)
 
 
 def _recovery(config: noise_recovery.Config, options: cli.RunOptions) -> None:
-  if options.data:
-    raise check.InputError("no --data for recovery", str(options.data[0]), "use the preset demo")
+  study.paths_of(options.data, 0, " for recovery")
   manifests = {
     name: source.manifest() for name, source in noise_recovery.sources(config, options.seed).items()
   }
   with options.directory(config, manifests) as directory:
     if directory.finished:
       return
-    study = noise_recovery.run(config, options.seed, directory)
+    found = noise_recovery.run(config, options.seed, directory)
     results = {
-      "recoveries": [recovery._asdict() for recovery in study.recoveries],
-      "profile": {"levels": config.profile, "losses": study.losses.tolist()},
+      "recoveries": [recovery._asdict() for recovery in found.recoveries],
+      "profile": {"levels": config.profile, "losses": found.losses.tolist()},
     }
-    directory.write_json("timing", {k: v._asdict() for k, v in study.timings.items()})
-    page = report.recovery_page(config, study)
-    page.what_ran(directory.config).write(directory.path / "report.html")
-    directory.write_json("results", results)
+    page = report.recovery_page(config, found)
+    trained = [*found.profiled, *(one for own in found.learned.values() for one in own)]
+    study.finish(directory, results, page, trained=trained)

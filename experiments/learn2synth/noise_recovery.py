@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 from experiments.learn2synth import synthetic_training
-from medjax import data, methods, rng, synth, train
+from medjax import data, methods, rng, study, synth, train
 from medjax.types import Batch, Key, PyTree
 
 NUM_CLASSES = 6
@@ -27,40 +27,30 @@ _PLAY = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Recovery of a known noise level.
+  """Recovery of a known noise level."""
 
-  Attributes:
-    shape: voxels per axis of the procedural anatomies.
-    presets: hidden noise levels of the real images, in image intensities.
-    profile: fixed noise levels of the profile, in image intensities.
-    num_seeds: seeds, each with its own initial weights, draws and initial noise level.
-    num_steps: updates of Learn2Synth.
-    profile_steps: updates of each network of the profile.
-    batch_size: images an update, synthetic and real alike.
-    num_label_maps: anatomies to synthesise from.
-    num_real: real images, of other anatomies.
-    widths: channels of the U-Net's levels.
-    learning_rate: Adam's first rate for the network; decays to a twentieth along a cosine.
-    theta_learning_rate: Adam's first rate for the raw noise parameter, in image intensities;
-      decays likewise.
-    initial_sigma: initial noise level of seed 0, 1, ..., cyclic, in image intensities.
-    log_every: steps between two log rows.
-  """
-
-  shape: tuple[int, ...] = (64, 64)
+  shape: tuple[int, ...] = (64, 64)  # voxels per axis of the procedural anatomies
+  # hidden noise levels of the real images, in image intensities
   presets: tuple[float, ...] = (0.0, 0.05, 0.10, 0.15)
+  # fixed noise levels of the profile, in image intensities
   profile: tuple[float, ...] = tuple(round(0.02 * i, 2) for i in range(13))
-  num_seeds: int = 3
-  num_steps: int = 1200
-  profile_steps: int = 1200
-  batch_size: int = 8
-  num_label_maps: int = 512
-  num_real: int = 512
-  widths: tuple[int, ...] = (8, 16, 32)
+  num_seeds: int = 3  # seeds, each with its own initial weights, draws and initial noise level
+  num_steps: int = 1200  # updates of Learn2Synth
+  profile_steps: int = 1200  # updates of each network of the profile
+  batch_size: int = 8  # images an update, synthetic and real alike
+  num_label_maps: int = 512  # anatomies to synthesise from
+  num_real: int = 512  # real images, of other anatomies
+  widths: tuple[int, ...] = (8, 16, 32)  # channels of the U-Net's levels
+  # Adam's first rate for the network; decays to a twentieth along a cosine
   learning_rate: float = 3e-3
+  # Adam's first rate for the raw noise parameter, in image intensities; decays likewise
   theta_learning_rate: float = 3e-3
+  # initial noise level of seed 0, 1, ..., cyclic, in image intensities
   initial_sigma: tuple[float, ...] = (0.03, 0.08, 0.20)
-  log_every: int = 50
+  log_every: int = 50  # steps between two log rows
+
+  def __post_init__(self):
+    study.check_fields(self)
 
 
 class Recovery(NamedTuple):
@@ -85,50 +75,57 @@ class Recovery(NamedTuple):
   method_passes: bool
 
 
-class Study(NamedTuple):
-  """All that a report needs: outcomes, profile losses [preset, seed, level], log rows by run."""
+class Found(NamedTuple):
+  """All that a report needs.
+
+  Attributes:
+    recoveries: outcomes, one a preset.
+    losses: of the profile, [preset, seed, level].
+    learned: preset -> trainings by the method, seed by seed.
+    profiled: trainings of the profile.
+    examples: preset -> a real image.
+  """
 
   recoveries: tuple[Recovery, ...]
   losses: np.ndarray
-  trajectories: Mapping[str, list[dict[str, Any]]]
+  learned: dict[float, list[study.Trained]]
+  profiled: list[study.Trained]
   examples: dict[float, np.ndarray]
-  timings: dict[str, train.Timing]
 
 
-def run(config: Config, seed: int, directory: train.RunDirectory) -> Study:
+def run(config: Config, seed: int, directory: train.RunDirectory) -> Found:
   """Profile first, then the method, resumable run by run."""
   task = make_task(config)
   maps, real_maps = (data.stack(source) for source in sources(config, seed).values())
   real_key = rng.stream(jax.random.key(seed), "real images")
   real = {sigma: real_images(task, real_key, real_maps, sigma) for sigma in config.presets}
-  timings = {}
 
   losses = np.zeros((len(config.presets), config.num_seeds, len(config.profile)))
   profile_step = methods.supervised(
     task.fixed_loss, _network_optimiser(config, config.profile_steps)
   )
+  profiled = []
   for s in range(config.num_seeds):
     for j, sigma in enumerate(config.profile):
       draws = data.batches(maps, config.batch_size, seed + s, name="synthetic")
-      out = train.fit(
+      job = study.Job(
+        f"profile-{sigma:.2f}-{s}",
         profile_step,
         synthetic_training.with_theta(draws, theta_of(task, sigma)),
-        _initial_params(task, config, seed + s),
+        task.first_params(jax.random.key(seed + s), config.shape),
         rng.stream(jax.random.key(seed + s), "profile"),  # one stream for all levels: paired
-        num_steps=config.profile_steps,
-        workdir=directory.path,
-        writers=directory.writers,
-        name=f"profile-{sigma:.2f}-{s}",
-        log_every=config.log_every,
+        config.profile_steps,
       )
-      timings[f"profile-{sigma:.2f}-{s}"] = out.timing
-      for i, preset in enumerate(config.presets):
-        losses[i, s, j] = task.mean_loss(out.state.params, real[preset])
+      one = study.train_job(job, directory, log_every=config.log_every)
+      profiled.append(one)
+      on_real = lambda one=one: study.Scored(  # noqa: E731
+        [], more={"losses": np.array([task.mean_loss(one.params, own) for own in real.values()])}
+      )
+      losses[:, s, j] = study.kept(directory, one.name, one.params, on_real).more["losses"]
 
-  trajectories = {}
+  learned: dict[float, list[study.Trained]] = {preset: [] for preset in config.presets}
   for preset in config.presets:
     for s in range(config.num_seeds):
-      name = f"learn2synth-{preset:.2f}-{s}"
       initial = config.initial_sigma[s % len(config.initial_sigma)]
       step = methods.learn2synth(
         task.inner_loss,
@@ -142,35 +139,28 @@ def run(config: Config, seed: int, directory: train.RunDirectory) -> Study:
         inner=data.batches(maps, config.batch_size, seed + s, name="synthetic"),
         outer=data.batches(real[preset], config.batch_size, seed + s, name="real"),
       )
-      out = train.fit(
+      job = study.Job(
+        f"learn2synth-{preset:.2f}-{s}",
         step,
         stream,
-        _initial_params(task, config, seed + s),
+        task.first_params(jax.random.key(seed + s), config.shape),
         rng.stream(jax.random.key(seed + s), "learn2synth"),
-        num_steps=config.num_steps,
-        workdir=directory.path,
-        writers=directory.writers,
-        allow_change=directory.is_longer,
-        name=name,
-        log_every=config.log_every,
-        checkpoint_every=10 * config.log_every,
+        config.num_steps,
       )
-      trajectories[name], timings[name] = out.history, out.timing
+      periods = {"log_every": config.log_every, "checkpoint_every": 10 * config.log_every}
+      learned[preset].append(study.train_job(job, directory, **periods))
 
   recoveries = tuple(
     recovery(
       config,
       preset,
       losses[i],
-      [
-        estimate(trajectories[f"learn2synth-{preset:.2f}-{s}"], config.num_steps)
-        for s in range(config.num_seeds)
-      ],
+      [estimate(one.fit.history, config.num_steps) for one in learned[preset]],
     )
     for i, preset in enumerate(config.presets)
   )
   examples = {sigma: real[sigma].image[0, ..., 0] for sigma in config.presets}
-  return Study(recoveries, losses, trajectories, examples, timings)
+  return Found(recoveries, losses, learned, profiled, examples)
 
 
 def sources(config: Config, seed: int) -> dict[str, data.ProceduralAnatomy]:
@@ -263,8 +253,3 @@ def _network_optimiser(config: Config, num_steps: int) -> optax.GradientTransfor
 
 def _decaying(rate: float, num_steps: int) -> optax.Schedule:
   return optax.cosine_decay_schedule(rate, num_steps, alpha=0.05)
-
-
-def _initial_params(task: synthetic_training.Task, config: Config, seed: int) -> PyTree:
-  key = rng.stream(jax.random.key(seed), "weights")
-  return task.model.init(key, jnp.zeros((*config.shape, 1)))[0]

@@ -17,9 +17,8 @@ import optax
 
 from experiments.learn2synth import synthetic_training
 from experiments.learn2synth.synthetic_training import Task
-from medjax import check, data, methods, metrics, rng, synth, train
-from medjax.study import check_alike
-from medjax.types import Batch, Params, Source
+from medjax import check, data, methods, metrics, rng, study, synth, train
+from medjax.types import Batch, Source
 
 ARMS = ("naive", "learn2synth")
 _LEAST_SIGMA = 1e-4  # lower end of naive randomisation's noise levels
@@ -27,71 +26,55 @@ _LEAST_SIGMA = 1e-4  # lower end of naive randomisation's noise levels
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Learn2Synth and naive randomisation on real, labelled images.
+  """Learn2Synth and naive randomisation on real, labelled images."""
 
-  Attributes:
-    shape: voxels per axis that every case is cropped or padded to; 2 axes cut volumes into slices.
-    spacing: voxel size in mm, one per axis of the file; () keeps the files' own.
-    template_resolution: voxel size in mm of the MNI152 template, used without --data.
-    slice_axis: axis that 2D work slices along (0 sagittal, 1 coronal, 2 axial).
-    min_labelled: slices with a smaller fraction of labelled voxels are left out, of all parts.
-    subject_pattern: regular expression with one group that finds the subject in a case name; ""
-      makes every case its own subject.
-    near_duplicates: similarity from which cases of two people are taken for one scan, and refused
-      in two parts; -1 takes the measured default (.55 for volumes, .8 for pictures), 0 does not
-      look.
-    background: what unlabelled tissue is synthesised as: "clusters" of intensity (skull, skin),
-      "strip" (images cut to their labels by the truth: a control, no claim), or "zero".
-    num_clusters: intensity clusters of unlabelled tissue.
-    contrast: class intensities of synthetic images: "random" (SynthSeg's randomisation) or
-      "matched" (the mean of each class in the real training images, give or take 0.1).
-    hidden_sigma: noise added to the template, in image intensities; not used with --data.
-    hidden_exponents: exponents of the non-uniformity applied to the template, low to high
-      frequency; not used with --data.
-    initial_sigma: noise level that Learn2Synth starts from, in image intensities.
-    initial_exponents: non-uniformity exponent that Learn2Synth starts from.
-    naive_sigma: highest noise level of naive randomisation, in image intensities.
-    naive_exponent: non-uniformity exponent of naive randomisation.
-    num_seeds: seeds, each with its own initial weights and draws.
-    num_steps: updates of each arm.
-    batch_size: images an update, synthetic and real alike.
-    widths: channels of the U-Net's levels.
-    learning_rate: Adam's first rate for the network; decays to a twentieth along a cosine.
-    theta_learning_rate: Adam's first rate for the augmentation; decays likewise.
-    log_every: steps between two log rows.
-    eval_every: steps between two evaluations on validation images.
-  """
-
+  # voxels per axis that every case is cropped or padded to; 2 axes cut volumes into slices
   shape: tuple[int, ...] = (64, 80)
+  # voxel size in mm, one per axis of the file; () keeps the files' own
   spacing: tuple[float, ...] = ()
+  # voxel size in mm of the MNI152 template, used without --data
   template_resolution: float = 3.0
+  # axis that 2D work slices along (0 sagittal, 1 coronal, 2 axial)
   slice_axis: Literal[0, 1, 2] = 2
+  # slices with a smaller fraction of labelled voxels are left out, of all parts
   min_labelled: float = 0.01
+  # regular expression with one group that finds the subject in a case name; "" makes every case its
+  # own subject
   subject_pattern: str = ""
+  # similarity from which cases of two people are taken for one scan, and refused in two parts; -1
+  # takes the measured default (.55 for volumes, .8 for pictures), 0 does not look
   near_duplicates: float = -1.0
+  # what unlabelled tissue is synthesised as: "clusters" of intensity (skull, skin), "strip" (images
+  # cut to their labels by the truth: a control, no claim), or "zero"
   background: Literal["clusters", "strip", "zero"] = "zero"
-  num_clusters: int = 3
+  num_clusters: int = 3  # intensity clusters of unlabelled tissue
+  # class intensities of synthetic images: "random" (SynthSeg's randomisation) or "matched" (the
+  # mean of each class in the real training images, give or take 0.1)
   contrast: Literal["random", "matched"] = "matched"
+  # noise added to the template, in image intensities; not used with --data
   hidden_sigma: float = 0.08
+  # exponents of the non-uniformity applied to the template, low to high frequency; not used with
+  # --data
   hidden_exponents: tuple[float, float, float] = (0.6, 0.3, 0.1)
-  initial_sigma: float = 0.02
-  initial_exponents: float = 0.0
+  initial_sigma: float = 0.02  # noise level that Learn2Synth starts from, in image intensities
+  initial_exponents: float = 0.0  # non-uniformity exponent that Learn2Synth starts from
+  # highest noise level of naive randomisation, in image intensities
   naive_sigma: float = 0.2
-  naive_exponent: float = 0.5
-  num_seeds: int = 1
-  num_steps: int = 500
-  batch_size: int = 8
-  widths: tuple[int, ...] = (8, 16, 32)
+  naive_exponent: float = 0.5  # non-uniformity exponent of naive randomisation
+  num_seeds: int = 1  # seeds, each with its own initial weights and draws
+  num_steps: int = 500  # updates of each arm
+  batch_size: int = 8  # images an update, synthetic and real alike
+  widths: tuple[int, ...] = (8, 16, 32)  # channels of the U-Net's levels
+  # Adam's first rate for the network; decays to a twentieth along a cosine
   learning_rate: float = 3e-3
-  theta_learning_rate: float = 3e-3
-  log_every: int = 20
-  eval_every: int = 100
+  theta_learning_rate: float = 3e-3  # Adam's first rate for the augmentation; decays likewise
+  log_every: int = 20  # steps between two log rows
+  eval_every: int = 100  # steps between two evaluations on validation images
 
   def __post_init__(self):
+    study.check_fields(self)
     check.in_interval("number of axes of shape", len(self.shape), 2, 3)
-    for name in ("num_seeds", "num_steps", "batch_size", "log_every", "eval_every", "num_clusters"):
-      check.positive(name, getattr(self, name))
-    for name in ("learning_rate", "theta_learning_rate", "initial_sigma", "template_resolution"):
+    for name in ("initial_sigma", "template_resolution"):
       check.positive(name, getattr(self, name))
     check.non_negative("hidden_sigma", self.hidden_sigma)
     check.positive("naive_sigma", self.naive_sigma - _LEAST_SIGMA, "pass a larger noise level")
@@ -123,28 +106,33 @@ class Setting(NamedTuple):
   is_template: bool
 
 
-class Study(NamedTuple):
+class Found(NamedTuple):
   """All that a report needs.
 
   Attributes:
     setting: images and splits.
     task: network, generator and augmentation.
-    dice: row name -> [seed, case, foreground class].
-    predictions: row name -> class ids [case, *space] of seed 0.
-    learned: natural parameters of the augmentation after training, seed by seed.
+    scored: row name -> seed by seed, Dice [case, foreground class] and pictures of the first seed.
+    trained: arm -> trainings, seed by seed.
     synthetic: name -> (images [n, *space], labels [n, *space]) before and after learning.
-    trajectories: log rows by run.
-    timings: by run.
   """
 
   setting: Setting
   task: Task
-  dice: dict[str, np.ndarray]
-  predictions: dict[str, np.ndarray]
-  learned: list[dict[str, float]]
+  scored: dict[str, list[study.Scored]]
+  trained: dict[str, list[study.Trained]]
   synthetic: dict[str, tuple[np.ndarray, np.ndarray]]
-  trajectories: dict[str, list[dict[str, Any]]]
-  timings: dict[str, train.Timing]
+
+  @property
+  def dice(self) -> dict[str, np.ndarray]:
+    """Row name -> [seed, case, foreground class]; the vote of label maps has no seeds."""
+    return {name: np.stack([one.more["dice"] for one in own]) for name, own in self.scored.items()}
+
+  @property
+  def learned(self) -> list[dict[str, float]]:
+    """Natural parameters of the augmentation after training, seed by seed."""
+    thetas = [one.state.extra.theta for one in self.trained["learn2synth"]]
+    return [{k: float(v) for k, v in self.task.augmentation.describe(t).items()} for t in thetas]
 
 
 def load(
@@ -167,7 +155,7 @@ def load(
     )
     parts = {part: drawn.indices(part, source.subjects) for part in drawn.parts}
     data.check_content(source, drawn)
-    check_alike(whole, drawn.parts, config.near_duplicates, picture)
+    study.check_alike(whole, drawn.parts, config.near_duplicates, picture)
     splits = {"kind": "subjects", "seed": seed, "parts": drawn.parts}
   else:
     source = _template(config)
@@ -199,40 +187,40 @@ def load(
   return Setting(source, splits, cases, positions, grouping, source.class_names, not paths)
 
 
-def run(config: Config, seed: int, setting: Setting, directory: train.RunDirectory) -> Study:
+def run(config: Config, seed: int, setting: Setting, directory: train.RunDirectory) -> Found:
   """Trains both arms for every seed, resumable run by run, and scores the test images."""
   task = make_task(config, setting)
   cases = setting.cases
-  predictions = {
-    "label vote": label_vote(
-      cases.training.label,
-      setting.positions[cases.training.index],
-      setting.positions[cases.test.index],
-      len(setting.class_names),
-    )
-  }
-  dice = {"label vote": score(predictions["label vote"], cases.test, setting)[None]}
-  trajectories, timings, learned, synthetic = {}, {}, [], {}
+  vote = label_vote(
+    cases.training.label,
+    setting.positions[cases.training.index],
+    setting.positions[cases.test.index],
+    len(setting.class_names),
+  )
+  scored = {"label vote": [score(vote, setting, is_shown=True)]}
+  trained: dict[str, list[study.Trained]] = {}
   for arm in ARMS:
-    by_seed = []
-    for s in range(config.num_seeds):
-      name = f"{arm}-{s}"
-      out = _fit(arm, config, seed + s, task, cases, directory, name)
-      trajectories[name], timings[name] = out.history, out.timing
-      prediction = task.predict(out.state.params, cases.test.image)
-      by_seed.append(score(prediction, cases.test, setting))
-      if s == 0:
-        predictions[arm] = prediction
-      if arm == "learn2synth":
-        theta = out.state.extra.theta
-        learned.append({k: float(v) for k, v in task.augmentation.describe(theta).items()})
-        if s == 0:
-          synthetic = {
-            "before learning": examples(task, initial_theta(config, task), cases.maps),
-            "after learning": examples(task, theta, cases.maps),
-          }
-    dice[arm] = np.stack(by_seed)
-  return Study(setting, task, dice, predictions, learned, synthetic, trajectories, timings)
+    trained[arm] = [
+      _fit(arm, config, seed + s, task, cases, directory, f"{arm}-{s}")
+      for s in range(config.num_seeds)
+    ]
+    scored[arm] = [
+      study.kept(
+        directory,
+        one.name,
+        one.params,
+        lambda s=s, one=one: score(
+          task.predict(one.params, cases.test.image), setting, is_shown=s == 0
+        ),
+      )
+      for s, one in enumerate(trained[arm])
+    ]
+  last = trained["learn2synth"][0].state.extra.theta
+  synthetic = {
+    "before learning": examples(task, initial_theta(config, task), cases.maps),
+    "after learning": examples(task, last, cases.maps),
+  }
+  return Found(setting, task, scored, trained, synthetic)
 
 
 def make_task(config: Config, setting: Setting) -> Task:
@@ -271,9 +259,9 @@ def initial_theta(config: Config, task: Task) -> Any:
   return task.augmentation.init(sigma=config.initial_sigma, exponents=config.initial_exponents)
 
 
-def results(study: Study) -> dict[str, Any]:
+def results(found: Found) -> dict[str, Any]:
   """results.json: fixed keys, no times. A mean is over scored structures, then over classes."""
-  names = study.setting.class_names[1:]
+  names, cases = found.setting.class_names[1:], found.setting.cases.test
 
   def row(values: np.ndarray) -> dict[str, Any]:
     by_class = {name: float(np.nanmean(values[..., k])) for k, name in enumerate(names)}
@@ -286,25 +274,26 @@ def results(study: Study) -> dict[str, Any]:
     }
 
   return {
-    "test_cases": len(study.setting.cases.test.weight),
-    "test_subjects": len(set(study.setting.cases.test.subject.tolist())),
-    "dice": {name: row(values) for name, values in study.dice.items()},
-    "learned": study.learned,
-    "comparison": _comparison(study),
+    "test_cases": len(cases.weight),
+    "test_subjects": len(set(cases.subject.tolist())),
+    "dice": {name: row(values) for name, values in found.dice.items()},
+    "learned": found.learned,
+    "comparison": _comparison(found),
   }
 
 
-def _comparison(study: Study) -> list[dict[str, Any]]:
+def _comparison(found: Found) -> list[dict[str, Any]]:
   """Paired verdicts against naive randomisation over test subjects; none on the template."""
-  subjects = study.setting.cases.test.subject
-  if study.setting.is_template or len(set(subjects.tolist())) < 2:
+  subjects = found.setting.cases.test.subject
+  if found.setting.is_template or len(set(subjects.tolist())) < 2:
     return []
-  num_seeds = len(study.dice["naive"])
+  dice = found.dice
+  num_seeds = len(dice["naive"])
   tables = {}
-  for name, values in study.dice.items():
-    found = np.isfinite(values)
-    sums = np.where(found, values, 0.0).sum(-1)
-    count = found.sum(-1)  # a case without any structure, found or to be found, is right
+  for name, values in dice.items():
+    is_scored = np.isfinite(values)
+    sums = np.where(is_scored, values, 0.0).sum(-1)
+    count = is_scored.sum(-1)  # a case without any structure, found or to be found, is right
     table = np.where(count > 0, sums / np.maximum(count, 1), 1.0)
     tables[name] = np.broadcast_to(table, (num_seeds, table.shape[-1]))
   return metrics.comparison_table(
@@ -312,9 +301,28 @@ def _comparison(study: Study) -> list[dict[str, Any]]:
   )
 
 
-def score(prediction: np.ndarray, cases: Batch, setting: Setting) -> np.ndarray:
-  """Dice [case, foreground class]."""
-  return synthetic_training.dice(prediction, cases.label, len(setting.class_names))
+def score(prediction: np.ndarray, setting: Setting, *, is_shown: bool) -> study.Scored:
+  """Dice [case, foreground class] of class ids [case, *space]; pictures of three cases if shown."""
+  cases, names = setting.cases.test, setting.class_names
+  dice = synthetic_training.dice(prediction, cases.label, len(names))
+  shown = np.linspace(0, len(cases.weight) - 1, 5).round().astype(int)[1:-1] if is_shown else []
+  planes = [
+    study.ShownPlane(
+      setting.source[int(cases.index[i])].name,
+      "",
+      plane(cases.image[i, ..., 0]),
+      plane(cases.label[i]),
+      plane(prediction[i]),
+      float(np.nanmean(dice[i])) if np.isfinite(dice[i]).any() else 1.0,
+    )
+    for i in shown
+  ]
+  return study.Scored([], planes, more={"dice": dice})
+
+
+def plane(array: np.ndarray) -> np.ndarray:
+  """A picture of [*space]: the plane itself, or the middle axial one; anterior up."""
+  return np.rot90(array if array.ndim == 2 else array[..., array.shape[-1] // 2])
 
 
 def label_vote(
@@ -357,7 +365,7 @@ def _fit(
   cases: Cases,
   directory: train.RunDirectory,
   name: str,
-) -> train.Fit:
+) -> study.Trained:
   key = jax.random.key(seed)
   tx = optax.adam(_decaying(config.learning_rate, config), eps_root=1e-16)
   draws = data.batches(cases.maps, config.batch_size, seed, name="synthetic")
@@ -379,25 +387,16 @@ def _fit(
     )
     real = data.batches(cases.training, config.batch_size, seed, name="real")
     stream = data.zip_streams(inner=draws, outer=real)
-  return train.fit(
-    step,
-    stream,
-    _initial_params(config, task, key),
-    rng.stream(key, "training"),
-    num_steps=config.num_steps,
-    evaluators={"validation": synthetic_training.MeanDice(task, cases.validation)},
-    workdir=directory.path,
-    writers=directory.writers,
-    allow_change=directory.is_longer,
-    name=name,
+  validation = {"validation": task.mean_dice(cases.validation)}
+  params = task.first_params(key, config.shape)
+  key = rng.stream(key, "training")
+  return study.train_job(
+    study.Job(name, step, stream, params, key, config.num_steps, validation),
+    directory,
     log_every=config.log_every,
     eval_every=config.eval_every,
     checkpoint_every=config.eval_every,
   )
-
-
-def _initial_params(config: Config, task: Task, key: jax.Array) -> Params:
-  return task.model.init(rng.stream(key, "weights"), jnp.zeros((*config.shape, 1)))[0]
 
 
 def _decaying(rate: float, config: Config) -> optax.Schedule:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.learn2synth import noise_recovery, real_images
-from medjax import metrics
+from medjax import metrics, study
 from medjax.train.report import Report
 
 _DEMONSTRATION = (
@@ -24,11 +24,11 @@ _WINDOW = (0.0, 1.3)  # one scale for all pictures, or more noise would only loo
 
 
 def real_images_page(
-  config: real_images.Config, study: real_images.Study, results: dict[str, Any]
+  config: real_images.Config, found: real_images.Found, results: dict[str, Any]
 ) -> Report:
   """What went in, what was learnt, and how the three rows score."""
-  setting = study.setting
-  learned = study.learned[0]
+  setting = found.setting
+  learned = found.learned[0]
   scores = {row: values["mean"] for row, values in results["dice"].items()}
   if setting.is_template:
     title = "Learn2Synth looks for a hidden noise level"
@@ -48,19 +48,25 @@ def real_images_page(
       " at no image. One split, no interval: a result to look at, not a verdict."
     )
   report = Report(title, lead)
-  _what_was_learnt(report, config, study)
-  _inputs(report, study)
-  _predictions(report, config, study, scores)
-  _tables(report, config, study, results)
+  _what_was_learnt(report, config, found)
+  _inputs(report, found)
+  study.page.pictures(
+    report,
+    {name: own[0].pictures for name, own in found.scored.items()},
+    setting.class_names,
+    title="Predictions on test images",
+    text=f"From top to bottom: {', '.join(found.scored)}. Images not used in training.",
+  )
+  _tables(report, config, found, results)
   return report
 
 
-def recovery_page(config: noise_recovery.Config, study: noise_recovery.Study) -> Report:
+def recovery_page(config: noise_recovery.Config, found: noise_recovery.Found) -> Report:
   """Profile, trajectories and the verdict for each preset."""
-  passed = sum(r.profile_passes and r.method_passes for r in study.recoveries)
+  passed = sum(r.profile_passes and r.method_passes for r in found.recoveries)
   report = Report(
     "Does Learn2Synth find the best noise level?",
-    f"Noise of known level was added to real images; {passed} of {len(study.recoveries)} presets"
+    f"Noise of known level was added to real images; {passed} of {len(found.recoveries)} presets"
     " were recovered by the profile and by the method within max(0.005, 5 %).",
   )
   report.section(
@@ -83,44 +89,40 @@ def recovery_page(config: noise_recovery.Config, study: noise_recovery.Study) ->
         r.profile_passes,
         r.method_passes,
       ]
-      for r in study.recoveries
+      for r in found.recoveries
     ],
     f"Noise levels in image intensities; standard errors over {config.num_seeds} seeds; bias:"
     " method minus profile.",
   )
-  captions = [f"preset {preset:.2f}" for preset in study.examples]
+  captions = [f"preset {preset:.2f}" for preset in found.examples]
   report.section("Real images").images(
-    [_upright(image) for image in study.examples.values()], captions, window=_WINDOW
+    [np.rot90(image) for image in found.examples.values()], captions, window=_WINDOW
   )
   report.section("Profiles")
   for i, preset in enumerate(config.presets):
     series = {
-      f"seed {s}": (config.profile, study.losses[i, s]) for s in range(config.num_seeds)
-    } | {"mean": (config.profile, study.losses[i].mean(0))}
+      f"seed {s}": (config.profile, found.losses[i, s]) for s in range(config.num_seeds)
+    } | {"mean": (config.profile, found.losses[i].mean(0))}
     report.curves(
       series,
       "noise level in training",
       "loss on real images",
-      caption=f"Preset {preset:.2f}; minimiser of the mean {study.recoveries[i].minimiser:.4f}.",
+      caption=f"Preset {preset:.2f}; minimiser of the mean {found.recoveries[i].minimiser:.4f}.",
     )
   report.section("Trajectories")
-  for preset in config.presets:
-    series = {
-      name: ([row["step"] for row in rows], [row["theta/sigma"] for row in rows])
-      for name, rows in study.trajectories.items()
-      if name.startswith(f"learn2synth-{preset:.2f}-")
-    }
+  for preset, own in found.learned.items():
+    series = {one.name: one.curve("theta/sigma") for one in own}
     report.curves(series, "step", "noise level", {"preset": preset}, caption=f"Preset {preset:.2f}")
   return report
 
 
-def _what_was_learnt(report: Report, config: real_images.Config, study: real_images.Study) -> None:
+def _what_was_learnt(report: Report, config: real_images.Config, found: real_images.Found) -> None:
   hidden: dict[str, float] = {}
-  if study.setting.is_template:
+  if found.setting.is_template:
     hidden = {"sigma": config.hidden_sigma} | dict(
       zip(("exponent_2", "exponent_4", "exponent_8"), config.hidden_exponents, strict=True)
     )
-  initial = study.task.augmentation.describe(real_images.initial_theta(config, study.task))
+  initial = found.task.augmentation.describe(real_images.initial_theta(config, found.task))
   names = {
     "sigma": "noise level",
     "exponent_2": "non-uniformity, 2 nodes an axis",
@@ -134,20 +136,16 @@ def _what_was_learnt(report: Report, config: real_images.Config, study: real_ima
     f" {_CONTRAST[config.contrast]}",
   )
   report.table(
-    ["parameter", "start", "hidden", *(f"learned, seed {s}" for s in range(len(study.learned)))],
+    ["parameter", "start", "hidden", *(f"learned, seed {s}" for s in range(len(found.learned)))],
     [
-      [label, float(initial[k]), hidden.get(k), *(seed[k] for seed in study.learned)]
+      [label, float(initial[k]), hidden.get(k), *(seed[k] for seed in found.learned)]
       for k, label in names.items()
     ],
     "Noise in image intensities; exponents are unitless. Only the noise level is known to be"
     " identifiable: the paper does not recover the exponents either.",
   )
-  rows = {k: v for k, v in study.trajectories.items() if k.startswith("learn2synth")}
   report.curves(
-    {
-      k: ([r["step"] for r in v if "theta/sigma" in r], _column(v, "theta/sigma"))
-      for k, v in rows.items()
-    },
+    {one.name: one.curve("theta/sigma") for one in found.trained["learn2synth"]},
     "step",
     "noise level",
     {"hidden": config.hidden_sigma} if hidden else None,
@@ -155,11 +153,14 @@ def _what_was_learnt(report: Report, config: real_images.Config, study: real_ima
   )
 
 
-def _inputs(report: Report, study: real_images.Study) -> None:
-  cases = study.setting.cases
+def _inputs(report: Report, found: real_images.Found) -> None:
+  cases = found.setting.cases
   place = len(cases.training.weight) // 2
-  image, label = _plane(cases.training.image[place, ..., 0]), _plane(cases.training.label[place])
-  names = study.setting.class_names
+  image, label = (
+    real_images.plane(cases.training.image[place, ..., 0]),
+    real_images.plane(cases.training.label[place]),
+  )
+  names = found.setting.class_names
   report.section(
     "From label maps to images",
     "A real training image and its labels; then the synthesiser's images of the same draws before"
@@ -173,41 +174,15 @@ def _inputs(report: Report, study: real_images.Study) -> None:
     opacity=1.0,
     window=_WINDOW,
   )
-  for when, (images, _) in study.synthetic.items():
+  for when, (images, _) in found.synthetic.items():
     captions = [f"{when}, draw {n}" for n in range(len(images))]
-    report.images([_plane(i) for i in images], captions, window=_WINDOW)
-
-
-def _predictions(
-  report: Report, config: real_images.Config, study: real_images.Study, scores: dict[str, float]
-) -> None:
-  cases = study.setting.cases.test
-  rows = np.linspace(0, len(cases.weight) - 1, 5).round().astype(int)[1:-1]
-  report.section(
-    "Predictions on test images", "Tint: prediction. Outline: truth. Images not used in training."
-  )
-  images, captions, fills, outlines = [], [], [], []
-  for i in rows:
-    image, truth = _plane(cases.image[i, ..., 0]), _plane(cases.label[i])
-    for name, prediction in study.predictions.items():
-      images.append(image)
-      captions.append(f"{name} (mean Dice {scores[name]:.2f} over all)")
-      fills.append(_plane(prediction[i]))
-      outlines.append(truth)
-  report.overlay(
-    images,
-    captions,
-    class_names=study.setting.class_names,
-    fills=fills,
-    outlines=outlines,
-    columns=len(study.predictions),
-  )
+    report.images([real_images.plane(i) for i in images], captions, window=_WINDOW)
 
 
 def _tables(
-  report: Report, config: real_images.Config, study: real_images.Study, results: dict[str, Any]
+  report: Report, config: real_images.Config, found: real_images.Found, results: dict[str, Any]
 ) -> None:
-  names = study.setting.class_names[1:]
+  names = found.setting.class_names[1:]
   report.section("Scores")
   report.table(
     ["row", "mean", *names, "missed", "scored"],
@@ -225,32 +200,8 @@ def _tables(
       "Paired differences to naive randomisation over test subjects, by hierarchical bootstrap"
       " against a margin of 0.01.",
     )
-  report.curves(
-    {
-      k: ([r["step"] for r in v if "validation/dice" in r], _column(v, "validation/dice"))
-      for k, v in study.trajectories.items()
-    },
-    "step",
-    "mean Dice on validation images",
+  study.page.curves(
+    report,
+    {one.name: one for own in found.trained.values() for one in own},
+    {"validation/dice": "mean Dice on validation images", "loss": "loss on synthetic images"},
   )
-  report.curves(
-    {
-      k: ([r["step"] for r in v if "loss" in r], _column(v, "loss"))
-      for k, v in study.trajectories.items()
-    },
-    "step",
-    "loss on synthetic images",
-  )
-
-
-def _column(rows: list[dict[str, Any]], name: str) -> list[float]:
-  return [row[name] for row in rows if name in row]
-
-
-def _plane(array: np.ndarray) -> np.ndarray:
-  """A picture of [*space]: the plane itself, or the middle axial one; anterior up."""
-  return _upright(array if array.ndim == 2 else array[..., array.shape[-1] // 2])
-
-
-def _upright(array: np.ndarray) -> np.ndarray:
-  return np.rot90(array)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax import losses, metrics, nets, rng, synth
-from medjax.types import Batch, Key, Model, Params, PyTree, Stream, TrainState
+from medjax import losses, metrics, nets, rng, study, synth
+from medjax.types import Batch, Evaluator, Key, Model, Params, PyTree, Stream, TrainState
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +48,19 @@ class Task:
     """Loss on a synthetic image whose theta travels in the batch: one program for all."""
     return self.inner_loss(params, example.theta, example, key)
 
-  def predict(self, params: Params, images: np.ndarray, batch_size: int = 16) -> np.ndarray:
-    """Class ids [case, *space] of real images [case, *space, 1]."""
-    return in_chunks(lambda chunk: self._classes(params, chunk), images, batch_size)
+  def first_params(self, key: Key, shape: tuple[int, ...]) -> Params:
+    """First weights of the network of the study whose key this is."""
+    return self.model.init(rng.stream(key, "weights"), jnp.zeros((*shape, 1)))[0]
 
-  def scores(self, params: Params, cases: Batch) -> np.ndarray:
-    """Dice [case, class] of the foreground classes; NaN where a class is in neither map."""
-    return dice(self.predict(params, cases.image), cases.label, self.generator.grouping.num_targets)
+  def mean_dice(self, cases: Batch) -> Evaluator:
+    """Mean foreground Dice over cases and classes."""
+    num_classes = self.generator.grouping.num_targets
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+      found = dice(self.predict(state.params, cases.image), cases.label, num_classes)
+      return {"dice": float(np.nanmean(found))}
+
+    return evaluate
 
   def mean_loss(self, params: Params, cases: Batch, batch_size: int = 64) -> float:
     """Mean outer loss over all cases."""
@@ -65,10 +71,11 @@ class Task:
     return float(np.concatenate(values).mean(dtype=np.float64))
 
   @functools.cached_property
-  def _classes(self):
-    """Compiled once for all parameters."""
-    one = lambda params, image: self.model.apply(params, image)[0].argmax(-1)  # noqa: E731
-    return jax.jit(jax.vmap(one, (None, 0)))
+  def predict(self) -> study.ChunkedPredictor:
+    """`predict(params, images)`: class ids [case, *space] of real images [case, *space, 1]."""
+    return study.ChunkedPredictor(
+      lambda params, image: self.model.apply(params, image)[0].argmax(-1)
+    )
 
   @functools.cached_property
   def _losses(self):
@@ -115,17 +122,6 @@ def with_theta(stream: Stream, theta: PyTree) -> Stream:
   return draw
 
 
-@dataclasses.dataclass(frozen=True)
-class MeanDice:
-  """Evaluator: mean foreground Dice over cases and classes."""
-
-  task: Task
-  cases: Batch
-
-  def __call__(self, state: TrainState) -> dict[str, float]:
-    return {"dice": float(np.nanmean(self.task.scores(state.params, self.cases)))}
-
-
 def dice(prediction: np.ndarray, target: np.ndarray, num_classes: int) -> np.ndarray:
   """Dice [case, class] of the foreground classes."""
   return np.asarray(_dice(jnp.asarray(prediction), jnp.asarray(target), num_classes))
@@ -134,13 +130,3 @@ def dice(prediction: np.ndarray, target: np.ndarray, num_classes: int) -> np.nda
 @functools.partial(jax.jit, static_argnums=2)
 def _dice(prediction: jax.Array, target: jax.Array, num_classes: int) -> jax.Array:
   return jax.vmap(lambda p, t: metrics.dice(p, t, num_classes=num_classes))(prediction, target)
-
-
-def in_chunks(run: Any, array: np.ndarray, size: int) -> np.ndarray:
-  """`run` over chunks of one static size, the last filled with its first row; rows in order."""
-  parts = []
-  for start in range(0, len(array), size):
-    chunk = array[start : start + size]
-    filler = np.broadcast_to(chunk[:1], (size - len(chunk), *chunk.shape[1:]))
-    parts.append(np.asarray(run(np.concatenate([chunk, filler])))[: len(chunk)])
-  return np.concatenate(parts)
