@@ -198,17 +198,13 @@ class Study:
     return [Trained(one.params, one.state.model_state, None, one, self._apply) for one in found]
 
   def flops_of(self, arm: Arm, optimiser: Optimiser) -> float:
-    """Of one update as XLA counts them before it optimises; of the first pair."""
+    """Of one update, for the first pair."""
     params, model_state = self._fresh(0)
     batch = jax.tree.map(lambda x: x[: self.config.batch_size], self.setting.pool)
     pair = self.setting.pairs[0]
     donor = source_tx(self.config, optimiser, self.setting.heads, pair.source_head).init(params)
     source = Trained(params, model_state, donor, None, self._apply)
-    step = self._step(arm, Run(optimiser, pair, 1, 0), source, donor)
-    key = jax.random.key(0)
-    state = jax.eval_shape(step.init, params, key)
-    cost = jax.jit(step.update).lower(state, batch, key).cost_analysis()
-    return float((cost or {}).get("flops", float("nan")))
+    return study.flops(self._step(arm, Run(optimiser, pair, 1, 0), source, donor), params, batch)
 
   def _step(self, arm: Arm, run: Run, source: Trained, donor: PyTree | None = None) -> Step:
     """The method of an arm, starting with what the source has: statistics, and moments."""
