@@ -34,8 +34,9 @@ To train one private model on your own people, run one arm, one seed and one lea
 results.json: data.{title, class_names, pictures, people, left_out}; tables.{published, private}
 each with arms.<arm>.{accuracy, auroc} {mean, low, high: 95 % interval over seeds and pictures},
 {accuracy, auroc}_by_seed, learning_rate, noise_multipliers, epsilon (PLD), epsilon_rdp,
-passes_over_a_sample, cosine (first table), trials {rate: validation AUROC}, and comparison: rows of
-`metrics.comparison_table` against DP-SGD for accuracy and AUROC. private/ keeps what names people.
+passes_over_a_sample, flops_an_update (on one chunk), cosine (first table), trials {rate: validation
+AUROC}, and comparison: rows of `study.against` DP-SGD for accuracy and AUROC, at equal updates and,
+for the arms that cost what DP-SGD costs to 5 %, at equal compute. private/ keeps what names people.
 """
 
 import dataclasses

@@ -52,15 +52,15 @@ def findings(config: Config, results: dict[str, Any]) -> str:
     ("published", f"Without privacy, at noise {config.noise_multiplier:g}"),
   ):
     rows = results["tables"].get(table, {}).get("comparison", [])
-    for metric in dict.fromkeys(row["column"] for row in rows):
-      own = [row for row in rows if row["column"] == metric]
+    for column in dict.fromkeys(row["column"] for row in rows if "updates" in row["column"]):
+      own = [row for row in rows if row["column"] == column]
       said = ", ".join(
         f"{row['arm']} {row['difference']:+.3f} ({row['verdict']}"
         f"{', equivalent' if row['equivalent'] else ''})"
         for row in own
       )
-      name = "AUROC" if metric == "auroc" else metric
-      sentences.append(f"{title}, {name} against {REFERENCE}: {said}.")
+      name = column.replace("auroc", "AUROC")
+      sentences.append(f"{title}, {name}, against {REFERENCE}: {said}.")
   return " ".join(sentences)
 
 
@@ -76,6 +76,7 @@ def _private(
       f" people; if they were private, all of it together would cost up to {num_runs} times as much"
       f" (epsilon {num_runs * cost.epsilon:.3g}, delta {num_runs * config.delta:.3g})."
     )
+  least = min(own["flops_an_update"] for own in values["arms"].values())
   report.section(
     "Private filters at equal epsilon",
     "The noise of every arm was calibrated to one epsilon and every arm had the same trials of its"
@@ -83,8 +84,8 @@ def _private(
   )
   report.table(
     [
-      "arm", "what counts", "epsilon", "epsilon (RDP)", "noise multipliers", "passes", "rate",
-      "accuracy", "low", "high", "AUROC", "low", "high",
+      "arm", "what counts", "epsilon", "epsilon (RDP)", "noise multipliers", "passes", "flops",
+      "rate", "accuracy", "low", "high", "AUROC", "low", "high",
     ],
     [
       [
@@ -94,13 +95,15 @@ def _private(
         own["epsilon_rdp"],
         ", ".join(f"{sigma:.3g}" for sigma in own["noise_multipliers"]),
         own["passes_over_a_sample"],
+        own["flops_an_update"] / least,
         own["learning_rate"],
         *(own[metric][k] for metric in ("accuracy", "auroc") for k in ("mean", "low", "high")),
       ]
       for arm, own in values["arms"].items()
     ],
     f"Test pictures; 95 % intervals over seeds and pictures; delta {config.delta:g}; epsilon by"
-    " privacy loss distributions; passes: times that a sample's gradients are computed.",
+    " privacy loss distributions; passes: times that a sample's gradients are computed; flops: of"
+    " an update, over the least.",
   )  # fmt: skip
   study.page.comparison(report, values["comparison"], REFERENCE)
   _trials(report, values)

@@ -90,9 +90,13 @@ def _table(
       "epsilon": runs[0].cost.epsilon,
       "epsilon_rdp": runs[0].cost.epsilon_rdp,
       "passes_over_a_sample": runs[0].sweeps,
+      "flops_an_update": runs[0].flops,
       "cosine": float(np.mean(cosines)) if cosines else None,
       "trials": {
         f"{one.rate:g}": area(one.logits["validation"], checked) for one in trials.get(arm, ())
       },
     }
-  return {"arms": arms, "comparison": study.against(REFERENCE, tables, margin=config.margin)}
+  # Samples of equal expected size: what an arm costs beside another is told by one chunk.
+  costs = {arm: runs[0].flops for arm, runs in trained.items()}
+  compared = study.against(REFERENCE, tables, margin=config.margin, costs=costs)
+  return {"arms": arms, "comparison": compared}

@@ -128,6 +128,7 @@ class Trained(NamedTuple):
     cost: of its plan.
     logits: {"validation", "test"} -> [n, class].
     sweeps: passes over each sample.
+    flops: of an update on one chunk of a sample; NaN of trials, which no table compares.
   """
 
   job: study.Trained
@@ -135,6 +136,7 @@ class Trained(NamedTuple):
   cost: Cost
   logits: dict[str, np.ndarray]
   sweeps: int
+  flops: float
 
 
 @functools.lru_cache(maxsize=2)
@@ -257,11 +259,12 @@ def fit(
       log_every=config.log_every,
       checkpoint_every=config.checkpoint_every,
     )
+    flops = float("nan") if is_trial else study.flops(step, params, stream(0)[0])
   parts = {part: pictures.parts[part] for part in ("validation", "test")}
   predict = _predictor(model)
   logits = {part: predict(one.params, batch.image) for part, batch in parts.items()}
   assert step.chunked is not None
-  return Trained(one, rate, _cost(plan), logits, len(step.chunked.sweeps))
+  return Trained(one, rate, _cost(plan), logits, len(step.chunked.sweeps), flops)
 
 
 @functools.lru_cache(maxsize=2)

@@ -61,7 +61,12 @@ def test_results_have_their_keys_and_every_arm_its_epsilon(finished):
   for values in tables["private"]["arms"].values():
     assert 0 < values["epsilon"] <= 50.0 * (1 + 1e-3) and values["cosine"] is None
   rows = {(row["arm"], row["column"]) for row in tables["private"]["comparison"]}
-  assert rows == {("public", "accuracy"), ("public", "auroc")}
+  columns = {column for _, column in rows}
+  assert {"accuracy, equal updates", "auroc, equal updates"} <= columns
+  assert {arm for arm, _ in rows} == {"public"}
+  costs = {arm: own["flops_an_update"] for arm, own in tables["private"]["arms"].items()}
+  is_near = max(costs.values()) <= 1.05 * min(costs.values())
+  assert is_near == ("accuracy, equal compute" in columns)
 
 
 def test_no_one_is_named_outside_of_private(finished):
@@ -118,7 +123,7 @@ def test_the_rate_is_chosen_on_validation_pictures():
   pictures = load("procedural", None)
   label = pictures.parts["validation"].label
   right = np.stack([-label, label], 1).astype(np.float32)
-  fake = functools.partial(Trained, None, cost=None, sweeps=1)
+  fake = functools.partial(Trained, None, cost=None, sweeps=1, flops=1.0)
   trials = [
     fake(rate=0.1, logits={"validation": -right, "test": right}),
     fake(rate=0.3, logits={"validation": right}),
