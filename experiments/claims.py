@@ -119,18 +119,18 @@ CLAIMS = (
   Claim(
     "ms_replay",
     "Replay ends above fine-tuning",
-    _rows(arm="replay", in_="against fine-tuning"),
+    _rows(arm="replay", column="equal updates", in_="against fine-tuning"),
   ),
   Claim(
     "ms_replay",
     "Replay reaches training on all centres at once",
-    _rows(arm="replay", in_="against multi-domain"),
+    _rows(arm="replay", column="equal updates", in_="against multi-domain"),
     "equivalent",
   ),
   Claim(
     "ms_replay",
     "Replay with half of the weight ends above fine-tuning (2D)",
-    _rows(arm="replay-weighted", in_="against fine-tuning"),
+    _rows(arm="replay-weighted", column="equal updates", in_="against fine-tuning"),
     record="ms_replay_strategies",
   ),
   Claim("ms_replay", "The same on the private data of eight hospitals", needs="data not public"),

@@ -55,9 +55,11 @@ order, trained through, tested on, metric] in the order of training, null where 
 {fixed_order, orders}.{acc, bwt, fwt_untrained, fwt_single, forgetting}.{mean, std, num};
 bwt_of_centre; mean_all_centres, what the paper plots as zero-shot; zero_shot over unseen centres;
 steps; references.{multi-domain [seed, centre], single-domain [seed, trained on, tested on],
-untrained}; claims.{fixed_order, orders}: comparisons against fine-tuning and multi-domain, and bwt
-with its 95 % interval; privacy: what people of each centre pay, with replay-private, and which
-trainings of the run are without.
+untrained}; costs.<arm>.{flops_an_update, updates, flops} of a course; claims.{fixed_order, orders}:
+comparisons against fine-tuning and multi-domain, at equal updates (with num_epochs at equal epochs)
+and, among arms whose courses cost the same to 5 %, at equal compute; bwt with its 95 % interval;
+privacy: what people of each centre pay, with replay-private, and which trainings of the run are
+without. cases.csv has a row a test person after every training; a run with replay-private has none.
 """
 
 import dataclasses
@@ -176,12 +178,14 @@ def build(config: Config, options: cli.RunOptions) -> None:
       multi,
       np.stack([untrained(bench, seed) for seed in seeds]),
       orders,
+      bench.flops,
     )
     results = scores.results(config, setting, trained)
     times = _times(trained)
     page = report.page(bench, trained, results, times)
     print(report.findings(results), flush=True)
-    study.finish(directory, results, page, times=times)
+    rows = [] if directory.private else scores.cases(setting, trained)
+    study.finish(directory, results, page, rows=rows, times=times)
 
 
 def _load(config: Config, options: cli.RunOptions) -> Setting:

@@ -28,10 +28,17 @@ Scores: TypeAlias = dict[str, dict[str, np.ndarray]]
 
 
 class Bench:
-  """What all trainings of a study share: data, network, loss, compiled prediction."""
+  """What all trainings of a study share: data, network, loss, compiled prediction.
+
+  Attributes:
+    config, setting, directory: of the run.
+    model: the network.
+    flops: arm -> operations of an update.
+  """
 
   def __init__(self, config: Config, setting: Setting, directory: train.RunDirectory):
     self.config, self.setting, self.directory = config, setting, directory
+    self.flops: dict[str, float] = {}
     self._steps: dict[tuple[LossFn, int], Step] = {}
     self.module = ResidualUNet(widths=config.widths, dropout=config.dropout)
     self.model: Model = nets.from_linen(self.module)

@@ -11,7 +11,7 @@ from experiments.ms_replay.bench import Bench, Split
 from experiments.ms_replay.config import Arm
 from experiments.ms_replay.jobs import Stage, Task, part_of, people_of, task, train_tasks
 from experiments.ms_replay.past import Past, remember, remembered_by, stored_outputs
-from medjax import data, privacy
+from medjax import data, privacy, programs, study
 from medjax.data.seeds import generator
 from medjax.data.streams import memory as memories
 from medjax.data.streams.replay import replayed
@@ -58,7 +58,7 @@ def train_courses(
   stages = [[] if is_private else [singles[seed, order[0]]] for seed, order in runs]
   for k in range(0 if is_private else 1, len(setting.centres)):
     with contextlib.ExitStack() as vaults:
-      tasks = []
+      tasks: list[Task] = []
       for (seed, order), past, done in zip(runs, pasts, stages, strict=True):
         if k > 0:
           remember(bench, arm, past, done[-1], setting.centres[order[k - 1]], splits[seed], seed)
@@ -66,6 +66,8 @@ def train_courses(
           tasks.append(_private_task(bench, past, done, splits[seed], seed, order, k, vaults))
         else:
           tasks.append(_task(bench, arm, past, done[-1], splits[seed], seed, order, k))
+      if arm not in bench.flops:
+        bench.flops[arm] = _flops(bench, arm, tasks[0])
       trained = train_tasks(bench, tasks)
     for done, stage in zip(stages, trained, strict=True):
       done[-1:] = [one._replace(params=None, carried=None) for one in done[-1:]]
@@ -83,6 +85,8 @@ def single_domain(bench: Bench, wanted: Sequence[tuple[int, int]], known: dict[A
     _plain_task(bench, f"{SINGLE}-{centres[c]}-{seed}", seed, (centres[c],)) for seed, c in missing
   ]
   known |= dict(zip(missing, train_tasks(bench, tasks), strict=True))
+  if tasks and SINGLE not in bench.flops:
+    bench.flops[SINGLE] = bench.flops[MULTI] = _flops(bench, SINGLE, tasks[0])
 
 
 def multi_domain(bench: Bench, seeds: Sequence[int]) -> list[Stage]:
@@ -91,6 +95,17 @@ def multi_domain(bench: Bench, seeds: Sequence[int]) -> list[Stage]:
   return train_tasks(
     bench, [_plain_task(bench, f"{MULTI}-{seed}", seed, everywhere) for seed in seeds]
   )
+
+
+def _flops(bench: Bench, arm: str, task: Task) -> float:
+  """Of an update; that of a private arm is counted for one chunk of a sample."""
+  batch = task.job.stream(0)
+  found = study.flops(
+    task.job.step, task.job.params, batch[0] if isinstance(batch, list) else batch
+  )
+  if arm == "lwf":  # its teacher works while batches are made
+    found += programs.flops(bench.outputs.lower(task.job.params, batch["image"]))
+  return found
 
 
 def untrained(bench: Bench, seed: int) -> np.ndarray:

@@ -8,9 +8,9 @@ import numpy as np
 from experiments.ms_replay import private
 from experiments.ms_replay.config import Config
 from experiments.ms_replay.courses import MULTI, SINGLE, Course
-from experiments.ms_replay.hospitals import Setting
+from experiments.ms_replay.hospitals import Setting, split
 from experiments.ms_replay.jobs import Stage
-from medjax import metrics
+from medjax import metrics, study
 from medjax.privacy.vault import NOT_PRIVATE
 
 METRICS = ("dice", "soft_dice")
@@ -27,6 +27,7 @@ class Trained(NamedTuple):
     multi: of each seed.
     untrained: [seed, centre] mean Dice of first weights.
     orders: of the centres.
+    flops: arm -> operations of an update.
   """
 
   courses: dict[str, list[Course]]
@@ -34,11 +35,13 @@ class Trained(NamedTuple):
   multi: list[Stage]
   untrained: np.ndarray
   orders: list[tuple[int, ...]]
+  flops: dict[str, float]
 
 
 def results(config: Config, setting: Setting, trained: Trained) -> dict[str, Any]:
   """results.json: fixed keys, no times."""
   num_test = {c: len(_of(trained.multi[0], c)) for c in setting.centres}
+  spent = costs(trained)
   return {
     "data": {
       "title": setting.title,
@@ -55,7 +58,8 @@ def results(config: Config, setting: Setting, trained: Trained) -> dict[str, Any
       SINGLE: _singles(setting, trained),
       "untrained": trained.untrained,
     },
-    "claims": claims(config, setting, trained, num_test),
+    "costs": spent,
+    "claims": claims(config, setting, trained, num_test, spent),
     "privacy": _privacy(config, setting, trained),
   }
 
@@ -78,6 +82,54 @@ def _privacy(config: Config, setting: Setting, trained: Trained) -> dict[str, An
     "statements": {stage.name: stage.statement for stage in courses[0].stages},
     "unprotected": [*others, SINGLE, MULTI],
   }
+
+
+def costs(trained: Trained) -> dict[str, dict[str, float]]:
+  """Arm -> updates and operations of a whole course; its first centre is trained plainly."""
+  found = {}
+  for arm, courses in trained.courses.items():
+    stages, own = courses[0].stages, trained.flops[arm]
+    at_first = own if arm == "replay-private" else trained.flops[SINGLE]
+    later = sum(stage.num_steps for stage in stages[1:])
+    total = at_first * stages[0].num_steps + own * later
+    found[arm] = _cost(own, stages[0].num_steps + later, total)
+  own, updates = trained.flops[MULTI], trained.multi[0].num_steps
+  return {**found, MULTI: _cost(own, updates, own * updates)}
+
+
+def _cost(flops_an_update: float, updates: int, flops: float) -> dict[str, float]:
+  return {"flops_an_update": flops_an_update, "updates": updates, "flops": flops}
+
+
+def cases(setting: Setting, trained: Trained) -> list[dict[str, Any]]:
+  """Rows of cases.csv: every test person after every training, the mean over the person's scans.
+
+  "through" is the centre that was trained on last, "domain" that of the person; "role" says whether
+  the network had been trained on people of that centre.
+  """
+  found: list[dict[str, Any]] = []
+
+  def add(arm: str, seed: int, order: str, stage: Stage, known: Sequence[str]) -> None:
+    for centre, parts in split(setting, seed).items():
+      people = dict.fromkeys(setting.subjects[row] for row in parts["test"])
+      figures = zip(people, *(_of(stage, centre, metric) for metric in METRICS), strict=True)
+      for person, *values in figures:
+        about = {"arm": arm, "seed": seed, "order": order, "through": known[-1]}
+        role = "seen" if centre in known else "unseen"
+        case = {"case": person, "subject": person, "domain": centre, "role": role}
+        named = zip(METRICS, values, strict=True)
+        found.append({**about, **case, **{f"{m}/lesion": float(value) for m, value in named}})
+
+  for arm, courses in trained.courses.items():
+    for course in courses:
+      names = [setting.centres[c] for c in course.order]
+      for k, stage in enumerate(course.stages):
+        add(arm, course.seed, ".".join(map(str, course.order)), stage, names[: k + 1])
+  for (seed, c), stage in trained.singles.items():
+    add(SINGLE, seed, "", stage, [setting.centres[c]])
+  for stage in trained.multi:
+    add(MULTI, int(stage.name.rpartition("-")[2]), "", stage, setting.centres)
+  return found
 
 
 def matrix(course: Course, setting: Setting, metric: str = "dice") -> np.ndarray:
@@ -146,7 +198,11 @@ def _summary(
 
 
 def claims(
-  config: Config, setting: Setting, trained: Trained, num_test: Mapping[str, int]
+  config: Config,
+  setting: Setting,
+  trained: Trained,
+  num_test: Mapping[str, int],
+  spent: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
   """Tests of the paper's statements over the centres with enough people; {} if there is none.
 
@@ -172,12 +228,14 @@ def claims(
     own = next(iter(chosen.values()))
     last[MULTI] = np.stack([_people(multi[course.seed], kept) for course in own])
     compared = {
-      f"against {reference}": [
-        comparison._asdict()
-        for comparison in metrics.compare(
-          last, reference=reference, margin=config.margin, levels=levels
-        ).values()
-      ]
+      f"against {reference}": study.against(
+        reference,
+        {"": last},
+        margin=config.margin,
+        costs={arm: cost["flops"] for arm, cost in spent.items()},
+        levels=levels,
+        equal="equal updates" if config.num_steps else "equal epochs",
+      )
       for reference in (FINE_TUNING, MULTI)
       if reference in last
     }

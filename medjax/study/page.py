@@ -211,7 +211,7 @@ def comparison(report: Report, rows: Sequence[ResultRow], reference: str) -> Non
   """Rows of `against`, with the sentence that says how they came about."""
   if not rows:
     return
-  near = " Equal compute: an update costs the same to 5 %."
+  near = " Equal compute: a training costs the same to 5 %."
   is_told = any("equal compute" in row["column"] for row in rows)
   report.table(
     *metrics.comparison_cells(rows),

@@ -140,15 +140,17 @@ def against(
   margin: float,
   costs: Mapping[str, float] | None = None,
   levels: Sequence[str] = ("seed", "subject"),
+  equal: str = "equal updates",
 ) -> list[dict[str, Json]]:
   """`metrics.comparison_table` of every arm against one, with both columns of a fair comparison.
 
   Args:
     reference: arm that the others are held against.
-    columns: name -> arm -> array. With costs the names end in "equal updates"; a column of the arms
-      that cost what the reference costs, to 5 %, follows as "equal compute".
+    columns: name -> arm -> array. With costs the names end in `equal`; a column of the arms that
+      cost what the reference costs, to 5 %, follows as "equal compute".
     margin, levels: as for `ask`.
-    costs: arm -> operations of an update.
+    costs: arm -> operations of its training, or of an update where all make equal numbers of them.
+    equal: what all arms have in common by design.
   Returns:
     Rows; [] for columns without the reference or without another arm.
   """
@@ -157,7 +159,7 @@ def against(
     if reference not in own or len(own) < 2:
       continue
     front = f"{name}, " if name else ""
-    shown[f"{front}equal updates" if costs else name] = own
+    shown[f"{front}{equal}" if costs else name] = own
     if costs:
       near = {arm: own[arm] for arm in own if is_equal(costs[arm], costs[reference])}
       if len(near) > 1:

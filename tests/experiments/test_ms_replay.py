@@ -21,7 +21,7 @@ from medjax import cli
 from medjax.check import InputError
 from medjax.data.formats import nifti
 from medjax.data.formats.nifti import write_nifti
-from medjax.metrics import transfer_summary
+from medjax.metrics import case_table, transfer_summary
 from tests.data import fake_downloads
 from tests.data.folders import nnunet, write_json
 
@@ -83,9 +83,21 @@ def test_arms_share_the_first_centre_with_the_training_on_it_alone(finished):
 def test_claims_are_tested_for_every_arm_and_shown(finished):
   workdir, results, arms = finished
   found = results["claims"]["fixed_order"]
-  assert {row["arm"] for row in found["against fine-tuning"]} == {*arms, "multi-domain"} - {
-    "fine-tuning"
+  others = {*arms, "multi-domain"} - {"fine-tuning"}
+  columns = {"equal updates": set(), "equal compute": set()}
+  for row in found["against fine-tuning"]:
+    columns[row["column"]].add(row["arm"])
+  assert columns["equal updates"] == others
+  costs = {arm: results["costs"][arm]["flops"] for arm in (*others, "fine-tuning")}
+  assert columns["equal compute"] == {
+    arm for arm in others if abs(np.log(costs[arm] / costs["fine-tuning"])) <= np.log(1.05)
   }
+  assert {results["costs"][arm]["updates"] for arm in costs} == {6}
+  # A-GEM's update has two gradients; the first centre is trained plainly, by 2 of 6 updates.
+  plain = results["costs"]["multi-domain"]["flops_an_update"]
+  agem = results["costs"]["a-gem"]
+  assert 1.9 < agem["flops_an_update"] / plain < 2.2
+  np.testing.assert_allclose(agem["flops"], 2 * plain + 4 * agem["flops_an_update"])
   for arm, bwt in found["bwt"].items():
     r = np.array(results["arms"][arm]["r"], float)[0, 0, :, :, 0]
     np.testing.assert_allclose(bwt["mean"], (r[2] - np.diag(r))[:2].mean(), atol=1e-6)
@@ -94,6 +106,26 @@ def test_claims_are_tested_for_every_arm_and_shown(finished):
     assert words in text
   timing = json.loads((workdir / "timing.json").read_text())
   assert set(timing["arms"]) == set(arms)
+
+
+def test_cases_are_people_behind_the_matrix(finished):
+  """The mean of the rows of a cell is its number in R; a private run names nobody."""
+  workdir, results, arms = finished
+  if "replay-private" in arms:
+    assert not (workdir / "cases.csv").exists()
+    return
+  rows = case_table.read_cases(workdir / "cases.csv")
+  centres = results["data"]["centres"]
+  r = np.array(results["arms"]["replay"]["r"], float)[0, 0]
+  for k, through in enumerate(centres):
+    for j, centre in enumerate(centres):
+      cell = {"arm": "replay", "seed": 0, "order": "0.1.2", "through": through, "domain": centre}
+      own = [row for row in rows if cell.items() <= row.items()]
+      assert len(own) == 2 and {row["role"] for row in own} == {"seen" if j <= k else "unseen"}
+      np.testing.assert_allclose(
+        np.mean([row["dice/lesion"] for row in own]), r[k, j, 0], atol=1e-6
+      )
+  assert {row["arm"] for row in rows} == {*arms, "single-domain", "multi-domain"}
 
 
 @pytest.mark.slow
@@ -138,6 +170,7 @@ def test_the_next_centre_starts_from_what_transfer_and_carry_say(monkeypatch):
     for transfer in ("whole", "encoder"):
       config = Config(**size, num_validation=1, carry=carry, transfer=transfer)
       bench = Bench(config, setting, types.SimpleNamespace(private=None))
+      bench.flops = {"fine-tuning": 1.0, "single-domain": 1.0}
       asked.clear()
       courses.train_courses(bench, "fine-tuning", [(0, (0, 1, 2))], {})
       first, second, _ = (job.params for job in asked)
