@@ -15,7 +15,7 @@ results.json, `demo`: test_cases, test_subjects; dice.<row>.{mean, <class>, scor
 rows "label vote" (training label maps alone), "naive" and "learn2synth", scored: structures in the
 means, missed: those with Dice 0; learned: natural parameters of the augmentation after training,
 one entry a seed; comparison: rows of `metrics.comparison_table` against "naive" over test subjects,
-none for the template.
+none for the template. cases.csv has a row a test image, seed and row of the table.
 results.json, `recovery`: recoveries, one entry a preset, with preset, minimiser and minimiser_error
 of the profile, estimate and estimate_error of the method, estimates by seed, profile_passes,
 method_passes; profile.levels and profile.losses [preset][seed][level].
@@ -47,7 +47,8 @@ def _real_images(config: real_images.Config, options: cli.RunOptions) -> None:
     results = real_images.results(found)
     page = report.real_images_page(config, found, results)
     trained = [one for own in found.trained.values() for one in own]
-    study.finish(directory, results, page, trained=trained)
+    rows = [row for own in found.scored.values() for one in own for row in one.rows]
+    study.finish(directory, results, page, trained=trained, rows=rows)
 
 
 def _recovery(config: noise_recovery.Config, options: cli.RunOptions) -> None:

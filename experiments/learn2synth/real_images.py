@@ -197,7 +197,7 @@ def run(config: Config, seed: int, setting: Setting, directory: train.RunDirecto
     setting.positions[cases.test.index],
     len(setting.class_names),
   )
-  scored = {"label vote": [score(vote, setting, is_shown=True)]}
+  scored = {"label vote": [score(vote, setting, "label vote", seed, is_shown=True)]}
   trained: dict[str, list[study.Trained]] = {}
   for arm in ARMS:
     trained[arm] = [
@@ -209,8 +209,8 @@ def run(config: Config, seed: int, setting: Setting, directory: train.RunDirecto
         directory,
         one.name,
         one.params,
-        lambda s=s, one=one: score(
-          task.predict(one.params, cases.test.image), setting, is_shown=s == 0
+        lambda s=s, one=one, arm=arm: score(
+          task.predict(one.params, cases.test.image), setting, arm, seed + s, is_shown=s == 0
         ),
       )
       for s, one in enumerate(trained[arm])
@@ -301,14 +301,30 @@ def _comparison(found: Found) -> list[dict[str, Any]]:
   )
 
 
-def score(prediction: np.ndarray, setting: Setting, *, is_shown: bool) -> study.Scored:
-  """Dice [case, foreground class] of class ids [case, *space]; pictures of three cases if shown."""
+def score(
+  prediction: np.ndarray, setting: Setting, arm: str, seed: int, *, is_shown: bool
+) -> study.Scored:
+  """Rows, and Dice [case, foreground class], of class ids [case, *space].
+
+  Pictures of three cases if they are to be shown.
+  """
   cases, names = setting.cases.test, setting.class_names
   dice = synthetic_training.dice(prediction, cases.label, len(names))
+  rows = [
+    {
+      "arm": arm,
+      "seed": seed,
+      "case": setting.source[int(i)].name,
+      "subject": setting.source.subjects[i],
+      "domain": "",
+      **{f"dice/{name}": float(v) for name, v in zip(names[1:], values, strict=True)},
+    }
+    for i, values in zip(cases.index, dice, strict=True)
+  ]
   shown = np.linspace(0, len(cases.weight) - 1, 5).round().astype(int)[1:-1] if is_shown else []
   planes = [
     study.ShownPlane(
-      setting.source[int(cases.index[i])].name,
+      rows[i]["case"],
       "",
       plane(cases.image[i, ..., 0]),
       plane(cases.label[i]),
@@ -317,7 +333,7 @@ def score(prediction: np.ndarray, setting: Setting, *, is_shown: bool) -> study.
     )
     for i in shown
   ]
-  return study.Scored([], planes, more={"dice": dice})
+  return study.Scored(rows, planes, more={"dice": dice})
 
 
 def plane(array: np.ndarray) -> np.ndarray:

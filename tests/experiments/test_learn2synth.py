@@ -10,6 +10,7 @@ import pytest
 from experiments import learn2synth
 from experiments.learn2synth import noise_recovery, real_images
 from medjax import cli
+from medjax.metrics import case_table
 from medjax.types import Batch
 from tests.data.folders import nnunet
 
@@ -48,6 +49,17 @@ def test_the_run_directory_is_complete(finished):
   for name in ("config.json", "splits.json", "metrics.jsonl", "timing.json"):
     assert (workdir / name).stat().st_size > 0
   assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"naive-0", "learn2synth-0"}
+
+
+def test_cases_are_behind_the_means(finished):
+  rows = case_table.read_cases(finished[1] / "cases.csv")
+  results = json.loads((finished[1] / "results.json").read_text())
+  for arm, own in results["dice"].items():
+    for name in ("organ", "lesion"):
+      values = [row[f"dice/{name}"] for row in rows if row["arm"] == arm]
+      assert len(values) == results["test_cases"]
+      np.testing.assert_allclose(np.nanmean(values), own[name], atol=1e-6)
+  assert len({row["subject"] for row in rows}) == results["test_subjects"]
 
 
 def test_no_person_is_in_two_parts(finished):
