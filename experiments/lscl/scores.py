@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.lscl.hospitals import Setting, Turn
 from experiments.lscl.training import Config, segmenter
+from experiments.lscl.vendor_scores import min_max_score, vendor_weighted
 from medjax import inference, metrics, study
 from medjax.inference.components import remove_small_components
 from medjax.study import stack_scores
@@ -197,8 +198,8 @@ def _weighted(
         for own in by_arm.values()
       ]
     )
-    means = metrics.vendor_weighted(table, weights=weights)
-    ranks = metrics.min_max_score(table, weights=weights) if len(table) > 1 else np.full(1, np.nan)
+    means = vendor_weighted(table, weights=weights)
+    ranks = min_max_score(table, weights=weights) if len(table) > 1 else np.full(1, np.nan)
     for arm, average, rank in zip(by_arm, means, ranks, strict=True):
       found[arm].append(np.array([*average, rank]))
   names = ("weighted_dice", "weighted_hausdorff", "min_max")

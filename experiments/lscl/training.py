@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.lscl import style_autoencoder
 from experiments.lscl.hospitals import DataConfig, Setting, Turn
 from medjax import check, data, inference, losses, methods, nets, rng, study, synth, train
 from medjax.data.seeds import generator
-from medjax.methods import adversaries, mixing, style_autoencoder
+from medjax.methods import adversaries, mixing
 from medjax.study import stack_scores
 from medjax.types import Batch, Key, LossFn, Metrics, Model, Params, Step, Stream, TrainState
 

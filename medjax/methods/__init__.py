@@ -1,8 +1,5 @@
 """Training methods, one `Step` factory a file."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
 from medjax.methods import adversaries, cooperative, fusestyle, in_context, mixing
 from medjax.methods.adversarial import adversarial
 from medjax.methods.agem import agem
@@ -25,17 +22,6 @@ from medjax.methods.spottune import SpotTuned, routed, spottune
 from medjax.methods.supervised import supervised
 from medjax.methods.vrex import vrex
 from medjax.methods.weighted import weighted
-
-if TYPE_CHECKING:
-  from medjax.methods import style_autoencoder
-
-
-def __getattr__(name: str) -> Any:
-  """`style_autoencoder` loads when it is used: it alone needs a network, and so Flax."""
-  if name == "style_autoencoder":
-    return importlib.import_module("medjax.methods.style_autoencoder")
-  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
 
 __all__ = [
   "Anchor",
@@ -73,7 +59,6 @@ __all__ = [
   "remembering",
   "routed",
   "spottune",
-  "style_autoencoder",
   "supervised",
   "vrex",
   "weighted",

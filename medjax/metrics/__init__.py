@@ -18,7 +18,6 @@ from medjax.metrics.ranking import auroc, average_precision
 from medjax.metrics.relative_gain import relative_gain
 from medjax.metrics.report import SegmentationReport, segmentation_report
 from medjax.metrics.resampling import interval_over_people
-from medjax.metrics.scores import min_max_score, vendor_weighted
 from medjax.metrics.surface_distance import assd, hausdorff, hd95
 from medjax.metrics.surface_overlap import surface_dice
 from medjax.metrics.temperature import Temperature, fit_temperature
@@ -53,7 +52,6 @@ __all__ = [
   "interval_over_people",
   "jaccard",
   "mean_interval",
-  "min_max_score",
   "predictive_entropy",
   "rate_intervals",
   "rates",
@@ -61,5 +59,4 @@ __all__ = [
   "segmentation_report",
   "surface_dice",
   "transfer_summary",
-  "vendor_weighted",
 ]

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
+from experiments.lscl.style_autoencoder import style_loss, style_transfer
 from medjax import methods, nets
 from medjax.check import InputError
 from medjax.methods.mixing import paired
-from medjax.methods.style_autoencoder import style_loss, style_transfer
 from medjax.nets.wavelet_autoencoder import WaveletAutoencoder
 from medjax.synth.style_bank import style_bank
 from medjax.types import Batch

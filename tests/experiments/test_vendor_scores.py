@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from experiments.lscl.vendor_scores import min_max_score, vendor_weighted
 from medjax.check import InputError
-from medjax.metrics.scores import min_max_score, vendor_weighted
 
 # Method: Dice of vendors A-D, Hausdorff distance of vendors A-D, printed scores (LSCL, Table 1).
 TABLE_1 = {
