@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from medjax import check
+from medjax import check, study
 from medjax.nets.norms import NormKind as Norm
 from medjax.train import runs
 
@@ -35,56 +35,47 @@ _FROM_HISTORY: tuple[Arm, ...] = ("octl", "octl-first", "octl-second")
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-  """Where images come from.
+  """Where images come from."""
 
-  Attributes:
-    data_source: "simulated": heads under the scanners of `python -m medjax.synth`, brain against
-      the rest; "folders": an nnU-Net folder a site after --data, sources first, the target last;
-      "rescanned": one such folder, as these scanners would have shown it; "cc359" and "prostate":
-      one folder after --data with these downloads; "chest": CheXpert and ChestX-ray14 after --data,
-      in this order; see medjax.data.
-    pairs: "SOURCE>TARGET" or "SOURCE+SOURCE>TARGET"; () is every site of CC359 onto every other,
-      all but one prostate site onto that one, all folders but the last onto the last, and each of
-      "chexpert" and "chest-xray14" onto the other.
-    num_people: simulated people a site.
-    test_fraction: share of a site's people that are tested.
-    max_test: people tested at a site; 0 tests all of the test part.
-    subject_pattern: regular expression with one group that finds the subject in a case name; ""
-      makes every case its own subject.
-    near_duplicates: similarity from which cases of two people are taken for one scan, and refused
-      at two sites, of folders; -1 takes the measured default (.55 for volumes, .8 for pictures), 0
-      does not look. Cases of one folder that look alike stay in one part in any case.
-    shape: pixels of the network's input, a crop or padding about the middle.
-    num_slices: slices of a simulated head.
-    spacing: voxel size in mm, one an axis: of simulated heads, and what volumes are resampled to;
-      () keeps the files' own.
-    normalise: intensities of a volume: "percentile" (the 1st and 99th go to 0 and 1) or "zscore".
-    classes: of radiographs: "own", each site all of its findings under a head of its own, or
-      "shared", the findings of both under one head.
-    uncertain: what CheXpert's uncertain labels become: "ones", "zeros", "ignore" (not counted), or
-      "mixed", a choice for each finding (`medjax.data.sets.chest.MIXED_POLICY`).
-  """
-
+  # "simulated": heads under the scanners of `python -m medjax.synth`, brain against the rest;
+  # "folders": an nnU-Net folder a site after --data, sources first, the target last; "rescanned":
+  # one such folder, as these scanners would have shown it; "cc359" and "prostate": one folder after
+  # --data with these downloads; "chest": CheXpert and ChestX-ray14 after --data, in this order; see
+  # medjax.data
   data_source: Kind = "simulated"
+  # "SOURCE>TARGET" or "SOURCE+SOURCE>TARGET"; () is every site of CC359 onto every other, all but
+  # one prostate site onto that one, all folders but the last onto the last, and each of "chexpert"
+  # and "chest-xray14" onto the other
   pairs: tuple[str, ...] = ()
-  num_people: int = 20
-  test_fraction: float = 0.3
-  max_test: int = 0
+  num_people: int = 20  # simulated people a site
+  test_fraction: float = 0.3  # share of a site's people that are tested
+  max_test: int = 0  # people tested at a site; 0 tests all of the test part
+  # regular expression with one group that finds the subject in a case name; "" makes every case its
+  # own subject
   subject_pattern: str = ""
+  # similarity from which cases of two people are taken for one scan, and refused at two sites, of
+  # folders; -1 takes the measured default (.55 for volumes, .8 for pictures), 0 does not look.
+  # Cases of one folder that look alike stay in one part in any case.
   near_duplicates: float = -1.0
+  # pixels of the network's input, a crop or padding about the middle
   shape: tuple[int, int] = (48, 48)
-  num_slices: int = 12
+  num_slices: int = 12  # slices of a simulated head
+  # voxel size in mm, one an axis: of simulated heads, and what volumes are resampled to; () keeps
+  # the files' own
   spacing: tuple[float, ...] = ()
+  # intensities of a volume: "percentile" (the 1st and 99th go to 0 and 1) or "zscore"
   normalise: Literal["percentile", "zscore"] = "percentile"
+  # of radiographs: "own", each site all of its findings under a head of its own, or "shared", the
+  # findings of both under one head
   classes: Literal["own", "shared"] = "own"
+  # what CheXpert's uncertain labels become: "ones", "zeros", "ignore" (not counted), or "mixed", a
+  # choice for each finding (`medjax.data.sets.chest.MIXED_POLICY`)
   uncertain: Literal["mixed", "ones", "zeros", "ignore"] = "mixed"
 
   def __post_init__(self):
-    check.positive("num_people", self.num_people)
-    check.positive("num_slices", self.num_slices)
+    study.check_fields(self, may_be_zero=("max_test", "tolerance_mm"))
     check.in_interval("sizes of shape", min(self.shape), 8, 4096, "pass 8 pixels or more")
     check.in_interval("test_fraction", self.test_fraction, 0.05, 0.9)
-    check.non_negative("max_test", self.max_test)
     check.require(
       all(mm > 0 for mm in self.spacing)
       and (len(self.spacing) == 3 or self.data_source != "simulated"),
@@ -96,96 +87,65 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config(DataConfig):
-  """Sources, targets, and what is tried between them.
+  """Sources, targets, and what is tried between them."""
 
-  Attributes:
-    arms: of adaptation; "octl-first" and "octl-second" carry on one moment of Adam, "octl-none"
-      none at OCTL's step sizes, "momentum" has OCTL's coefficient and nothing else of it,
-      "equal-rate" is fine-tuning at OCTL's step sizes, "octl-rebuilt" has no saved moments.
-    optimisers: trainings are repeated under each.
-    target_sizes: people of the target that are trained on, below 1 that share of one's slices; of
-      radiographs the number of images.
-    num_seeds: seeds, each with its own initial weights and draws.
-    network: "unet"; "sum_unet", the released one; "densenet" for radiographs.
-    norm: "group", or "batch" as published, which couples the examples of a batch; "unet" has none.
-    widths: channels of the U-Net's levels; the others take the first, that of their finest level.
-    dense_layers: layers of each block of the DenseNet; its default is DenseNet-121.
-    growth: channels that each of them adds.
-    batch_size: slices or radiographs an update.
-    num_epochs: of adaptation, of steps_per_epoch updates each; rates drop to a tenth after three
-      quarters of them.
-    source_epochs: the same of source networks, oracles and rebuilt moments.
-    steps_per_epoch: updates.
-    adam_rate, sgd_rate: first learning rates, at the source and at the target.
-    sgd_momentum: of the source and of fine-tuning, with Nesterov's correction.
-    octl_count: Adam's step count at the start.
-    octl_momentum: OCTL's b1 under Adam; the released code has .9.
-    octl_sgd_momentum: OCTL's coefficient under SGD, without Nesterov's correction.
-    mmtl_schedule: slots of the target in a batch: "paper", floor(epoch / num_epochs * B), or
-      "released", min(epoch // 4 + 1, B).
-    l2_alpha: of L2-SP.
-    policy_rate: Adam's for SpotTune's policy.
-    tuned_weight: of SpotTune's mean choice.
-    source_weights: file with a network's weights (`train.save_weights`) that takes the place of
-      the source training; "" trains. It holds no moments: OCTL then has to rebuild them.
-    mode: of `fit_many`.
-    threshold: Dice, or AUROC, that the source's network must lose against the oracle for a pair to
-      count.
-    tolerance_mm: of the surface Dice; below the voxel size it asks surfaces to coincide.
-    surface: "voxel" counts boundary voxels; "surfel" weighs pieces of surface by their area, as the
-      paper's tool does; volumes only.
-    margin: of either score, that a difference has to exceed to be called one.
-    log_every: steps between two log rows.
-    checkpoint_every: steps between two checkpoints.
-    known: what is known of these data, a sentence shown beside the scores.
-  """
-
+  # of adaptation; "octl-first" and "octl-second" carry on one moment of Adam, "octl-none" none at
+  # OCTL's step sizes, "momentum" has OCTL's coefficient and nothing else of it, "equal-rate" is
+  # fine-tuning at OCTL's step sizes, "octl-rebuilt" has no saved moments
   arms: tuple[Arm, ...] = ARMS
-  optimisers: tuple[Optimiser, ...] = ("adam", "sgd")
+  optimisers: tuple[Optimiser, ...] = ("adam", "sgd")  # trainings are repeated under each
+  # people of the target that are trained on, below 1 that share of one's slices; of radiographs the
+  # number of images
   target_sizes: tuple[float, ...] = (0.34, 1, 2, 4)
-  num_seeds: int = 3
+  num_seeds: int = 3  # seeds, each with its own initial weights and draws
+  # "unet"; "sum_unet", the released one; "densenet" for radiographs
   network: Literal["unet", "sum_unet", "densenet"] = "unet"
+  # "group", or "batch" as published, which couples the examples of a batch; "unet" has none
   norm: Norm = "group"
+  # channels of the U-Net's levels; the others take the first, that of their finest level
   widths: tuple[int, ...] = (8, 16, 32)
+  # layers of each block of the DenseNet; its default is DenseNet-121
   dense_layers: tuple[int, ...] = (6, 12, 24, 16)
-  growth: int = 32
-  batch_size: int = 16
+  growth: int = 32  # channels that each of them adds
+  batch_size: int = 16  # slices or radiographs an update
+  # of adaptation, of steps_per_epoch updates each; rates drop to a tenth after three quarters of
+  # them
   num_epochs: int = 60
-  source_epochs: int = 60
-  steps_per_epoch: int = 5
-  adam_rate: float = 1e-3
-  sgd_rate: float = 1e-2
-  sgd_momentum: float = 0.9
-  octl_count: int = 100
-  octl_momentum: float = 0.99
-  octl_sgd_momentum: float = 0.99
+  source_epochs: int = 60  # the same of source networks, oracles and rebuilt moments
+  steps_per_epoch: int = 5  # updates
+  adam_rate: float = 1e-3  # Adam's first learning rate, at the source and at the target
+  sgd_rate: float = 1e-2  # the same of SGD
+  sgd_momentum: float = 0.9  # of the source and of fine-tuning, with Nesterov's correction
+  octl_count: int = 100  # Adam's step count at the start
+  octl_momentum: float = 0.99  # OCTL's b1 under Adam; the released code has .9
+  octl_sgd_momentum: float = 0.99  # OCTL's coefficient under SGD, without Nesterov's correction
+  # slots of the target in a batch: "paper", floor(epoch / num_epochs * B), or "released", min(epoch
+  # // 4 + 1, B)
   mmtl_schedule: Literal["paper", "released"] = "paper"
-  l2_alpha: float = 0.1
-  policy_rate: float = 0.01
-  tuned_weight: float = 0.005
+  l2_alpha: float = 0.1  # of L2-SP
+  policy_rate: float = 0.01  # Adam's for SpotTune's policy
+  tuned_weight: float = 0.005  # of SpotTune's mean choice
+  # file with a network's weights (`train.save_weights`) that takes the place of the source
+  # training; "" trains. It holds no moments: OCTL then has to rebuild them.
   source_weights: str = ""
-  mode: runs.Mode = "sequential"
+  mode: runs.Mode = "sequential"  # of `fit_many`
+  # Dice, or AUROC, that the source's network must lose against the oracle for a pair to count
   threshold: float = 0.02
+  # of the surface Dice; below the voxel size it asks surfaces to coincide
   tolerance_mm: float = 1.0
+  # "voxel" counts boundary voxels; "surfel" weighs pieces of surface by their area, as the paper's
+  # tool does; volumes only
   surface: Literal["voxel", "surfel"] = "voxel"
-  margin: float = 0.01
-  log_every: int = 50
-  checkpoint_every: int = 1000
-  known: str = ""
+  margin: float = 0.01  # of either score, that a difference has to exceed to be called one
+  log_every: int = 50  # steps between two log rows
+  checkpoint_every: int = 1000  # steps between two checkpoints
+  known: str = ""  # what is known of these data, a sentence shown beside the scores
 
   def __post_init__(self):
     super().__post_init__()
-    counts = (
-      "num_seeds",
-      "batch_size",
-      "num_epochs",
-      "source_epochs",
-      "steps_per_epoch",
-      "log_every",
-    )
-    for name in (*counts, "checkpoint_every", "adam_rate", "sgd_rate", "policy_rate", "growth"):
+    for name in ("steps_per_epoch", "growth"):
       check.positive(name, getattr(self, name))
-    for name in ("octl_count", "l2_alpha", "tuned_weight", "tolerance_mm", "margin"):
+    for name in ("octl_count", "l2_alpha", "tuned_weight"):
       check.non_negative(name, getattr(self, name))
     for name in ("sgd_momentum", "octl_momentum", "octl_sgd_momentum"):
       check.in_interval(name, getattr(self, name), 0.0, 0.9999)
