@@ -31,7 +31,6 @@ cases.csv: a row a pair or stack. timing.json: seconds_a_pair.<arm>.
 """
 
 import dataclasses
-import pathlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -40,8 +39,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax import check, cli, programs, study, tables
-from medjax.data import manifest
+from medjax import check, cli, programs, study
+from medjax.data import manifest, sets
 from medjax.data.seeds import generator
 from medjax.ops import rigid
 from medjax.train import Report
@@ -96,50 +95,18 @@ def simulated(config: Config, seed: int) -> list[tuple[str, np.ndarray]]:
   Every layer has its own points, drawn uniformly from the nests, so no point has a counterpart.
   (In one filled body ICP would stay where it starts: inside it every point finds a partner.)
   """
-  return [
-    (f"block{i}", _tissue(config, generator(seed, "block", i))) for i in range(config.num_blocks)
-  ]
-
-
-def _tissue(config: Config, random: np.random.Generator) -> np.ndarray:
-  ends = random.uniform(-1, 1, (12, 1, 2)) + random.normal(
-    0, 0.1, (12, 2, 2)
-  )  # where they begin, end
-  radii = random.uniform(0.08, 0.25, 12)
-  layers = []
-  for height in np.linspace(0, 1, config.num_layers):
-    centres = (1 - height) * ends[:, 0] + height * ends[:, 1]
-    drawn = random.uniform(
-      -1.5, 1.5, (60 * config.num_points, 2)
-    )  # a twelfth or more lie in a nest
-    distance = np.linalg.norm(drawn[:, None] - centres, axis=-1)
-    layers.append(drawn[(distance < radii).any(1)][: config.num_points])
-  return np.stack(layers)
-
-
-def landmarks(folder: pathlib.Path) -> list[tuple[str, np.ndarray]]:
-  """Blocks [layer, landmark, 2] of a folder BLOCK/ANNOTATOR/SECTION.csv."""
-  found = []
-  for block in sorted(path for path in check.existing_folder(folder).iterdir() if path.is_dir()):
-    by = [sorted(path.glob("*.csv")) for path in sorted(block.iterdir()) if path.is_dir()]
-    files = max(by, key=len, default=[])
-    check.require(
-      len(files) >= 2, f"two sections or more in {block}", f"{len(files)}", "add them or drop it"
-    )
-    sections = [
-      np.array([[row.number("X"), row.number("Y")] for row in tables.read_table(file, ("X", "Y"))])
-      for file in files
-    ]
-    for file, section in zip(files, sections, strict=True):
-      check.require(
-        len(section) == len(sections[0]) >= 3,
-        f"{len(sections[0])} landmarks, three or more, in every section of {block}",
-        f"{len(section)} in {file.name}",
-        "row i must be the same place of the tissue in all sections",
-      )
-    found.append((block.name, np.stack(sections)))
-  check.require(len(found) >= 2, f"two blocks or more in {folder}", f"{len(found)}", "add blocks")
-  return found
+  blocks = []
+  for i in range(config.num_blocks):
+    random = generator(seed, "block", i)
+    ends = random.uniform(-1, 1, (12, 1, 2)) + random.normal(0, 0.1, (12, 2, 2))  # first and last
+    radii, layers = random.uniform(0.08, 0.25, 12), []
+    for height in np.linspace(0, 1, config.num_layers):
+      centres = (1 - height) * ends[:, 0] + height * ends[:, 1]
+      drawn = random.uniform(-1.5, 1.5, (60 * config.num_points, 2))  # 1 in 12 or more in a nest
+      distance = np.linalg.norm(drawn[:, None] - centres, axis=-1)
+      layers.append(drawn[(distance < radii).any(1)][: config.num_points])
+    blocks.append((f"block{i}", np.stack(layers)))
+  return blocks
 
 
 def cut(config: Config, name: str, tissue: np.ndarray, paired: bool, seed: int) -> Block:
@@ -189,21 +156,23 @@ def _random(points: jax.Array, key: jax.Array) -> jax.Array:
   return jax.random.uniform(key, (len(points),))
 
 
+def _by(choice: Choice | None) -> Callable[[Config], tuple[Choice | None, int]]:
+  return lambda config: (choice, config.num_iterations)
+
+
 ARMS = study.arms(
-  study.Arm("full", "all points", lambda config: (None, config.num_iterations)),
+  study.Arm("full", "all points", _by(None)),
   study.Arm(
     "cross",
     "a third: the union of two bands, as the text has it",
-    lambda config: (lambda points, key: rigid.cross_distance(points), config.num_iterations),
+    _by(lambda points, key: rigid.cross_distance(points)),
   ),
   study.Arm(
     "square",
     "a third: their intersection, as the algorithm is printed",
-    lambda config: (lambda points, key: rigid.square_distance(points), config.num_iterations),
+    _by(lambda points, key: rigid.square_distance(points)),
   ),
-  study.Arm(
-    "random", "a third at random: the control", lambda config: (_random, config.num_iterations)
-  ),
+  study.Arm("random", "a third at random: the control", _by(_random)),
   study.Arm("centroids", "no match at all: centroids alone", lambda config: (None, 0)),
 )
 
@@ -299,7 +268,7 @@ PRESETS = {
 def build(config: Config, options: cli.RunOptions) -> None:
   is_real = options.preset == "sections"
   paths = study.paths_of(options.data, 1 if is_real else 0)
-  blocks = landmarks(paths[0]) if is_real else simulated(config, options.seed)
+  blocks = sets.section_landmarks(paths[0]) if is_real else simulated(config, options.seed)
   seeds = range(options.seed, options.seed + config.num_seeds)
   members = {"seed": len(seeds), "subject": len(blocks)}
   planned = study.planned(

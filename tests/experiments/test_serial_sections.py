@@ -9,6 +9,7 @@ import pytest
 
 from experiments import serial_sections as study_of
 from medjax.check import InputError
+from medjax.data.sets.landmarks import section_landmarks
 from medjax.ops import rigid
 from tests.data.folders import real_set
 
@@ -37,7 +38,7 @@ def turn(angle):
 
 
 def test_all_blocks_of_real_sections_are_read():
-  blocks = study_of.landmarks(real_set("serial_sections") / "annotations")
+  blocks = section_landmarks(real_set("serial_sections") / "annotations")
   shapes = {name: points.shape[:2] for name, points in blocks}
   assert len(blocks) == 9 and shapes["lung-lesion_3"] == (5, 80)
   assert shapes["mammary-gland_2"] == (9, 76)
@@ -50,7 +51,7 @@ def test_sections_that_do_not_match_are_refused(tmp_path):
       lines = ["X,Y", *(f"{i},{i * i}" for i in range(number))]
       (tmp_path / block / "me" / f"{name}.csv").write_text("\n".join(lines))
   with pytest.raises(InputError, match="4 landmarks.* in every section of .*b, got 3 in s2.csv"):
-    study_of.landmarks(tmp_path)
+    section_landmarks(tmp_path)
   (tmp_path / "b" / "me" / "s2.csv").unlink()
   with pytest.raises(InputError, match="two sections or more"):
-    study_of.landmarks(tmp_path)
+    section_landmarks(tmp_path)

@@ -6,6 +6,7 @@ from medjax.data.sets.chest import chest_xray14, chexpert, shared_classes
 from medjax.data.sets.class_folders import ClassFolders, kermany
 from medjax.data.sets.combine import concat, subset
 from medjax.data.sets.labelmaps import LabelMapFolder
+from medjax.data.sets.landmarks import section_landmarks
 from medjax.data.sets.medmnist import MedMNIST
 from medjax.data.sets.mni152 import mni152
 from medjax.data.sets.mnms import MnMs
@@ -41,6 +42,7 @@ __all__ = [
   "picture_table",
   "prepare",
   "read_case",
+  "section_landmarks",
   "shared_classes",
   "subset",
 ]
