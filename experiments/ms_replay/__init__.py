@@ -215,6 +215,7 @@ def _load(config: Config, options: cli.RunOptions) -> Setting:
     subject_pattern=config.subject_pattern,
     near_duplicates=config.near_duplicates,
     seed=options.seed,
+    picture=study.pair_picture(options.workdir),
     num_synthetic=_num_synthetic(config, len(options.data)),
     normalise="equalise" if config.equalise else "zscore",
     on_device=config.on_device,

@@ -42,8 +42,8 @@ class Config(study.Settings):
   subject_pattern: str | None = None
   test_fraction: float = 0.2  # of a folder's people, rounded down, at least one
   # similarity from which two people's scans in the folders are taken for one, with six people or
-  # more; 0 does not look
-  near_duplicates: float = 0.55
+  # more; -1 takes the measured default (.55 for volumes, .8 for pictures), 0 does not look
+  near_duplicates: float = -1.0
   equalise: bool = False  # histogram equalisation before the normalisation of each volume
   # normalise training patches anew, as the released code does
   standardise_patches: bool = False

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.ms_replay import simulation
 from experiments.ms_replay.simulation import SITES
-from medjax import check, data
+from medjax import check, data, study
 from medjax.data import manifest as manifests
 from medjax.data.formats.volume import Volume
 from medjax.data.grid.resample import resample
@@ -138,6 +138,7 @@ def folders(
   subject_pattern: str | None,
   near_duplicates: float,
   seed: int,
+  picture: pathlib.Path | None = None,
   num_synthetic: int = 0,
   normalise: Normalisation = "zscore",
   on_device: bool = True,
@@ -145,6 +146,7 @@ def folders(
   """Folders, a centre each, in the order of training; any class above 0 is lesion.
 
   A folder is in nnU-Net's layout, or one of the sets of `data.sets.ms_sets` as distributed (FLAIR).
+  Two people whose scans look like one are shown in the file `picture`.
 
   Raises:
     InputError: fewer than two folders, one of another layout, cases of unequal spacing without
@@ -179,8 +181,7 @@ def folders(
   # Every seed draws another split: any two people may come to stand on its two sides.
   apart = data.Splits({person: (person,) for own in people.values() for person in own})
   data.check_content(whole, apart)
-  if near_duplicates > 0:
-    data.check_near_duplicates(whole, apart, threshold=near_duplicates)
+  study.check_alike(whole, apart.parts, near_duplicates, picture)
   largest = np.max([np.asarray(whole[i].label).shape for i in range(len(whole))], axis=0)
   grid = tuple(int(n) for n in (largest if shape is None else shape))
   grid = tuple(8 * -(-n // 8) for n in grid)

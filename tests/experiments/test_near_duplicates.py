@@ -8,6 +8,8 @@ from experiments import classification
 from experiments.learn2synth import real_images
 from experiments.lscl import hospitals as lscl
 from experiments.lscl.training import Config as LSCLConfig
+from experiments.ms_replay import hospitals as replay
+from experiments.ms_replay.config import Config as ReplayConfig
 from experiments.segmentation import training as segmentation
 from experiments.site_transfer import hospitals as transfer
 from experiments.site_transfer.config import Config as TransferConfig
@@ -17,7 +19,8 @@ from tests.data.folders import nnunet
 from tests.experiments.test_lscl import FOLDERS, site
 
 CONFIGS = (
-  segmentation.Config, classification.Config, LSCLConfig, TransferConfig, real_images.Config
+  segmentation.Config, classification.Config, LSCLConfig, TransferConfig, real_images.Config,
+  ReplayConfig,
 )  # fmt: skip
 CASES = tuple(f"case{i}_scan{j}" for i in range(5) for j in range(2))
 SMALL = {"shape": (8, 8), "background": "zero", "subject_pattern": r"(case\d+)_"}
@@ -52,7 +55,12 @@ def ask_learn2synth(tmp_path, **options):
   real_images.load(config, (folder,), 0, tmp_path / "pair.png")
 
 
-@pytest.mark.parametrize("ask", [ask_lscl, ask_transfer, ask_learn2synth])
+def ask_replay(tmp_path, **options):
+  pattern = {"subject_pattern": r"(.)_\d", "shape": None, "spacing": None, "seed": 0}
+  replay.folders(two_sites(tmp_path), 0.2, **pattern, picture=tmp_path / "pair.png", **options)
+
+
+@pytest.mark.parametrize("ask", [ask_lscl, ask_transfer, ask_learn2synth, ask_replay])
 def test_a_study_passes_the_flag_on(ask, tmp_path, monkeypatch):
   seen = []
   monkeypatch.setattr(data, "check_near_duplicates", lambda *args, **how: seen.append((args, how)))
