@@ -5,7 +5,15 @@ One folder a subject: `formats` (files), `grid` (spacing and shape), `people` (s
 """
 
 from medjax.data import augmentation
-from medjax.data.formats import GeometryWarning, Volume, read_nifti, read_png, to_ras, write_nifti
+from medjax.data.formats import (
+  GeometryWarning,
+  Vocabulary,
+  Volume,
+  read_nifti,
+  read_png,
+  to_ras,
+  write_nifti,
+)
 from medjax.data.formats import itk as itk
 from medjax.data.formats import nifti as nifti
 from medjax.data.formats import png as png
@@ -109,6 +117,7 @@ __all__ = [
   "Reservoir",
   "Simulated",
   "Splits",
+  "Vocabulary",
   "Volume",
   "augmentation",
   "batches",

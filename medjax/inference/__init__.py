@@ -1,5 +1,6 @@
 """From a trained network and an image of any size to class probabilities."""
 
+from medjax.inference.beam import Texts, beam_search
 from medjax.inference.components import remove_small_components
 from medjax.inference.exported import export_member, load_exported
 from medjax.inference.predictor import Ensemble, Member, Predictor
@@ -12,6 +13,8 @@ __all__ = [
   "Member",
   "Predictor",
   "Symmetry",
+  "Texts",
+  "beam_search",
   "both",
   "export_member",
   "load_exported",

@@ -1,5 +1,6 @@
 """Overlap, surface distances, calibration, tables of cases, scores and comparison of methods."""
 
+from medjax.metrics.agreement import kappa_parts, quadratic_kappa
 from medjax.metrics.auroc_parts import auroc_parts
 from medjax.metrics.bootstrap import Interval, mean_interval
 from medjax.metrics.calibration import (
@@ -24,6 +25,8 @@ from medjax.metrics.temperature import Temperature, fit_temperature
 from medjax.metrics.transfer import Transfer, transfer_summary
 
 __all__ = [
+  "kappa_parts",
+  "quadratic_kappa",
   "relative_gain",
   "Calibration",
   "Comparison",

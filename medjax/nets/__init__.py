@@ -15,6 +15,7 @@ from medjax.nets.streams import Streams
 from medjax.nets.sum_unet import SumUNet
 from medjax.nets.unet import UNet
 from medjax.nets.wavelet_autoencoder import WaveletAutoencoder
+from medjax.nets.word_decoder import WordCache, WordDecoder
 
 __all__ = [
   "CrossTask",
@@ -29,6 +30,8 @@ __all__ = [
   "SumUNet",
   "UNet",
   "WaveletAutoencoder",
+  "WordCache",
+  "WordDecoder",
   "features",
   "from_features",
   "from_linen",

@@ -11,6 +11,7 @@ from experiments import (
   fed_mas,
   fusestyle,
   gaze_report,
+  gpc,
   gpt4mia,
   mt_cool,
   serial_sections,
@@ -110,5 +111,12 @@ ROWS = (
     "--arms bsm kd mas --num_rounds 4 --num_seeds 1 --local_steps 2 --log_every 2"
     " --frozen_steps 10 --num_tests 3 --learning_rate 0.3",
     "balanced",
+  ),
+  Row(
+    "gpc",
+    gpc,
+    "--num_pictures 30 --size 8 --widths 4 4 --code 4 --num_steps 20 --num_seeds 1 --log_every 10"
+    " --learning_rate 0.02 --batch_size 12",
+    "accuracy",
   ),
 )
