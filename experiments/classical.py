@@ -43,7 +43,9 @@ class Digits:
 
   def __getitem__(self, index: int) -> Example:
     name = self.subjects[range(len(self))[index]]
-    return Example(name, name, index, self._image[index], self._label[index], (1.0, 1.0))
+    return Example(
+      name, name, index, self._image[index], np.asarray(self._label[index]), (1.0, 1.0)
+    )
 
   def manifest(self) -> dict[str, Json]:
     return {

@@ -294,7 +294,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
       own = rng.stream(key, "parameters")
       start = {"classifier": model.init(own, parts["train"].image[0])[0]}
       for name, network in networks.items():
-        start[name] = network.init(own, made_up["features"][0], made_up["labels"][0])
+        start[name] = jax.jit(network.init)(own, made_up["features"][0], made_up["labels"][0])
       for name, step in steps.items():
         is_reader = name in networks
         size, store = (16, made_up) if is_reader else (config.batch_size, parts["train"])
