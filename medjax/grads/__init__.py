@@ -5,7 +5,7 @@ from medjax.grads.batch import batch_mean
 from medjax.grads.clipping import ClippedSum, clipped_sum
 from medjax.grads.domains import Domains, domains
 from medjax.grads.ghost.explain import Explanation, LeafCost, explain
-from medjax.grads.gramian import gramian, jacobian
+from medjax.grads.gramian import gramian, jacobian, task_gramian
 from medjax.grads.hyper import hypergradient
 from medjax.grads.hyper_result import Hyper, HyperAux
 from medjax.grads.hyper_samples import SampleEffect, sample_effect
@@ -33,5 +33,6 @@ __all__ = [
   "per_sample_dot",
   "sample_effect",
   "sketched",
+  "task_gramian",
   "weights",
 ]

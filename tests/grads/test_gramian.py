@@ -118,3 +118,82 @@ def test_rows_of_tasks_are_the_gradients_of_their_means():
     np.testing.assert_allclose(values[i], value, rtol=1e-5)
     for name in params:
       np.testing.assert_allclose(found[name][i], gradient[name], rtol=1e-5)
+
+
+def three_tasks(p, x, key):
+  """A convolution, a matrix, a bias, a lookup and a head a task; the last two share a tied head."""
+  image = (x["rows"] + 0.1 * jax.random.normal(key, x["rows"].shape)).reshape(1, 4, 6, 2)
+  numbers = ("NHWC", "HWIO", "NHWC")
+  y = jax.lax.conv_general_dilated(image, p["k"], (1, 1), "SAME", dimension_numbers=numbers)
+  h = jnp.tanh(y.reshape(-1, 8) @ p["w"] + p["b"][None])
+  h = h.mean(0) + jnp.take(p["table"], x["code"], axis=0).sum(0)
+  first = jnp.sum(jnp.sin(h @ p["v"]) @ p["v"].T)
+  return jnp.stack([first, jnp.sum(jnp.cos(h @ p["u"])), h.sum()])
+
+
+def of_tasks(x):
+  return x["has"]
+
+
+def test_products_of_tasks_agree_with_rows_that_are_formed():
+  """With a task that some examples lack, one that all lack, and NaN where no task looks."""
+  has = jnp.array([[1.0, 1, 0], [1, 0, 0], [2, 1, 0], [0, 0, 0], [1, 1, 0]])
+  weight = jnp.array([1.0, 3, 1, 1, 2])
+  batch = {**BATCH, "has": has, "weight": weight}
+  batch["rows"] = batch["rows"].at[3].set(jnp.nan)
+  values, got = jax.jit(grads.task_gramian(three_tasks, of_tasks))(PARAMS, batch, KEY)
+  clean = {**batch, "rows": BATCH["rows"]}
+  want_values, rows = jax.jit(grads.jacobian(three_tasks, of_tasks))(PARAMS, clean, KEY)
+  np.testing.assert_allclose(values, want_values, rtol=1e-5)
+  flat = [np.asarray(g, np.float64).reshape(3, -1) for g in jax.tree.leaves(rows)]
+  flat = np.concatenate(flat, axis=1)
+  want = flat @ flat.T
+  np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+  assert float(jnp.abs(got[2]).max()) == 0 and got[0, 0] > 0
+  lost = {**batch, "rows": batch["rows"].at[1].set(jnp.inf)}  # an example of task 0 alone
+  _, lost = jax.jit(grads.task_gramian(three_tasks, of_tasks))(PARAMS, lost, KEY)
+  assert np.isnan(lost[0]).all() and np.isnan(lost[:, 0]).all()
+  np.testing.assert_allclose(lost[1:, 1:], got[1:, 1:], rtol=1e-6)
+
+
+def two_heads(p, x, key):
+  del key
+  h = x
+  for w in p["trunk"]:
+    h = jnp.tanh(h @ w)
+  return jnp.stack([jnp.sum(h @ p["a"]), jnp.sum(jnp.sin(h @ p["b"]))])
+
+
+def test_the_trunk_runs_once_and_the_rows_of_tasks_are_never_in_memory():
+  wide = {"trunk": [jnp.zeros((256, 256))] * 2, "a": jnp.zeros((256, 3)), "b": jnp.zeros((256, 3))}
+  batch = jnp.zeros((8, 256))
+
+  def of(function):
+    program = jax.jit(function).lower(wide, batch, KEY)
+    return program.as_text().count("stablehlo.tanh"), program.compile()
+
+  ghost, rows = (of(grads.task_gramian(two_heads, method=m))[1] for m in ("ghost", "vmap"))
+  layers, plain = of(
+    jax.grad(lambda p, x, k: grads.batch_mean(lambda e, k: two_heads(p, e, k).sum(), x, k))
+  )
+  assert of(grads.task_gramian(two_heads))[0] == layers == 2
+  flops = [x.cost_analysis()["flops"] for x in (ghost, rows, plain)]
+  assert flops[0] < 0.6 * flops[1] and flops[0] < 1.4 * flops[2]
+  memory = [x.memory_analysis().temp_size_in_bytes for x in (ghost, rows)]
+  assert memory[1] > 2 * 2 * 256 * 256 * 4 and memory[0] < 0.25 * memory[1]
+
+
+def test_gradients_of_tasks_whose_examples_cancel_are_formed_in_slices():
+  """Two examples that nearly undo each other: products of pairs alone would be rounding."""
+  w = {"trunk": [normal(1, 40, 30) / 8], "a": normal(2, 30, 3), "b": normal(3, 30, 3)}
+  x = normal(4, 1, 40)
+  batch = jnp.concatenate([x, -x * 1.001])
+
+  def odd(p, x, key):
+    return two_heads(p, x, key) * jnp.sign(x[0]) ** jnp.array([0, 1])
+
+  _, got = jax.jit(grads.task_gramian(odd, method="ghost"))(w, batch, KEY)
+  with jax.enable_x64():
+    exact = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), (w, batch))
+    _, want = jax.jit(grads.task_gramian(odd, method="vmap"))(*exact, KEY)
+  np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6 * np.abs(want).max())

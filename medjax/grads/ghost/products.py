@@ -66,12 +66,7 @@ def _pays(site: GhostSite, rule: rules.GhostRule, size: int, cuts: Sequence[Any]
   """Whether products of pairs need fewer numbers and multiplications than the gradients."""
   if not engine.is_float32(site, cuts):
     return False
-  avals = dict(zip(site.operation.inputs, site.operation.input_avals, strict=True))
-  operands = [jax.ShapeDtypeStruct(avals[i].shape, avals[i].dtype) for i in site.examples]
-  results = [site.operation.avals[i] for i in site.outputs]
-  given = [jax.ShapeDtypeStruct(r.shape, r.dtype) for r in results]
-  assert rule.pairs is not None
-  a, b = jax.eval_shape(rule.pairs, operands, given)
+  a, b = shapes_of_pairs(site, rule)
   blocks, rows, width_out = b.shape
   width_in = a.shape[2] if len(a.shape) == 3 else 1
   weight = math.prod(cuts[0].shape)
@@ -79,6 +74,16 @@ def _pays(site: GhostSite, rule: rules.GhostRule, size: int, cuts: Sequence[Any]
   return pairs < size * weight and pairs * (width_in + width_out) < size**2 * weight + (
     size * rows * blocks * width_in * width_out
   )
+
+
+def shapes_of_pairs(site: GhostSite, rule: rules.GhostRule) -> tuple[Any, Any]:
+  """What `rule.pairs` gives of one example."""
+  avals = dict(zip(site.operation.inputs, site.operation.input_avals, strict=True))
+  operands = [jax.ShapeDtypeStruct(avals[i].shape, avals[i].dtype) for i in site.examples]
+  results = [site.operation.avals[i] for i in site.outputs]
+  given = [jax.ShapeDtypeStruct(r.shape, r.dtype) for r in results]
+  assert rule.pairs is not None
+  return jax.eval_shape(rule.pairs, operands, given)
 
 
 def _from_pairs(
