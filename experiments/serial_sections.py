@@ -142,7 +142,7 @@ def cut(config: Config, name: str, tissue: np.ndarray, paired: bool, seed: int) 
 
 
 def diagonal(points: np.ndarray) -> float:
-  """Of the box around a layer."""
+  """Length of the diagonal of the box around a layer."""
   return float(np.linalg.norm(np.ptp(points, axis=0)))
 
 

@@ -364,7 +364,7 @@ def label_vote(
 
 
 def examples(task: Task, theta: Any, maps: Batch, num: int = 4) -> tuple[np.ndarray, np.ndarray]:
-  """The same `num` draws for every theta: images [num, *space] and their targets."""
+  """Synthetic images [num, *space] and their targets; every theta is shown on the same draws."""
   rows = np.linspace(0, len(maps.weight) - 1, num + 2).round().astype(int)[1:-1]
   keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(num))
   images, targets = jax.jit(jax.vmap(task.synthesise, (None, 0, 0)))(

@@ -101,7 +101,7 @@ class Task(NamedTuple):
 
   Attributes:
     network: the Linen module.
-    model: the same; it expects standardised images.
+    model: its `init` and `apply`; it expects standardised images.
     loss: 0.6 cross-entropy + 0.4 soft Dice.
     num_classes: background included.
   """
@@ -118,7 +118,7 @@ class Task(NamedTuple):
   def mixed_logits(
     self, params: Params, image: jax.Array, partner: jax.Array, key: Key
   ) -> jax.Array:
-    """The same with part of the partner's style in its first features (MixStyle)."""
+    """Logits of an image whose first features take on part of the partner's style (MixStyle)."""
     mixed = nets.mixstyle(self.network)
     return mixed(params, standardise(image), standardise(partner), key)
 
@@ -127,7 +127,7 @@ class Task(NamedTuple):
     return self.loss(self.logits(params, example.image), example.label)
 
   def augmented_loss_fn(self, params: Params, example: Batch, key: Key) -> jax.Array:
-    """The same under nnU-Net's augmentation, which is made for standardised images."""
+    """The loss after nnU-Net's augmentation, which expects standardised images."""
     augmentation = data.augmentation.nnunet(example.label.shape)
     image, label = augmentation(
       rng.stream(key, "augmentation"), standardise(example.image), example.label
@@ -228,7 +228,7 @@ def updates_a_step(config: Config, arm: str) -> int:
 
 
 def flops_of(config: Config, setting: Setting, arm: str, bank: synth.StyleBank) -> float:
-  """Of one update of the second phase."""
+  """Operations of one update of the second phase."""
   turn, task = setting.turns[0], task_of(config, setting)
   batch = data.batches(turn.train, config.batch_size, 0)(0)
   params, _ = jax.eval_shape(task.model.init, jax.random.key(0), batch.image[0])

@@ -223,7 +223,7 @@ def _load(config: Config, options: cli.RunOptions) -> Setting:
 
 
 def _num_synthetic(config: Config, num_centres: int) -> int:
-  """As many as a full memory holds."""
+  """Synthetic heads, as many as a full memory holds cases."""
   return config.memory * (num_centres - 1) if "replay-synthetic" in config.arms else 0
 
 
@@ -239,7 +239,7 @@ def _splits(setting: Setting, seeds: range) -> dict[str, Any]:
 
 
 def _times(trained: Trained) -> dict[str, Any]:
-  """Of every training; of every arm its hours, and the last centre's speed over the second's.
+  """Times of every training, hours of every arm, and how much slower its last centre was.
 
   The first centre's training is shared by the arms, except the private one.
   """

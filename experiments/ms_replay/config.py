@@ -30,13 +30,13 @@ class Config(study.Settings):
 
   # simulated centres, or folders given by --data in the order of training
   source: Literal["simulated", "folders"] = "simulated"
-  # of each simulated centre, people to train on
+  # people to train on at each simulated centre
   num_train: tuple[int, ...] = (16, 10, 9, 10, 6, 3, 2, 2)
   num_test: int = 10  # people of each simulated centre to test on
   # voxels an axis of simulated volumes (two or three axes), and of what folders are cropped and
   # padded to; () pads folders to their largest
   shape: tuple[int, ...] = (40, 40, 40)
-  # in mm, folders are resampled to; () keeps their own, which must then be one
+  # voxel size in mm that folders are resampled to; () keeps their own, which must then be one
   spacing: tuple[float, ...] = ()
   # regular expression with one group that finds the person in a case's name, of nnU-Net folders
   subject_pattern: str | None = None
@@ -55,13 +55,13 @@ class Config(study.Settings):
   couple_batch: bool = False
   patch: tuple[int, ...] = (32, 32, 32)  # voxels an axis of a training patch
   batch_size: int = 4  # volumes a step
-  patches_per_volume: int = 1  # patches of each
+  patches_per_volume: int = 1  # patches of each volume in a step
   foreground_fraction: float = 0.5  # share of patches with a lesion voxel in the middle
   window: tuple[int, ...] = ()  # voxels an axis of inference windows; () is the whole volume
-  overlap: float = 0.5  # of neighbouring windows, fraction
-  # trained through all centres
+  overlap: float = 0.5  # fraction of a window that its neighbour covers too
+  # arms, each trained through all centres
   arms: tuple[Arm, ...] = ("fine-tuning", "replay", "replay-weighted")
-  num_seeds: int = 1  # seeds: split, first weights and draws
+  num_seeds: int = 1  # seeds, each with its own split, first weights and draws
   num_orders: int = 1  # orders of the centres; the first is that of the data, others are shuffled
   # train every order with every seed; else all seeds in the first order, all orders with the first
   # seed
@@ -70,7 +70,7 @@ class Config(study.Settings):
   num_epochs: float = (
     0.0  # in place of num_steps (0): passes over the volumes at hand, as published
   )
-  learning_rate: float = 3e-3  # of AdamW, halved after each third of a centre's steps
+  learning_rate: float = 3e-3  # of AdamW; it is halved after each third of a centre's steps
   weight_decay: float = 1e-5  # of AdamW
   # what the next centre starts from: the whole network, or the encoder with a new decoder, as
   # published
@@ -90,15 +90,14 @@ class Config(study.Settings):
   # keys of private sampling and noise: "os" from the operating system; "seed" from the seed, which
   # repeats a run and is not private once the seed is known
   secrets: Literal["os", "seed"] = "os"
-  # of each centre's private training: target, delta and clipping norm; a person remembered pays at
-  # every later centre again
+  # epsilon of the private training at one centre; who is remembered pays again at later ones
   private_epsilon: float = 8.0
-  private_delta: float = 1e-3
-  private_norm: float = 1.0
+  private_delta: float = 1e-3  # delta of the private training at one centre
+  private_norm: float = 1.0  # clipping norm of private training
   margin: float = 0.01  # that a difference of Dice has to exceed to be called one
   equivalence: float = 0.02  # half width of the interval that calls a backward transfer zero
   min_test: int = 5  # test people below which a centre is shown and left out of claims
-  divide_by: Literal["k-1", "k"] = "k-1"  # of the transfers in the tables
+  divide_by: Literal["k-1", "k"] = "k-1"  # what sums of transfers are divided by, K centres
   mode: train.runs.Mode = "sequential"  # see `train.fit_many`; runs are seeds and orders
   on_device: bool = True  # keep the volumes on the device; else batches are copied
   log_every: int = 20  # steps between two log rows

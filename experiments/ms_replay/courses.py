@@ -98,7 +98,7 @@ def multi_domain(bench: Bench, seeds: Sequence[int]) -> list[Stage]:
 
 
 def _flops(bench: Bench, arm: str, task: Task) -> float:
-  """Of an update; that of a private arm is counted for one chunk of a sample."""
+  """Operations of an update; a private arm's are counted for one chunk of a sample."""
   batch = task.job.stream(0)
   found = study.flops(
     task.job.step, task.job.params, batch[0] if isinstance(batch, list) else batch
@@ -188,7 +188,7 @@ def _private_task(
   k: int,
   vaults: contextlib.ExitStack,
 ) -> Task:
-  """The same with privacy for the people of the centre and of the memory.
+  """The private training at the k-th centre: its people and those of the memory are protected.
 
   Its vault is locked until `vaults` closes it.
   """

@@ -28,12 +28,12 @@ class Setting(NamedTuple):
   Attributes:
     title: what they are.
     centres: names, in the order of the data.
-    rows: of each centre, its positions in the pool.
-    subjects: of each position.
+    rows: centre -> positions of its volumes in the pool.
+    subjects: the person at each position.
     image: [case, *space, channel] float32, normalised.
     label: [case, *space] float32 soft labels.
-    pool: the same for patches.
-    num_train: of each centre, people to train on (those not to test on).
+    pool: the same volumes, from which patches are cut.
+    num_train: centre -> people to train on; all others are tested.
     synthetic: positions of synthetic heads, which belong to no centre.
     manifest: what the data are.
   """
@@ -65,7 +65,7 @@ def simulated(
   normalise: Normalisation = "zscore",
   on_device: bool = True,
 ) -> Setting:
-  """As many of the centres `SITES` as there are numbers of people to train on.
+  """Simulated centres: the first of `SITES`, one for each entry of `num_train`.
 
   Lesions of the i-th person in the nnU-Net folder `masks` go to one head of centre i modulo their
   number, so that a mask is in one centre and, whatever the split, on one side of it.
@@ -329,7 +329,7 @@ def _opened(path: pathlib.Path, subject_pattern: str | None) -> Source:
 
 
 def _normalised(image: np.ndarray, how: Normalisation) -> np.ndarray:
-  """Of one volume [*space, channel]: mean 0 and standard deviation 1 of every channel."""
+  """One volume [*space, channel] with mean 0 and standard deviation 1 in every channel."""
   image = image.astype(np.float32)
   if how == "equalise":
     image = np.stack([equalised(image[..., c]) for c in range(image.shape[-1])], -1)

@@ -89,11 +89,11 @@ class DataConfig:
 class Config(DataConfig):
   """Sources, targets, and what is tried between them."""
 
-  # of adaptation; "octl-first" and "octl-second" carry on one moment of Adam, "octl-none" none at
-  # OCTL's step sizes, "momentum" has OCTL's coefficient and nothing else of it, "equal-rate" is
+  # arms of adaptation; "octl-first" and "octl-second" carry on one moment of Adam, "octl-none" none
+  # at OCTL's step sizes, "momentum" has OCTL's coefficient and nothing else of it, "equal-rate" is
   # fine-tuning at OCTL's step sizes, "octl-rebuilt" has no saved moments
   arms: tuple[Arm, ...] = ARMS
-  optimisers: tuple[Optimiser, ...] = ("adam", "sgd")  # trainings are repeated under each
+  optimisers: tuple[Optimiser, ...] = ("adam", "sgd")  # every training is done under each
   # people of the target that are trained on, below 1 that share of one's slices; of radiographs the
   # number of images
   target_sizes: tuple[float, ...] = (0.34, 1, 2, 4)
@@ -106,37 +106,37 @@ class Config(DataConfig):
   widths: tuple[int, ...] = (8, 16, 32)
   # layers of each block of the DenseNet; its default is DenseNet-121
   dense_layers: tuple[int, ...] = (6, 12, 24, 16)
-  growth: int = 32  # channels that each of them adds
+  growth: int = 32  # channels that a layer of the DenseNet adds
   batch_size: int = 16  # slices or radiographs an update
-  # of adaptation, of steps_per_epoch updates each; rates drop to a tenth after three quarters of
-  # them
+  # epochs of an adaptation; rates drop to a tenth after three quarters of its updates
   num_epochs: int = 60
-  source_epochs: int = 60  # the same of source networks, oracles and rebuilt moments
-  steps_per_epoch: int = 5  # updates
+  source_epochs: int = 60  # epochs of source networks, of oracles and of rebuilding moments
+  steps_per_epoch: int = 5  # updates that are called an epoch
   adam_rate: float = 1e-3  # Adam's first learning rate, at the source and at the target
-  sgd_rate: float = 1e-2  # the same of SGD
-  sgd_momentum: float = 0.9  # of the source and of fine-tuning, with Nesterov's correction
-  octl_count: int = 100  # Adam's step count at the start
+  sgd_rate: float = 1e-2  # SGD's first learning rate, at the source and at the target
+  # of source trainings and of fine-tuning under SGD, with Nesterov's correction
+  sgd_momentum: float = 0.9
+  octl_count: int = 100  # Adam's step count when OCTL starts at the target
   octl_momentum: float = 0.99  # OCTL's b1 under Adam; the released code has .9
   octl_sgd_momentum: float = 0.99  # OCTL's coefficient under SGD, without Nesterov's correction
   # slots of the target in a batch: "paper", floor(epoch / num_epochs * B), or "released", min(epoch
   # // 4 + 1, B)
   mmtl_schedule: Literal["paper", "released"] = "paper"
-  l2_alpha: float = 0.1  # of L2-SP
-  policy_rate: float = 0.01  # Adam's for SpotTune's policy
-  tuned_weight: float = 0.005  # of SpotTune's mean choice
+  l2_alpha: float = 0.1  # weight of the penalty of L2-SP
+  policy_rate: float = 0.01  # learning rate of SpotTune's policy, under Adam
+  tuned_weight: float = 0.005  # weight of SpotTune's mean choice in the loss
   # file with a network's weights (`train.save_weights`) that takes the place of the source
   # training; "" trains. It holds no moments: OCTL then has to rebuild them.
   source_weights: str = ""
-  mode: runs.Mode = "sequential"  # of `fit_many`
+  mode: runs.Mode = "sequential"  # how the runs of an arm are trained, see `train.fit_many`
   # Dice, or AUROC, that the source's network must lose against the oracle for a pair to count
   threshold: float = 0.02
-  # of the surface Dice; below the voxel size it asks surfaces to coincide
+  # tolerance of the surface Dice; below the voxel size it asks surfaces to coincide
   tolerance_mm: float = 1.0
   # "voxel" counts boundary voxels; "surfel" weighs pieces of surface by their area, as the paper's
   # tool does; volumes only
   surface: Literal["voxel", "surfel"] = "voxel"
-  margin: float = 0.01  # of either score, that a difference has to exceed to be called one
+  margin: float = 0.01  # that a difference of a score has to exceed to be called one
   log_every: int = 50  # steps between two log rows
   checkpoint_every: int = 1000  # steps between two checkpoints
   known: str = ""  # what is known of these data, a sentence shown beside the scores
@@ -180,7 +180,7 @@ class Config(DataConfig):
 
   @property
   def num_steps(self) -> int:
-    """Of an adaptation."""
+    """Updates of an adaptation."""
     return self.num_epochs * self.steps_per_epoch
 
   def arms_of(self, optimiser: Optimiser) -> tuple[Arm, ...]:

@@ -27,7 +27,7 @@ def drop_of(config: Config, num_epochs: int) -> int:
 
 
 def plain_tx(config: Config, optimiser: Optimiser, num_epochs: int) -> optax.GradientTransformation:
-  """Of the source, of oracles and of fine-tuning; the rate starts anew at the target."""
+  """The optimiser of sources, oracles and fine-tuning; its rate starts anew at the target."""
   rate = rate_of(config, optimiser, num_epochs)
   if optimiser == "adam":
     return optax.adam(rate)
@@ -91,7 +91,7 @@ def tx_of(
 def source_tx(
   config: Config, optimiser: Optimiser, heads: tuple[int, ...], head: int
 ) -> optax.GradientTransformation:
-  """Of a training of one site: heads of other sites rest, and leave no moments behind."""
+  """The optimiser of one site: heads of other sites rest, and leave no moments behind."""
   plain = plain_tx(config, optimiser, config.source_epochs)
   if len(heads) == 1:
     return plain

@@ -198,7 +198,7 @@ class Study:
     return [Trained(one.params, one.state.model_state, None, one, self._apply) for one in found]
 
   def flops_of(self, arm: Arm, optimiser: Optimiser) -> float:
-    """Of one update, for the first pair."""
+    """Operations of one update, for the first pair."""
     params, model_state = self._fresh(0)
     batch = jax.tree.map(lambda x: x[: self.config.batch_size], self.setting.pool)
     pair = self.setting.pairs[0]

@@ -62,22 +62,22 @@ class Trained(NamedTuple):
 
   @property
   def params(self) -> Params:
-    """Those that are kept."""
+    """The weights that are kept."""
     return self.state.params
 
   @property
   def num_steps(self) -> int:
-    """Of the loop."""
+    """Steps of the loop that were made."""
     return int(self.fit.state.step)
 
   @property
   def hours(self) -> float:
-    """Of training, without compilation and evaluation."""
+    """Hours of training, without compilation and evaluation."""
     return self.fit.timing.seconds_per_step * self.num_steps / 3600
 
   @property
   def seconds_an_update(self) -> float:
-    """The same, of one update of the network."""
+    """Seconds of one update of the network, without compilation and evaluation."""
     return self.fit.timing.seconds_per_step * self.num_steps / max(self.num_updates, 1)
 
   def curve(self, metric: str) -> tuple[list[int], list[float]]:

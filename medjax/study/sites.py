@@ -36,7 +36,7 @@ def drawn(
 
 
 def drawn_of(source: Source, fractions: Mapping[str, float | int], seed: int) -> dict[str, str]:
-  """The same of a source's people; people whose images look like one scan get one part."""
+  """A part for each of a source's people; people whose images look like one scan share theirs."""
   merged = alike_together(source)
   part_of = drawn(merged, fractions, seed)
   return dict(zip(source.subjects, (part_of[person] for person in merged), strict=True))
