@@ -78,7 +78,7 @@ def _check(jaxpr: core.Jaxpr, effects: Any) -> None:
       _refuse("one with a batching rule by hand (custom_vmap)", "write it with JAX's operations")
     if name == "ffi_call" and params.get("vmap_method") != "sequential":
       _refuse("one with a foreign call on whole batches", "use ffi_call(vmap_method='sequential')")
-    outer = [axis for axis in _named_axes(params) if axis not in bound]
+    outer = [axis for axis in named_axes(params) if axis not in bound]
     if outer and name not in _HARMLESS:
       _refuse(
         f"one that mixes examples ({name} over the axis {outer[0]!r} around it)",
@@ -104,7 +104,8 @@ def _equations(jaxpr: core.Jaxpr, bound: tuple[Any, ...]) -> Iterator[tuple[Any,
       yield from _equations(inner, inside)
 
 
-def _named_axes(params: Mapping[str, Any]) -> list[Any]:
+def named_axes(params: Mapping[str, Any]) -> list[str]:
+  """The axes of an outer program that a primitive reaches over, behind which others may stand."""
   found = []
   for name in _AXES:
     value = params.get(name, ())

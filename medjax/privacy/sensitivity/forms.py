@@ -7,10 +7,11 @@ several outputs are bounded jointly by adding their forms. Family None: no bound
 
 import math
 from collections.abc import Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+_Name = TypeVar("_Name", bound=Hashable)
 Amount = Any  # a float for a row; [example] float64 for what every example adds to a sum
 
 
@@ -49,9 +50,9 @@ def scaled(form: Form, factor: float) -> Form:
   return {member: q * factor**2 for member, q in form.items()}
 
 
-def stacked(*forms: Form) -> Form:
-  """Of vectors written one below the other."""
-  out: dict[Term, Amount] = {}
+def stacked(*forms: Mapping[_Name, Amount]) -> dict[_Name, Amount]:
+  """Of vectors written one below the other; also of covers, whose members are atoms."""
+  out: dict[_Name, Amount] = {}
   for form in forms:
     for member, q in form.items():
       out[member] = out.get(member, 0.0) + q

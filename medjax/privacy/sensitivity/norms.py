@@ -195,7 +195,7 @@ def add(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
       totals += v.totals
   if isinstance(a, Row) and isinstance(b, Row):
     if a.totals and b.totals:
-      totals = [_plus(a.totals[i], b.totals[i]) for i in (0, -1)]
+      totals = [forms.stacked(a.totals[i], b.totals[i]) for i in (0, -1)]
     square = _sums(a, b) or square
   return replace(facts, above=above, above_square=square, totals=tuple(totals))
 
@@ -208,13 +208,9 @@ def _sums(a: Row, b: Row) -> dict[Norm, float]:
       parts = [list(r.above_square.items())[i] for r in (a, b)]
       cover: dict[int, float] = {}
       for norm, scale in parts:
-        cover = _plus(cover, {m: q * scale for m, q in norm})
+        cover = forms.stacked(cover, {m: q * scale for m, q in norm})
       out[frozenset(cover.items())] = 1.0
   return out
-
-
-def _plus(a: Cover, b: Cover) -> dict[int, float]:
-  return {m: a.get(m, 0.0) + b.get(m, 0.0) for m in {**a, **b}}
 
 
 def difference(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:

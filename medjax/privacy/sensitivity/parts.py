@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -136,7 +136,7 @@ def joined(ledger: Ledger, aval: Any, ins: Sequence[Any], axis: Any) -> Value:
       known["form"] = rows[0].form if same else forms.at_most(max(sizes), ledger.number())
   elif all(v.is_zero if isinstance(v, Public) else not _has_gaps(v, whose) for v in ins):
     known["form"] = forms.stacked(*(r.form for r in rows))
-    lower = [_stacked_covers([r.covers[i] for r in rows]) for i in (0, -1)]
+    lower = [forms.stacked(*(r.covers[i] for r in rows)) for i in (0, -1)]
     known["covers"] = ({atom: 1.0}, *lower)
   return ledger.fresh(aval, whose, *ins, atom=atom, **known)
 
@@ -144,14 +144,6 @@ def joined(ledger: Ledger, aval: Any, ins: Sequence[Any], axis: Any) -> Value:
 def _has_gaps(v: Any, whose: owners.Owners) -> bool:
   """Whether a place without owner in `v` gets one: bounds do not speak of what stands there."""
   return bool(((v.owners == NOBODY) & (whose != NOBODY)).any())
-
-
-def _stacked_covers(covers: Sequence[Mapping[int, float]]) -> dict[int, float]:
-  out: dict[int, float] = {}
-  for cover in covers:
-    for atom, q in cover.items():
-      out[atom] = out.get(atom, 0.0) + q
-  return out
 
 
 def _joined_sums(aval: Any, ins: Sequence[Any]) -> Sum:

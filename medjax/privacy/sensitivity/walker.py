@@ -144,7 +144,7 @@ class Walker:
   def given_up(self, eqn: Any, ins: Sequence[Any], what: str, remedy: str) -> list[Value]:
     """Results that may depend on all examples in any way."""
     self.ledger.at(eqn)
-    if any(hidden.shows(inside) for inside in hidden.programs(eqn)):
+    if hidden.shows(eqn):
       _refuse_to_show(self.ledger.where)
     cause = self._first(ins, Cause(what, self.ledger.where, remedy))
     rows = [
