@@ -101,13 +101,19 @@ def fit(
     NonFiniteError: a metric or a parameter is not finite; found at the next row, evaluation or
       checkpoint, named with its step. No checkpoint holds such a state.
     InputError: the checkpoint belongs to another configuration, or has more steps than num_steps,
-      or no evaluator gives `keep_best`.
+      or no evaluator gives `keep_best`; a private Step has lost the secret keys of its noise.
     SystemExit: SIGTERM (143) or SIGINT (130) came; the step (or block) was finished and saved.
   Guarantees: on CPU an interrupted and resumed run gives the rows and the state of an uninterrupted
     one bit for bit (same devices, same block), whatever ended it, `kill -9` included.
   """
   schedule = Schedule(num_steps, log_every, eval_every, checkpoint_every)
   _check_counts(schedule, block)
+  check.require(
+    step.admit is None or step.key_of is not None,
+    "a Step that answers for its samples and draws the keys of their noise itself",
+    "one without key_of, whose noise would come from the key of fit, which everybody may know",
+    "pass the Step as methods.private made it",
+  )
   evaluators = {} if evaluators is None else evaluators
   if keep_best is not None:
     check.one_of("evaluator of keep_best", keep_best.partition("/")[0], sorted(evaluators))

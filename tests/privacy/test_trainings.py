@@ -1,5 +1,6 @@
 """A stopped run goes on as itself, another pays; samples are the plan's; evaluators are named."""
 
+import dataclasses
 import math
 
 import jax
@@ -208,6 +209,13 @@ def test_an_update_by_hand_is_refused_where_it_would_release_something():
   methods.private(square, optax.sgd(0.1), plan_of(privacy.Vault.from_seed(0))).update(
     state, jax.tree.map(jnp.asarray, STORE), KEY
   )
+
+
+def test_a_step_that_has_lost_its_secret_keys_is_refused():
+  plan = plan_of(None)
+  step = dataclasses.replace(methods.private(square, optax.sgd(0.1), plan), key_of=None)
+  with pytest.raises(InputError, match="one without key_of"):
+    train.fit(step, plan.stream(STORE, chunk=16), jnp.zeros(D), KEY, num_steps=1, progress=False)
 
 
 def test_the_statement_is_of_what_was_released():
