@@ -33,7 +33,6 @@ networks do not read each other, so theirs is not asked about). num_parameters.<
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -42,7 +41,7 @@ import numpy as np
 import optax
 
 from experiments import task_sets
-from medjax import cli, data, grads, methods, nets, rng, study, tree
+from medjax import cli, grads, methods, nets, rng, study, tree
 from medjax.methods import cooperative
 from medjax.train import Report
 from medjax.types import Array, Key, Params, PyTree, Step
@@ -309,64 +308,40 @@ def build(config: Config, options: cli.RunOptions) -> None:
   seeds = range(options.seed, options.seed + config.num_seeds)
   members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
   planned = study.planned(asked, members, config.arms, margin=config.margin)
-  train, test = (cases.part(parts[part]) for part in ("train", "test"))
   with options.directory(config, cases.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", train, (), {"test": test}, people)
+    turn = study.Turn("", None, (), {}, people)
     directory.write_json("splits", study.splits_of([turn], options.seed))
     study.announce(planned)
     problem = Problem(config, cases)
-    predict = [
-      study.ChunkedPredictor(functools.partial(_one_head, problem, number), chunk=64)
-      for number in range(2)
-    ]
-    steps: dict[str, Step] = {arm: ARMS[arm].make(problem) for arm in config.arms}
-    trained: dict[str, list[study.Trained]] = {arm: [] for arm in config.arms}
-    rows: list[dict[str, Any]] = []
-
-    def score(one: study.Trained, arm: str, seed: int) -> study.Scored:
-      logits = [predictor(one.params, test["image"]) for predictor in predict]
-      flat = {"flatness/both": -rise(problem, one.params, test, jax.random.key(seed))}
-      about = {"arm": arm, "seed": seed, "role": "test"}
-      return study.Scored(task_sets.scored(logits, cases, parts["test"], about, flat))
-
-    for seed in seeds:
-      key = jax.random.key(seed)
-      stream = data.batches(train, config.batch_size, key)
-      for arm, step in steps.items():
-        # Sharpness-aware training has the updates of the others in twice as many steps.
-        each = 2 if arm == "sam" else 1
-        name = f"{arm}-{seed}"
-        start = problem.start(arm, key)
-        job = study.Job(name, step, stream, start, key, each * config.num_steps)
-        one = study.train_job(job, directory, log_every=config.log_every)
-        trained[arm].append(one)
-        rows += study.kept(
-          directory, name, one.params, functools.partial(score, one, arm, seed)
-        ).rows
-    batch = data.batches(train, config.batch_size, 0)(0)
-    flops = {
-      arm: study.flops(step, trained[arm][0].params, batch) * (2 if arm == "sam" else 1)
-      for arm, step in steps.items()
-    }
-    questions = study.ask(asked, rows, margin=config.margin, costs=flops)
+    done = task_sets.trials(
+      cases,
+      parts,
+      problem,
+      {arm: ARMS[arm].make(problem) for arm in config.arms},
+      directory,
+      seeds=seeds,
+      num_steps=config.num_steps,
+      batch_size=config.batch_size,
+      log_every=config.log_every,
+      repeats={"sam": 2},  # two steps make an update of sharpness-aware training
+      more=lambda params, cases, key: {"flatness/both": -rise(problem, params, cases, key)},
+    )
+    questions = study.ask(asked, done.rows, margin=config.margin, costs=done.flops)
     found = study.results(
-      rows,
+      done.rows,
       measured,
       questions=questions,
       planned=planned,
       not_asked=study.not_asked(QUESTIONS, questions),
-      flops=flops,
+      flops=done.flops,
       is_simulated=options.preset in ("demo", "evidence", "digits"),
-      num_parameters={arm: tree.size(own[0].params) for arm, own in trained.items()},
+      num_parameters={arm: tree.size(own[0].params) for arm, own in done.trained.items()},
     )
-    every = [one for own in trained.values() for one in own]
-    study.finish(directory, found, page(config, cases, found, trained), trained=every, rows=rows)
-
-
-def _one_head(problem: Problem, number: int, params: Params, image: Array) -> Array:
-  return problem.logits(params, image)[number]
+    every = [one for own in done.trained.values() for one in own]
+    report = page(config, cases, found, done.trained)
+    study.finish(directory, found, report, trained=every, rows=done.rows)
 
 
 def page(

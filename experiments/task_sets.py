@@ -5,18 +5,19 @@ for each of them, `IGNORE` where a task has none.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax import check, data, losses, metrics, study, tables
+from medjax import check, data, losses, metrics, study, tables, train
 from medjax.data import manifest
 from medjax.data.seeds import generator
-from medjax.types import IGNORE, Array
+from medjax.types import IGNORE, Array, Key, Params, Step
 
 Predict = Callable[[Any, Array], tuple[Array, ...]]
 """`predict(params, image) -> logits of each task`."""
@@ -255,3 +256,90 @@ def _add(
   owners = np.array(people)
   for person, row in found.items():
     row[name] = float(values[owners == person].mean())
+
+
+# --- the trainings of a study of tasks
+
+
+@runtime_checkable
+class Problem(Protocol):
+  """What `trials` asks of a study: first weights of an arm, and logits of every task."""
+
+  def start(self, arm: str, key: Key) -> Params: ...
+  def logits(self, params: Params, image: Array) -> tuple[Array, ...]: ...
+
+
+class Trials(NamedTuple):
+  """What came of all trainings.
+
+  Attributes:
+    trained: arm -> its trainings, seed by seed.
+    rows: rows of test people.
+    flops: arm -> operations of one update, of an arm in several steps of all of them.
+  """
+
+  trained: dict[str, list[study.Trained]]
+  rows: list[dict[str, Any]]
+  flops: dict[str, float]
+
+
+def trials(
+  cases: TaskSet,
+  parts: Mapping[str, Sequence[int]],
+  problem: Problem,
+  steps: Mapping[str, Step],
+  directory: train.RunDirectory,
+  *,
+  seeds: Sequence[int],
+  num_steps: int,
+  batch_size: int,
+  log_every: int,
+  repeats: Mapping[str, int] | None = None,
+  more: Callable[[Params, dict[str, np.ndarray], Key], Mapping[str, np.ndarray]] | None = None,
+) -> Trials:
+  """Trains every arm under every seed, resumable job by job, and scores the test people.
+
+  Arms of one seed see the same batches.
+
+  Args:
+    cases, parts: the set, and which of its cases are "train" and "test".
+    problem, steps: of the study; a Step an arm.
+    directory, seeds, num_steps, batch_size, log_every: of the run.
+    repeats: arm -> steps that make one update; 1 for an arm that is not named.
+    more: `more(params, test cases, key)` -> further figures of each case, see `scored`.
+  """
+  learned, tested = (cases.part(parts[part]) for part in ("train", "test"))
+  heads = [
+    study.ChunkedPredictor(functools.partial(_head, problem, k), chunk=64)
+    for k in range(len(cases.tasks))
+  ]
+  each = {arm: (repeats or {}).get(arm, 1) for arm in steps}
+  trained: dict[str, list[study.Trained]] = {arm: [] for arm in steps}
+  rows: list[dict[str, Any]] = []
+
+  def score(params: Params, arm: str, seed: int) -> study.Scored:
+    logits = [head(params, tested["image"]) for head in heads]
+    own = None if more is None else more(params, tested, jax.random.key(seed))
+    about = {"arm": arm, "seed": seed, "role": "test"}
+    return study.Scored(scored(logits, cases, parts["test"], about, own))
+
+  for seed in seeds:
+    key = jax.random.key(seed)
+    stream = data.batches(learned, batch_size, key)
+    for arm, step in steps.items():
+      name = f"{arm}-{seed}"
+      start = problem.start(arm, key)
+      job = study.Job(name, step, stream, start, key, each[arm] * num_steps)
+      one = study.train_job(job, directory, log_every=log_every)
+      trained[arm].append(one)
+      make = functools.partial(score, one.params, arm, seed)
+      rows += study.kept(directory, name, one.params, make).rows
+  batch = data.batches(learned, batch_size, 0)(0)
+  flops = {
+    arm: study.flops(step, trained[arm][0].params, batch) * each[arm] for arm, step in steps.items()
+  }
+  return Trials(trained, rows, flops)
+
+
+def _head(problem: Problem, number: int, params: Params, image: Array) -> Array:
+  return problem.logits(params, image)[number]
