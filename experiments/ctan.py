@@ -6,7 +6,7 @@ bottlenecks attend to each other. Claim, in the mean relative gain over one netw
 above hard parameter sharing above single networks above MTAN.
 
   python -m experiments.ctan demo                simulated outlines and stripes, which conflict by
-                                                 construction; about 3 minutes
+                                                 construction; about 5 minutes
   python -m experiments.ctan evidence            the same with all arms and 4 seeds
   python -m experiments.ctan skin --data skin_ph2
                                                  outline and diagnosis of skin lesions
@@ -53,7 +53,7 @@ class Config(study.Settings):
   subject: str = ""  # its column that keeps near-duplicates together
   widths: tuple[int, ...] = (8, 16)  # channels of each level
   num_seeds: int = 1
-  num_steps: int = 100  # updates
+  num_steps: int = 200  # updates
   batch_size: int = 16  # pictures an update
   learning_rate: float = 3e-3  # Adam's, constant, the same for every arm
   period: int = 10  # updates over which losses are averaged for their weights

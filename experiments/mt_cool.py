@@ -5,7 +5,7 @@ read each other train in turn, the other one's weights being perturbed. Claims: 
 surgery, which is better than joint training; near independent networks of twice the size; the noise
 and the KL term each add.
 
-  python -m experiments.mt_cool demo             simulated outlines and stripes; about 2 minutes
+  python -m experiments.mt_cool demo             simulated outlines and stripes; about 4 minutes
   python -m experiments.mt_cool evidence         the same with all arms and 4 seeds
   python -m experiments.mt_cool digits           even and odd digits, 4 seeds
   python -m experiments.mt_cool skin --data skin_ph2
@@ -62,7 +62,7 @@ class Config(study.Settings):
   widths: tuple[int, ...] = (8, 16)  # channels of both encoders together
   single_widths: tuple[int, ...] = (6, 11)  # of each independent network
   num_seeds: int = 2
-  num_steps: int = 100  # updates
+  num_steps: int = 250  # updates
   batch_size: int = 16  # pictures an update
   learning_rate: float = 0.1  # of gradient descent with a momentum of 0.9
   radius: float = 0.05  # b: of the noise, and of a turn
