@@ -37,7 +37,7 @@ import optax
 
 from medjax import cli, data, federated, losses, methods, nets, rng, study
 from medjax.federated import aggregate, attacks
-from medjax.types import Batch, Key, Params, Step
+from medjax.types import Batch, Key, Metrics, Params, Step, TrainState
 
 _CLASSES, _FEATURES = 7, 16
 _SPLITS = {"even": 1e4, "uneven": 1.0}  # role -> alpha of the Dirichlet law
@@ -109,20 +109,35 @@ class Task:
     del key
     return losses.cross_entropy(self.logits(params, example.image), example.label)
 
-  def step(self, rule: str, attack: str, wrong: int, pooled: Batch) -> Step:
-    """A federation under attack; `pooled` are the wrong clients' lesions."""
+  def step(self, rule: str, attack: str, wrong: int) -> Step:
+    """A federation under attack, on (cohort of a round, the wrong clients' pooled lesions).
+
+    The pooled lesions are data of the update, so all splits and seeds share one program.
+    """
     config = self.config
-    step = federated.federated(
-      federated.local(
-        methods.supervised(self.loss_fn, optax.sgd(config.learning_rate)), max_unrolled=1
-      ),
-      num_clients=config.num_clients,
-      cohort=config.num_clients,
-      aggregate=RULES[rule].make(wrong),
-      attack=ATTACKS[attack].make(self, wrong, pooled),
-      across="vmap",  # of small dense networks; compiles fastest
+    sgd = methods.supervised(self.loss_fn, optax.sgd(config.learning_rate))
+
+    def federation(pooled: Batch | None) -> Step:
+      return federated.federated(
+        federated.local(sgd, max_unrolled=1),
+        num_clients=config.num_clients,
+        cohort=config.num_clients,
+        aggregate=RULES[rule].make(wrong),
+        attack=None if pooled is None else ATTACKS[attack].make(self, wrong, pooled),
+        across="vmap",  # of small dense networks; compiles fastest
+      )
+
+    def update(state: TrainState, sample: Any, key: Key) -> tuple[TrainState, Metrics]:
+      cohort, pooled = sample
+      return federation(pooled).update(state, cohort, key)
+
+    honest = federation(None)
+    return dataclasses.replace(
+      honest,
+      update=update,
+      manifest={**honest.manifest, "attack": f"{attack} of {wrong}"},
+      chunked=None,  # one block a round: one program
     )
-    return dataclasses.replace(step, chunked=None)  # one block a round: one program
 
 
 RULES = study.arms(
@@ -270,15 +285,11 @@ def build(config: Config, options: cli.RunOptions) -> None:
       for seed in seeds
     }
     for arm, (rule, attack, wrong) in arms.items():
-      steps: dict[Any, Step] = {}
-      jobs = []
-      for (role, seed), own in held.items():
-        # Attacks that need no data are one Step, and so one program, for all splits and seeds.
-        known = (role, seed) if attack == "disbelieve" else ()
-        if known not in steps:
-          pooled = data.streams.take(train, np.concatenate(own[:wrong]))
-          steps[known] = task.step(rule, attack, wrong, pooled)
-        jobs.append(job_of(config, task, train, f"{arm}-{role}", steps[known], own, seed))
+      step = task.step(rule, attack, wrong)
+      jobs = [
+        job_of(config, task, train, f"{arm}-{role}", step, own, wrong, seed)
+        for (role, seed), own in held.items()
+      ]
       found = study.train_jobs(jobs, directory, log_every=config.log_every, progress=False)
       for one, (role, seed) in zip(found, held, strict=True):
         trained.setdefault(f"{arm}, {role}", one)
@@ -310,6 +321,7 @@ def job_of(
   name: str,
   step: Step,
   held: list[np.ndarray],
+  wrong: int,
   seed: int,
 ) -> study.Job:
   """One federated training; all arms of a seed share first weights, clients and batches."""
@@ -323,8 +335,12 @@ def job_of(
     local_steps=config.local_steps,
     weights=np.ones(config.num_clients),
   )
+  # As many rows for every split: smaller pools are filled up with rows of weight 0.
+  rows = np.concatenate(held[:wrong])
+  pooled = data.streams.take(train, np.resize(rows, len(train.label)))
+  pooled = pooled.replace(weight=(np.arange(len(train.label)) < len(rows)).astype(np.float32))
   name = f"{name.replace('/', '-')}-{seed}"
-  return study.Job(name, step, lambda t: stream(t)[0], params, key, config.num_rounds)
+  return study.Job(name, step, lambda t: (stream(t)[0], pooled), params, key, config.num_rounds)
 
 
 def page(config: Config, found: dict[str, Any], trained: dict[str, study.Trained]) -> Any:
