@@ -1,11 +1,12 @@
 """Federated training: a round is a Step whose chunk is a block of clients."""
 
-from medjax.federated import aggregate, attacks
+from medjax.federated import aggregate, attacks, unlearning
 from medjax.federated.client import Broadcast, Client, ClientReport, local
 from medjax.federated.cohort import Cohort, CohortStream, cohorts
 from medjax.federated.compress import Compressor, int8, top_k
 from medjax.federated.drift import fedprox, scaffold
 from medjax.federated.history import History
+from medjax.federated.membership import log_odds, membership_ratio
 from medjax.federated.partition import by_domain, by_shard, check_people, dirichlet, evenly
 from medjax.federated.parts import Part
 from medjax.federated.rescue import rescue_factor, rescued
@@ -39,9 +40,12 @@ __all__ = [
   "fedprox",
   "int8",
   "local",
+  "log_odds",
+  "membership_ratio",
   "params_of",
   "rescue_factor",
   "rescued",
   "scaffold",
   "top_k",
+  "unlearning",
 ]

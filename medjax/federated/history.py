@@ -8,6 +8,7 @@ x clients updates.
 
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -86,8 +87,23 @@ class History:
 
   def received(self, done: int) -> Received:
     """What the server received in round `done` (from 0), clients in the order of their ids."""
-    received = self._receive(self.state(done), done)
-    return in_order(received, int(np.iinfo(np.int32).max))
+    return self.received_from(self.state(done), done)
+
+  def received_from(self, state: TrainState, done: int) -> Received:
+    """What the clients of round `done` would have sent from another state, such as a corrected one.
+
+    Their data, batches and keys are those of that round.
+    """
+    return in_order(self._receive(state, done), int(np.iinfo(np.int32).max))
+
+  def walk(self, num_rounds: int) -> Iterator[tuple[TrainState, Received]]:
+    """The state before each round from 0 on, and what was received; each round is computed once."""
+    state = self._start
+    for t in range(num_rounds):
+      received = self._receive(state, t)
+      yield state, in_order(received, int(np.iinfo(np.int32).max))
+      key = jax.random.fold_in(self._update_key, t)
+      state = self._finish(state, received, sweeps.finish_key(key, 0))[0]
 
   def _receive(self, state: TrainState, t: int) -> Any:
     key = jax.random.fold_in(self._update_key, t)

@@ -15,6 +15,7 @@ from experiments import (
   gpt4mia,
   mt_cool,
   serial_sections,
+  unlearning,
 )
 
 
@@ -117,6 +118,12 @@ ROWS = (
     gpc,
     "--num_pictures 30 --size 8 --widths 4 4 --code 4 --num_steps 20 --num_seeds 1 --log_every 10"
     " --learning_rate 0.02 --batch_size 12",
+    "accuracy",
+  ),
+  Row(
+    "unlearning",
+    unlearning,
+    "--num_people 24 --num_rounds 6 --num_further 2 --local_steps 2 --log_every 2",
     "accuracy",
   ),
 )
