@@ -6,7 +6,7 @@ features of a frozen self-supervised network, and count by how far their classes
 in balanced accuracy: FedAvg below balanced softmax below distillation below Fed-MAS.
 
   python -m experiments.fed_mas demo             simulated findings of 10 classes, 300 to 3 cases,
-                                                 at 8 clients, 2 seeds, 14 trainings; about 20
+                                                 at 8 clients, 2 seeds, 14 trainings; 28
                                                  minutes beside other work
   python -m experiments.fed_mas evidence         all arms, 5 seeds, 100 rounds
   python -m experiments.fed_mas even             the same with even shares of every class
