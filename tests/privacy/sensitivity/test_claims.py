@@ -7,7 +7,7 @@ import pytest
 from tests.privacy.sensitivity import claims
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(8))
 def test_every_claim_on_intermediate_values_holds_in_numbers(seed):
   """Owners, intervals, norms and relations between them, on random programs."""
   claims.check(claims.program(random.Random(seed)), seed)
