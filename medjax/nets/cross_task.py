@@ -60,8 +60,8 @@ class CrossTask(nn.Module):
 
   >>> net = CrossTask((("mask", 2), ("class", 3)), widths=(4, 8))
   >>> image = jnp.zeros((8, 8, 1))
-  >>> params = net.init(jax.random.key(0), image)
-  >>> [logits.shape for logits in net.apply(params, image)]
+  >>> params = jax.jit(net.init)(jax.random.key(0), image)
+  >>> [logits.shape for logits in jax.jit(net.apply)(params, image)]
   [(8, 8, 2), (3,)]
 
   Attributes:

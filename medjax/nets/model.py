@@ -31,7 +31,7 @@ def from_linen(module: linen.Module) -> Model:
   >>> from medjax import nets
   >>> model = nets.from_linen(nets.UNet(num_outputs=3, widths=(4, 8)))
   >>> params, model_state = model.init(jax.random.key(0), jnp.zeros((16, 16, 1)))
-  >>> model.apply(params, jnp.zeros((16, 16, 1)))[0].shape
+  >>> jax.jit(model.apply)(params, jnp.zeros((16, 16, 1)))[0].shape
   (16, 16, 3)
 
   Raises:

@@ -188,7 +188,7 @@ def acquire(
   >>> table = tissues.by_freesurfer()
   >>> maps = tissues.tissue_fractions(table, label, spacing=(1.0, 1.0))
   >>> site = sites.find("hospital-flair")
-  >>> acquire(site, jax.random.key(0), maps, spacing=(1.0, 1.0)).shape
+  >>> jax.jit(lambda key: acquire(site, key, maps, spacing=(1.0, 1.0)))(jax.random.key(0)).shape
   (12, 12, 1)
   """
   parameters = site.draw(key, (*fractions.shape[:-1], 1))
@@ -208,7 +208,8 @@ def rescan(
 
   >>> from medjax.synth import sites
   >>> image = jnp.ones((12, 12, 1))
-  >>> rescan(sites.find("motion-t1"), jax.random.key(0), image, spacing=(1.0, 1.0)).shape
+  >>> site = sites.find("motion-t1")
+  >>> jax.jit(lambda key: rescan(site, key, image, spacing=(1.0, 1.0)))(jax.random.key(0)).shape
   (12, 12, 1)
   """
   parameters = site.draw(key, image.shape)

@@ -141,7 +141,7 @@ def style_bank(
       lists of other lengths.
 
   >>> bank = style_bank([jnp.ones((8, 8, 1)), jnp.eye(8)[..., None]])
-  >>> bank(jax.random.key(0), jnp.zeros((16, 16, 1))).shape
+  >>> jax.jit(bank)(jax.random.key(0), jnp.zeros((16, 16, 1))).shape
   (16, 16, 1)
   """
   how = wavelet_style() if how is None else how

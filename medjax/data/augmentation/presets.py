@@ -57,7 +57,7 @@ def nnunet(
   >>> augmentation = nnunet((8, 8))
   >>> augmentation.source_shape
   (12, 12)
-  >>> image, label = augmentation(
+  >>> image, label = jax.jit(augmentation)(
   ...   jax.random.key(0), jnp.ones((12, 12, 3)), jnp.ones((12, 12), jnp.int32)
   ... )
   >>> image.shape, label.shape
@@ -113,7 +113,7 @@ def mr_artefacts(
   >>> base = nnunet((8, 8))
   >>> changes = dict(mr_artefacts((1.0, 1.0)).steps)
   >>> augmentation = dataclasses.replace(base, transforms=base.transforms.replace(**changes))
-  >>> augmentation(jax.random.key(0), jnp.ones((12, 12, 1)))[0].shape
+  >>> jax.jit(augmentation)(jax.random.key(0), jnp.ones((12, 12, 1)))[0].shape
   (8, 8, 1)
   """
   in_plane = tuple(axis for axis in range(len(spacing)) if axis != slice_axis)
