@@ -37,8 +37,6 @@ _QUICK = {
   "xla_llvm_enable_invariant_load_metadata": False,
 }
 _OLDER_EMITTERS = {"xla_cpu_use_fusion_emitters": False}
-# Folders all of whose programs were found to compile quickly with them.
-_OLDER_IN = {"contracts", "grads", "nets", "ops", "synth", "train"}
 # XLA refuses a flag that it does not know: these are given to the releases that were tried.
 _KNOWS_FLAGS = metadata.version("jaxlib").startswith("0.10.")
 _get_compile_options = compiler.get_compile_options
@@ -59,8 +57,7 @@ def pytest_runtest_setup(item):
   _flags.clear()
   if not _KNOWS_FLAGS or item.get_closest_marker("slow"):
     return
-  is_older = item.path.parent.name in _OLDER_IN and not item.get_closest_marker("shipped")
-  _flags.update(_QUICK | _OLDER_EMITTERS if is_older else _QUICK)
+  _flags.update(_QUICK if item.get_closest_marker("shipped") else _QUICK | _OLDER_EMITTERS)
   for name in [name for name in _flags if name in os.environ["XLA_FLAGS"]]:
     del _flags[name]
 
