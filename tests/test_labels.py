@@ -37,7 +37,7 @@ MEASURES = {
 
 @pytest.mark.parametrize("name", MEASURES)
 def test_what_is_no_label_is_refused_or_under_jit_not_a_number(name):
-  measure = MEASURES[name]
+  measure, jitted = MEASURES[name], jax.jit(MEASURES[name])
   good = measure(LABEL)
   for dtype in (np.uint8, np.int8, np.uint16, np.int64):
     np.testing.assert_array_equal(measure(LABEL.astype(dtype)), good)
@@ -48,8 +48,8 @@ def test_what_is_no_label_is_refused_or_under_jit_not_a_number(name):
     with pytest.raises(InputError, match=f"class ids 0..2 or -1 .*values .*{value}"):
       measure(bad)
     if value == 255:
-      assert np.isnan(jax.jit(measure)(bad)).all()
-  np.testing.assert_allclose(jax.jit(measure)(LABEL), good, rtol=1e-5)
+      assert np.isnan(jitted(bad)).all()
+  np.testing.assert_allclose(jitted(LABEL), good, rtol=1e-5)
 
 
 def test_numbers_that_are_no_integers_are_refused():

@@ -66,7 +66,8 @@ def test_batch_coupling_equals_dice_of_the_concatenated_batch(case):
   pair = np.stack([logits, random.normal(size=logits.shape).astype(np.float32)])
   labels = np.stack([label, random.integers(0, 3, label.shape).astype(np.int32)])
   coupled = functools.partial(losses.soft_dice, couple_batch=True)
-  ours = jax.vmap(coupled, axis_name=axes.BATCH_AXIS)(jnp.asarray(pair), jnp.asarray(labels))
+  batched = jax.jit(jax.vmap(coupled, axis_name=axes.BATCH_AXIS))
+  ours = batched(jnp.asarray(pair), jnp.asarray(labels))
   whole = losses.soft_dice(jnp.asarray(pair.reshape(10, 6, 3)), jnp.asarray(labels.reshape(10, 6)))
   np.testing.assert_allclose(ours, jnp.full(2, whole), rtol=1e-6)
 
@@ -94,8 +95,9 @@ def test_ignored_voxels_change_neither_value_nor_gradient(case, loss):
   logits, label = case
   known = jnp.asarray(label[:3])
   padded = jnp.asarray(np.where(np.arange(5)[:, None] < 3, label, IGNORE).astype(np.int32))
-  value, gradient = jax.value_and_grad(loss)(jnp.asarray(logits), padded)
-  want, want_gradient = jax.value_and_grad(loss)(jnp.asarray(logits[:3]), known)
+  both = jax.jit(jax.value_and_grad(loss))
+  value, gradient = both(jnp.asarray(logits), padded)
+  want, want_gradient = both(jnp.asarray(logits[:3]), known)
   np.testing.assert_allclose(value, want, rtol=1e-6)
   np.testing.assert_allclose(gradient[:3], want_gradient, atol=1e-7)
   assert not np.any(gradient[3:])
@@ -114,14 +116,14 @@ def test_deep_supervision_is_the_weighted_mean_over_strided_labels():
   logits = tuple(
     jnp.asarray(random.normal(size=(*shape, 3)), jnp.float32) for shape in [(9, 6), (5, 3), (3, 2)]
   )
-  parts = [
-    losses.cross_entropy(logits[level], label[:: 2**level, :: 2**level]) for level in range(3)
-  ]
-  got = losses.deep_supervision(losses.cross_entropy)(logits, label)
+  one = jax.jit(losses.cross_entropy)
+  parts = [one(logits[level], label[:: 2**level, :: 2**level]) for level in range(3)]
+  got = jax.jit(losses.deep_supervision(losses.cross_entropy))(logits, label)
   np.testing.assert_allclose(got, (4 * parts[0] + 2 * parts[1] + parts[2]) / 7, rtol=1e-6)
-  only_finest = losses.deep_supervision(losses.cross_entropy, (1.0, 0.0, 0.0))(logits, label)
+  finest = losses.deep_supervision(losses.cross_entropy, (1.0, 0.0, 0.0))
+  only_finest = jax.jit(finest)(logits, label)
   np.testing.assert_allclose(only_finest, parts[0], rtol=1e-6)
-  alone = losses.deep_supervision(losses.cross_entropy)(logits[0], label)
+  alone = jax.jit(losses.deep_supervision(losses.cross_entropy))(logits[0], label)
   np.testing.assert_array_equal(alone, parts[0])
 
 
@@ -166,9 +168,12 @@ def test_focal_is_weighted_cross_entropy_and_its_gradient_is_finite_where_all_is
     return losses.focal(logits, label, gamma=1.5, class_weights=weights)
 
   for one, other in zip(
-    jax.value_and_grad(ours)(logits), jax.value_and_grad(naive)(logits), strict=True
+    jax.jit(jax.value_and_grad(ours))(logits),
+    jax.jit(jax.value_and_grad(naive))(logits),
+    strict=True,
   ):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
   certain = 200.0 * jax.nn.one_hot(label, 3)
-  value, gradient = jax.value_and_grad(functools.partial(losses.focal, gamma=0.5))(certain, label)
+  steep = functools.partial(losses.focal, gamma=0.5)
+  value, gradient = jax.jit(jax.value_and_grad(steep))(certain, label)
   assert value == 0 and np.isfinite(gradient).all()

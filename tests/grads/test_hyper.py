@@ -46,8 +46,15 @@ TRANSFORMATIONS = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[] if name in ("momentum", "adamw_clipped") else [pytest.mark.slow])
+    for name in TRANSFORMATIONS
+  ],
+)
 def test_equals_central_differences_in_float64(name):
+  """Of a U-Net; the same transformations on two small arrays are in test_hyper_transformations."""
   with jax.enable_x64(True):
     inner, outer, params, inner_batch, outer_batch = network_problem()
     params = jax.tree.map(lambda x: x.astype(jnp.float64), params)

@@ -85,6 +85,7 @@ def test_three_steps_equal_central_differences(name):
     # With the optimiser's state held at what it is along the way.
     keys = [jax.random.fold_in(rng.stream(KEY, "inner"), k) for k in range(K)]
 
+    @functools.partial(jax.jit, static_argnums=3)
     def updated(theta, phi, state, k):
       batch = jax.tree.map(lambda x: x[k], batches)
       loss = lambda p: grads.batch_mean(lambda e, key: inner(p, theta, e, key), batch, keys[k])  # noqa: E731

@@ -14,6 +14,11 @@ from medjax import grads
 
 RATE = 1e-2
 TRANSFORMATIONS = {
+  "sgd": lambda: optax.sgd(0.5),
+  "momentum": lambda: optax.sgd(0.3, momentum=0.9, nesterov=True),
+  "adam": lambda: optax.adam(RATE),
+  "adamw_clipped": lambda: optax.chain(optax.clip_by_global_norm(0.05), optax.adamw(RATE)),
+  "rmsprop": lambda: optax.rmsprop(RATE),
   "adabelief": lambda: optax.adabelief(RATE),
   "adadelta": lambda: optax.adadelta(1.0),
   "adagrad": lambda: optax.adagrad(RATE),

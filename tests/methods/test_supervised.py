@@ -29,14 +29,15 @@ def network(batch):
     logits, new = model.apply(params, example.image, model_state=model_state, train=True)
     return losses.cross_entropy(logits, example.label), new
 
-  return params, model_state, loss_fn
+  step = supervised(loss_fn, optax.sgd(0.0), model_state=model_state)
+  start = step.init(params, jax.random.key(1))
+  return params, model_state, loss_fn, start, jax.jit(step.update)
 
 
 def test_running_statistics_move_a_tenth_of_the_way_to_those_of_the_batch(batch, network):
-  params, model_state, loss_fn = network
-  step = supervised(loss_fn, optax.sgd(0.0), model_state=model_state)
-  state, _ = jax.jit(step.update)(step.init(params, jax.random.key(1)), batch, jax.random.key(2))
-  again, _ = jax.jit(step.update)(state, batch, jax.random.key(3))
+  _, model_state, _, start, update = network
+  state, _ = update(start, batch, jax.random.key(2))
+  again, _ = update(state, batch, jax.random.key(3))
   assert jax.tree.structure(state.model_state) == jax.tree.structure(model_state)
   moved = jax.tree.map(
     lambda start, one, two: (one - start, two - one), model_state, state.model_state,
@@ -48,9 +49,8 @@ def test_running_statistics_move_a_tenth_of_the_way_to_those_of_the_batch(batch,
 
 
 def test_the_loss_is_that_of_the_batch_under_its_own_statistics(batch, network):
-  params, model_state, loss_fn = network
-  step = supervised(loss_fn, optax.sgd(0.0), model_state=model_state)
-  _, metrics = jax.jit(step.update)(step.init(params, jax.random.key(1)), batch, jax.random.key(2))
+  params, model_state, loss_fn, start, update = network
+  _, metrics = update(start, batch, jax.random.key(2))
   one = lambda e: loss_fn(params, e, None, model_state)[0]  # noqa: E731
   expected = jax.jit(jax.vmap(one, axis_name="batch"))(batch).mean()
   np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)

@@ -87,7 +87,7 @@ def test_error_of_calibrated_predictions_falls_as_one_over_root_n():
 def test_cases_add_up():
   probability, label = predictions(np.random.default_rng(2), (6, 500))
   whole = sums(probability, label)
-  parts = jax.vmap(cal.calibration_sums)(probability, label)
+  parts = jax.jit(jax.vmap(cal.calibration_sums))(probability, label)
   merged = cal.merge(jax.tree.map(lambda leaf, i=i: leaf[i], parts) for i in range(6))
   for a, b in zip(jax.tree.leaves(merged), jax.tree.leaves(whole), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -172,10 +172,11 @@ def test_entropy_of_an_ensemble_splits_into_expected_and_disagreement():
 
 def test_equal_members_agree_and_opposite_members_disagree_by_log_2():
   p = predictions(np.random.default_rng(6), (20,))[0]
-  same = cal.ensemble_entropy(jnp.stack([p, p, p]))
+  entropy = jax.jit(cal.ensemble_entropy)
+  same = entropy(jnp.stack([p, p, p]))
   np.testing.assert_allclose(same.mutual_information, 0, atol=1e-6)
-  np.testing.assert_allclose(same.total, cal.predictive_entropy(p), rtol=1e-6)
-  opposite = cal.ensemble_entropy(jnp.eye(2)[:, None])
+  np.testing.assert_allclose(same.total, jax.jit(cal.predictive_entropy)(p), rtol=1e-6)
+  opposite = entropy(jnp.eye(2)[:, None])
   np.testing.assert_allclose(opposite.mutual_information, np.log(2), rtol=1e-6)
   np.testing.assert_array_equal(opposite.expected, 0)
 

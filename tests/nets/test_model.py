@@ -65,8 +65,10 @@ def test_layers_of_nnx_that_hold_their_own_streams_draw_from_the_key():
 
 def test_a_batch_and_its_steps_get_one_mask_each():
   model = nets.from_nnx(Net)
-  loss = grads.per_sample(
-    lambda p, e, key: (p, model.apply({}, e, key=key, train=True)[0][0]), has_aux=True
+  loss = jax.jit(
+    grads.per_sample(
+      lambda p, e, key: (p, model.apply({}, e, key=key, train=True)[0][0]), has_aux=True
+    )
   )
   masks = {
     tuple(np.asarray(mask).tolist())
@@ -119,7 +121,8 @@ def test_a_counter_among_the_state_stays_a_whole_number():
     return logits.sum(), held
 
   step = methods.supervised(loss, optax.sgd(0.1), model_state=state)
-  after, _ = step.update(step.init(params, KEY), {"x": np.ones((3, 64), np.float32)}, KEY)
+  start = step.init(params, KEY)
+  after, _ = jax.jit(step.update)(start, {"x": np.ones((3, 64), np.float32)}, KEY)
   calls = after.model_state["counts"]["calls"]
   assert calls.dtype == jnp.int32 and calls == 1
 
@@ -183,7 +186,7 @@ def test_batch_norm_over_one_image_is_refused_in_training():
     def train(image, params=params, state=state, model=model):
       return model.apply(params, image, model_state=state, train=True)[0]
 
-    normalised = jax.vmap(train, axis_name="batch")(images)
+    normalised = jax.jit(jax.vmap(train, axis_name="batch"))(images)
     np.testing.assert_allclose(normalised.mean(0), 0, atol=1e-5)
     make(None).apply(params, ONES, model_state=state)
     with pytest.raises(InputError, match=r"axis_name=\"batch\"\) in training, got one without"):

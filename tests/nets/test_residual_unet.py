@@ -32,7 +32,7 @@ def test_it_has_as_many_parameters_as_counted_by_hand():
 
 
 def test_no_convolution_has_a_bias_and_no_norm_has_parameters():
-  params, state = SMALL.init(KEY, IMAGE)
+  params, state = jax.eval_shape(SMALL.init, KEY, IMAGE)
   names = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(params)}
   assert names == {"kernel"} and state == {}
 
@@ -40,7 +40,7 @@ def test_no_convolution_has_a_bias_and_no_norm_has_parameters():
 @pytest.mark.parametrize("shape", [(16, 12), (15, 10), (8, 8, 8), (9, 8, 10)])
 def test_logits_lie_on_the_grid_of_the_image(shape):
   image = jnp.zeros((*shape, 2))
-  params, _ = SMALL.init(KEY, image)
+  params, _ = jax.eval_shape(SMALL.init, KEY, image)
   assert jax.eval_shape(lambda p: SMALL.apply(p, image)[0], params).shape == (*shape, 1)
 
 
@@ -48,15 +48,16 @@ def test_the_first_skip_knows_the_scale_of_the_image_and_the_others_do_not():
   # Without norm before level 1's skip, doubling the image doubles that skip; levels below see only
   # what a norm has scaled. So the encoder's way down is scale-free and its first skip is linear.
   encoder: Any = Encoder((4, 8, 16), None, "auto", False, dropout=0.0)
-  params = encoder.init(KEY, IMAGE[None], False)
-  (x, skips), (x2, skips2) = (encoder.apply(params, s * IMAGE[None], False) for s in (50.0, 100.0))
+  params = jax.jit(lambda: encoder.init(KEY, IMAGE[None], False))()
+  apply = jax.jit(lambda x: encoder.apply(params, x, False))
+  (x, skips), (x2, skips2) = (apply(s * IMAGE[None]) for s in (50.0, 100.0))
   np.testing.assert_allclose(skips2[0], 2 * skips[0], rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(skips2[1], skips[1], rtol=1e-3, atol=1e-3)
   np.testing.assert_allclose(x2, x, rtol=1e-3, atol=1e-3)
 
 
 def test_one_kernel_serves_both_convolutions_of_a_level():
-  params, _ = SMALL.init(KEY, IMAGE)
+  params, _ = jax.eval_shape(SMALL.init, KEY, IMAGE)
   assert set(params["encoder"]) == {
     *("level0_in", "level0_middle", "level0_out", "level1_down", "level1", "level2_down"),
     *("level2", "up"),
@@ -66,10 +67,8 @@ def test_one_kernel_serves_both_convolutions_of_a_level():
 def test_dropout_acts_in_training_only():
   model = nets.from_linen(ResidualUNet(widths=(4, 8), dropout=0.5))
   params, _ = model.init(KEY, IMAGE)
-  out = [
-    jax.jit(lambda p, k, t=t: model.apply(p, IMAGE, key=k, train=t)[0])(params, jax.random.key(s))
-    for s, t in ((0, False), (1, False), (0, True), (1, True))
-  ]
+  run = jax.jit(lambda k, t: model.apply(params, IMAGE, key=k, train=t)[0], static_argnums=1)
+  out = [run(jax.random.key(s), t) for s, t in ((0, False), (1, False), (0, True), (1, True))]
   np.testing.assert_array_equal(out[0], out[1])
   assert not np.allclose(out[2], out[3])
 

@@ -21,8 +21,8 @@ from medjax import nets, tree
 def test_logits_are_on_the_grid_of_any_input(space, fields):
   model = nets.from_linen(nets.UNet(num_outputs=3, widths=(4, 6, 8), **fields))
   image = jnp.asarray(np.random.default_rng(0).normal(size=(*space, 2)), jnp.float32)
-  params, state = model.init(jax.random.key(0), image)
-  logits = jax.jit(lambda p, x: model.apply(p, x)[0])(params, image)
+  _, state = jax.eval_shape(model.init, jax.random.key(0), image)
+  logits = jax.jit(lambda k, x: model.apply(model.init(k, x)[0], x)[0])(jax.random.key(0), image)
   assert state == {}
   assert logits.shape == (*space, 3)
   assert bool(jnp.isfinite(logits).all())
@@ -30,7 +30,7 @@ def test_logits_are_on_the_grid_of_any_input(space, fields):
 
 def test_number_of_parameters_is_the_count_by_hand():
   model = nets.from_linen(nets.UNet(num_outputs=2, widths=(4, 8), norm="none"))
-  params, _ = model.init(jax.random.key(0), jnp.zeros((8, 8, 1)))
+  params, _ = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((8, 8, 1)))
 
   def conv(i, o):
     return 9 * i * o + o
@@ -74,8 +74,8 @@ def test_nnx_module_and_its_model_agree():
   logits, same = jax.jit(lambda p, s, x: model.apply(p, x, model_state=s))(params, state, image)
   np.testing.assert_allclose(logits, module(image), atol=1e-6)
   jax.tree.map(np.testing.assert_array_equal, same, state)
-  train = jax.vmap(
-    lambda x: model.apply(params, x, model_state=state, train=True)[1], axis_name="batch"
+  train = jax.jit(
+    jax.vmap(lambda x: model.apply(params, x, model_state=state, train=True)[1], axis_name="batch")
   )
   updated = jax.tree.map(lambda x: x[0], train(image[None]))
   assert not np.array_equal(updated["norm"]["mean"], state["norm"]["mean"])
