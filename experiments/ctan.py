@@ -20,8 +20,9 @@ run each. All arms but "stl" train with dynamic weight averaging, as there; "hps
 with a combiner say what weighing and surgery do on the network of "hps".
 
 DEVIATIONS: a small network from scratch stands for a pre-trained ResNet50; the classifier reads
-means over the image; the bottleneck's product is divided by the number of places, and both layouts
-that the text allows are arms. "mtan" is the same network in which a task has its own mask.
+means over the image; the bottleneck's product is divided by the number of places (both layouts
+that the text allows are one map, see `cross_task.cross_attention`). "mtan" is the same network in
+which a task has its own mask.
 
 results.json: the common schema of `study.results`; gains.<arm>: of each score over "stl" and their
 mean, in percent; num_parameters.<arm>.
@@ -89,7 +90,6 @@ class Problem:
       "hps": build(attention=False),
       "mtan": build(exchanges=False),
       "ctan": build(),
-      "ctan-space": build(layout="space"),
       **{f"single {n}": nets.Streams((head,), config.widths) for n, head in cases.tasks.items()},
     }
     self.models = {name: nets.from_linen(module) for name, module in modules.items()}
@@ -139,8 +139,7 @@ ARMS = study.arms(
   study.Arm("stl", "a network a task: the reference", Problem.single),
   study.Arm("hps", "one encoder, two heads", Problem.weighed),
   study.Arm("mtan", "each task attends by its own mask", Problem.weighed),
-  study.Arm("ctan", "masks exchanged, attention between channels", Problem.weighed),
-  study.Arm("ctan-space", "masks exchanged, attention between places", Problem.weighed),
+  study.Arm("ctan", "masks exchanged, bottlenecks attend to each other", Problem.weighed),
   study.Arm("hps-mean", "hps without weights", lambda p: p.together(grads.combine.mean())),
   *(
     study.Arm(
@@ -171,7 +170,6 @@ def _asked(metric: str) -> list[study.Question]:
     question("Does a shared encoder beat single networks?", "stl", ("hps",), "better"),
     question("Are single networks better than MTAN?", "stl", ("mtan",), "worse"),
     question("Does the exchange of masks matter?", "mtan", ("ctan",), "better"),
-    question("Does the layout of the product matter?", "ctan", ("ctan-space",), "open"),
     question("Do weights of losses help?", "hps-mean", ("hps",), "open"),
     question("Does gradient surgery help?", "hps-mean", surgery, "open"),
   ]

@@ -214,7 +214,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
       is_simulated=True,
     )
     every = [one for own in trained.values() for one in own]
-    films_shown = {name: test[name][sick[: config.num_shown]] for name in ("image", "box", "gaze")}
+    own = {"film": test["image"], "box": test["box"], "gaze": test["gaze"]}
+    films_shown = {name: values[sick[: config.num_shown]] for name, values in own.items()}
     report = page(config, films.title, found, trained, {**films_shown, **shown})
     study.finish(directory, found, report, trained=every, rows=rows)
 

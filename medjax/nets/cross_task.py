@@ -8,8 +8,6 @@ P = conv(conv(U)), for task t and its partner t':
 and in the bottleneck  E_t <- E_t (E_t'^T E_t) / N  for N places, added to E_t.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -28,10 +26,12 @@ def exchanged(masks: tuple[jax.Array, jax.Array], features: jax.Array) -> tuple[
   return masks[1] * features, masks[0] * features
 
 
-def cross_attention(
-  own: jax.Array, partner: jax.Array, *, layout: Literal["channel", "space"] = "channel"
-) -> jax.Array:
+def cross_attention(own: jax.Array, partner: jax.Array) -> jax.Array:
   """Value and key of the own task, query of the partner (CTAN, Eq. 2), divided by the places.
+
+  The paper leaves open whether E is places by channels (attention between channels) or channels by
+  places (attention between places). Without a softmax the two are one map, since products are
+  associative: (E E'^T) E = E (E'^T E). The right side takes places times channels squared.
 
   >>> own, partner = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.eye(2)
   >>> cross_attention(own, partner).tolist()  # own @ own / 2, of places by channels
@@ -39,17 +39,12 @@ def cross_attention(
 
   Args:
     own, partner: [place, channel].
-    layout: what the paper leaves open: E of places by channels gives attention between channels,
-      [channel, channel]; E of channels by places gives attention between places.
   Returns:
     [place, channel]. DEVIATION: the paper has no factor 1 / places, and its product grows with the
     size of the image.
   """
-  check.one_of("layout", layout, ("channel", "space"))
   check.same_shape("own", own.shape, "partner", partner.shape)
-  if layout == "channel":
-    return own @ (partner.T @ own) / len(own)
-  return (own.T @ (partner @ own.T)).T / len(own)
+  return own @ (partner.T @ own) / len(own)
 
 
 class CrossTask(nn.Module):
@@ -71,14 +66,12 @@ class CrossTask(nn.Module):
       sharing by the same encoder and heads.
     exchanges: whether a task is given its partner's mask; False gives it its own, as MTAN does,
       and no cross-attention in the bottleneck.
-    layout: of `cross_attention`.
   """
 
   heads: tuple[tuple[str, int], tuple[str, int]]
   widths: tuple[int, ...] = (16, 32, 64)
   attention: bool = True
   exchanges: bool = True
-  layout: Literal["channel", "space"] = "channel"
 
   def __post_init__(self):
     super().__post_init__()
@@ -100,8 +93,7 @@ class CrossTask(nn.Module):
     if self.attention and self.exchanges:
       flat = [own.reshape(-1, own.shape[-1]) for own in last]
       last = tuple(
-        own + cross_attention(flat[i], flat[1 - i], layout=self.layout).reshape(own.shape)
-        for i, own in enumerate(last)
+        own + cross_attention(flat[i], flat[1 - i]).reshape(own.shape) for i, own in enumerate(last)
       )
     return tuple(
       self._head(f"task{i}", kind, number, last[i], skips)

@@ -80,8 +80,8 @@ ROWS = (
   Row(
     "ctan",
     ctan,
-    "--arms stl hps ctan --num_pictures 40 --size 8 --widths 4 4 --num_steps 20 --log_every 10"
-    " --period 2 --learning_rate 0.02",
+    "--arms stl hps mtan ctan hps-mean hps-pcgrad --num_pictures 40 --size 8 --widths 4 4"
+    " --num_steps 20 --log_every 10 --period 2 --learning_rate 0.02",
     "dice",
   ),
   Row(

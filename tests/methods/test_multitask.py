@@ -119,6 +119,14 @@ def test_a_task_that_takes_no_part_is_named_and_the_others_go_on(case, combine):
   assert np.isfinite(list(metrics.values())).all()
 
 
+@pytest.mark.parametrize("combine", [grads.combine.mgda, grads.combine.dwa])
+def test_tasks_whose_gradients_are_zero_move_nothing_and_every_figure_is_a_number(combine):
+  flat = lambda p, e, key: 0 * task_a(p, e, key) + 3.0  # noqa: E731
+  moved, metrics = step_of({"a": flat, "b": flat}, combine=combine())
+  assert all(float(np.abs(x).max()) == 0 for x in jax.tree.leaves(moved))
+  assert np.isfinite(list(metrics.values())).all() and metrics["conflicting"] == 0
+
+
 def test_no_task_at_all_moves_nothing_and_says_so():
   moved, metrics = step_of({"b": lost})
   assert all(float(np.abs(x).max()) == 0 for x in jax.tree.leaves(moved))
