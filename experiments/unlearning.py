@@ -6,7 +6,7 @@ one of four hospitals, unlike the others, leaves. Claims: fine-tuning, FedAccum 
 the history (FedEraser, IFU) equals training from scratch, in half of its rounds.
 
   python -m experiments.unlearning demo          simulated features of four hospitals, 3 seeds, 60
-                                                 rounds; about 15 minutes beside other work
+                                                 rounds; 3 minutes beside other work
   python -m experiments.unlearning evidence      10 seeds, 200 rounds, twice as many people
 
 Times are for 2 CPU cores; "evidence" has not been run. Published Dice on the others' test people
