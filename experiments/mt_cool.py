@@ -235,33 +235,21 @@ QUESTIONS = (
 )  # fmt: skip
 
 _ALL = tuple(ARMS)
+_REAL: dict[str, Any] = {
+  "arms": _ALL,
+  "size": 64,
+  "widths": (16, 32, 64),
+  "single_widths": (11, 23, 45),
+  "num_seeds": 3,
+  "num_steps": 300,
+  "log_every": 50,
+}
 PRESETS = {
   "demo": Config(),
   "evidence": Config(arms=_ALL, num_pictures=600, num_seeds=4, num_steps=300, log_every=50),
   "digits": Config(arms=_ALL, num_pictures=1500, num_seeds=4, num_steps=300, log_every=50),
-  "skin": Config(
-    arms=_ALL,
-    size=64,
-    table="diagnosis.csv",
-    label="diagnosis",
-    widths=(16, 32, 64),
-    single_widths=(11, 23, 45),
-    num_seeds=3,
-    num_steps=300,
-    log_every=50,
-  ),
-  "ultrasound": Config(
-    arms=_ALL,
-    size=64,
-    table="class.csv",
-    label="class",
-    subject="group",
-    widths=(16, 32, 64),
-    single_widths=(11, 23, 45),
-    num_seeds=3,
-    num_steps=300,
-    log_every=50,
-  ),
+  "skin": Config(table="diagnosis.csv", label="diagnosis", **_REAL),
+  "ultrasound": Config(table="class.csv", label="class", subject="group", **_REAL),
 }
 
 
