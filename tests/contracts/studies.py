@@ -104,7 +104,7 @@ ROWS = (
     gaze_report,
     "--arms image report-alone image-gaze prior --num_films 40 --size 8 --widths 4 4 --num_steps 20"
     " --log_every 10 --num_shown 1",
-    "accuracy",
+    "auroc",
   ),
   Row(
     "fed_mas",
