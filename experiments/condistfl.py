@@ -7,7 +7,7 @@ is not labelled helps where clients train for long between two rounds.
 
   python -m experiments.condistfl demo           simulated abdomens of four hospitals, rounds of 10
                                                  and of 50 local updates, 2 seeds, 16 trainings;
-                                                 about 20 minutes beside other work
+                                                 65 minutes beside much other work
   python -m experiments.condistfl evidence       all arms, rounds of 10, 50 and 250 updates, 4 seeds
   python -m experiments.condistfl volumes        the same arms in 3D; wants an accelerator
 
