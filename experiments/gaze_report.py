@@ -34,6 +34,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import film_readers, radiographs
@@ -165,7 +166,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     names = [films.subjects[i] for i in parts["test"]]
     in_boxes = jax.jit(jax.vmap(explain.attention_in_box))
     frequencies = np.log(np.bincount(train["label"], minlength=3) + 1.0)
-    flat = explain.picture(train["gaze"].mean(0), train["gaze"].shape[1:])
+    flat = explain.picture(jnp.asarray(train["gaze"].mean(0)), train["gaze"].shape[1:])
     prior = np.tile(frequencies, (len(names), 1)), np.tile(flat, (len(names), 1, 1))
 
     def score(arm: str, seed: int, logits: np.ndarray, maps: np.ndarray) -> study.Scored:
