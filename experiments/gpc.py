@@ -21,7 +21,8 @@ what it lacks is language alone. A text that is no label of the picture's task c
 
 DEVIATIONS: a small encoder and a small decoder, both from scratch, stand for ConvNeXt-L and
 OPT-125M; Equations 2 and 3 put predicted words into the likelihood, and training here, as the
-released code, the true ones. Tasks weigh alike in every update, not by their size.
+released code, the true ones. Tasks weigh alike in every update, not by their size; pictures are
+mirrored, turned and moved, and not blurred or recoloured.
 
 results.json: the common schema of `study.results`, roles "graded" and "unordered"; kappa.<arm>:
 quadratic kappa of graded pictures, mean over tasks by their people, with its interval;
@@ -296,13 +297,25 @@ def build(config: Config, options: cli.RunOptions) -> None:
     study.finish(directory, found, page(config, found, trained), trained=every, rows=rows)
 
 
+def moved(image: Array, key: Key) -> Array:
+  """A square picture mirrored, turned and moved around by an eighth of its side at most."""
+  keys = jax.random.split(key, 4)
+  for axis in (0, 1):
+    image = jnp.where(jax.random.bernoulli(keys[axis]), jnp.flip(image, axis), image)
+  image = jnp.where(jax.random.bernoulli(keys[2]), jnp.swapaxes(image, 0, 1), image)
+  most = len(image) // 8
+  return jnp.roll(image, jax.random.randint(keys[3], (2,), -most, most + 1), (0, 1))
+
+
 def step_of(config: Config, cases: word_sets.Cases, network: Network) -> Any:
   """A loss a task, all with one weight, so that the page can say how far their gradients agree."""
   names = {cases.tasks[number].name: number for number in network.tasks}
-  own = {
-    name: lambda params, example, key, number=number: network.loss(params, example, number)
-    for name, number in names.items()
-  }
+
+  def loss(number: int, params: Params, example: PyTree, key: Key) -> Array:
+    seen = {**example, "image": moved(example["image"], key)}
+    return network.loss(params, seen, number)
+
+  own = {name: functools.partial(loss, number) for name, number in names.items()}
   labelled = {
     name: lambda example, number=number: example["task"] == number for name, number in names.items()
   }

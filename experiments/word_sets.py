@@ -44,7 +44,9 @@ _TISSUE = ("muscle", "fat tissue", "debris", "mucus", "normal tissue", "cancer t
 
 
 def simulated(num: int, size: int, seed: int) -> list[Task]:
-  """Glands that shrink with the grade in two organs, and gratings of six kinds of tissue."""
+  """Glands that shrink with the grade in two organs, and six kinds of gratings for tissue.
+
+  Neither place nor direction means anything, so pictures may be turned and moved."""
   y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
 
   def glands(random: np.random.Generator, grade: int, is_dark: bool) -> np.ndarray:
@@ -57,9 +59,14 @@ def simulated(num: int, size: int, seed: int) -> list[Task]:
     return picture + (0.2 * np.sin(x * random.uniform(0.8, 1.2)) if is_dark else 0)
 
   def tissue(random: np.random.Generator, kind: int) -> np.ndarray:
-    angle, length = np.pi * (kind % 3) / 3 + random.normal(0, 0.25), (4.0, 7.0)[kind // 3]
-    along = np.cos(angle) * x + np.sin(angle) * y
-    return 0.5 + 0.3 * np.sin(2 * np.pi * along / length + random.uniform(0, 2 * np.pi))
+    length, turn = (3.0, 5.0, 8.0)[kind % 3], random.uniform(0, np.pi)
+    waves = [
+      np.sin(
+        2 * np.pi * (np.cos(angle) * x + np.sin(angle) * y) / length + random.uniform(0, 2 * np.pi)
+      )
+      for angle in (turn, turn + np.pi / 2)
+    ]
+    return 0.5 + 0.3 * (waves[0] * waves[1] if kind // 3 else waves[0])
 
   asked: tuple[tuple[str, tuple[str, ...], Callable[..., np.ndarray]], ...] = (
     ("colon", _COLON, functools.partial(glands, is_dark=False)),
@@ -72,7 +79,7 @@ def simulated(num: int, size: int, seed: int) -> list[Task]:
     for index in range(num):
       random = generator(seed, f"gpc {name}", index)
       label = int(random.integers(len(texts)))
-      picture = draw(random, label) + random.normal(0, 0.35, (size, size))
+      picture = draw(random, label) + random.normal(0, 0.25, (size, size))
       images.append(picture.astype(np.float32)[..., None])
       labels.append(label)
     people = tuple(f"{name}_{index:05d}" for index in range(num))
@@ -106,7 +113,10 @@ def folders(paths: Sequence[pathlib.Path], size: int, graded: Sequence[str]) -> 
   channels = {task.image.shape[1:] for task in found}
   check.require(len(found) > 1, "two tasks or more", f"{len(found)}", "repeat --data")
   check.require(
-    len(channels) == 1, "pictures of one shape", f"{sorted(channels)}", "convert them, or --size"
+    len(channels) == 1 and len({shape[:2] for shape in channels} | {(size, size)}) == 1,
+    f"pictures of {size} x {size} and one number of channels",
+    f"{sorted(channels)}",
+    "convert them, or pass --size",
   )
   return found
 
