@@ -21,6 +21,8 @@ stands for it: what it knows is how to read known samples, not language. Numbers
 numbers, not as text. The paper's table 1 mixes test sets (its precision, recall and balanced
 accuracy imply different shares of errors), so its figures are not aimed at. The paper compares its
 choice with an unbalanced one; "random-balanced" keeps the balance and chooses at random.
+A transformer has learnt from at most num_rows - 16 known samples; "all", and "folder" with many
+known pictures, show it more than that.
 
 results.json: the common schema of `study.results`; roles "errors" (use 1) and "classes" (use 2);
 scales.<role>: of kernel attention, by seed, chosen on known samples; wrong: share of test pictures
@@ -85,7 +87,14 @@ def load(config: Config, options: cli.RunOptions) -> tuple[str, Source, Parts]:
   if options.preset != "folder":
     study.paths_of(options.data, 0)
     digits = classical.Digits()
-    wanted = (config.num_train, config.num_known, len(digits) - config.num_train - config.num_known)
+    rest = len(digits) - config.num_train - config.num_known
+    check.require(
+      rest > 0,
+      f"num_train + num_known below {len(digits)}, the number of digits",
+      f"{config.num_train} + {config.num_known}",
+      "the digits that are left are the test set",
+    )
+    wanted = (config.num_train, config.num_known, rest)
     shares = {p: n / len(digits) for p, n in zip(("train", "known", "test"), wanted, strict=True)}
     return "written digits", digits, study.parted(digits.subjects, shares, options.seed)
   title, source, _ = classification.load(classification.Config(size=config.size), options)
@@ -375,7 +384,7 @@ def page(
   """The answers, scores, verdicts, scales of attention, and curves."""
   report = study.page.start(f"Reading known samples of {title}", found)
   wrong = ", ".join(f"{share:.1%}" for share in found["wrong"])
-  text = f"The classifier errs on {wrong} of the test pictures; {num_known} people are known."
+  text = f"The classifier errs on {wrong} of the test pictures; {num_known} samples are known."
   study.page.scores(report, found, ARMS, text=f"{text} {config.known}".strip())
   study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
   report.table(
