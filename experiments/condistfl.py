@@ -188,11 +188,13 @@ def _asked(local: int) -> list[study.Question]:
 
 
 QUESTIONS = tuple(question for local in _LOCAL for question in _asked(local))
-_EVERY: dict[str, Any] = {"arms": tuple(ARMS), "num_seeds": 4, "num_updates": 2000}
+_EVERY: dict[str, Any] = {"arms": tuple(ARMS), "num_seeds": 4}
 PRESETS = {
   "demo": Config(),
-  "evidence": Config(local_updates=_LOCAL, num_people=90, shape=(32, 32), **_EVERY),
-  "volumes": Config(local_updates=(50, 250), shape=(16, 48, 48), widths=(16, 32, 64), **_EVERY),
+  "evidence": Config(local_updates=_LOCAL, num_updates=1000, **_EVERY),
+  "volumes": Config(
+    local_updates=(50, 250), num_updates=2000, shape=(16, 48, 48), widths=(16, 32, 64), **_EVERY
+  ),
 }
 
 # --- the run and its page

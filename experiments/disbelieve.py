@@ -244,7 +244,7 @@ QUESTIONS = tuple(question for role in _SPLITS for question in _asked(role))
 PRESETS = {
   "demo": Config(),
   "evidence": Config(
-    rules=tuple(RULES), num_seeds=3, num_rounds=30, fewer_wrong=(1, 2, 3)
+    rules=tuple(RULES), num_seeds=16, num_rounds=30, fewer_wrong=(1, 2, 3)
   ),
 }  # fmt: skip
 

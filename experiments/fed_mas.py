@@ -168,7 +168,7 @@ QUESTIONS = (
   _question("Is the released code's scaling as good?", "mas", "mas-code", "open"),
   _question("Are margins as good as the balanced softmax?", "bsm", "fedlc", "open"),
 )
-_EVERY: dict[str, Any] = {"arms": tuple(ARMS), "num_seeds": 5, "num_rounds": 100, "num_tests": 50}
+_EVERY: dict[str, Any] = {"arms": tuple(ARMS), "num_seeds": 10, "num_rounds": 100, "num_tests": 100}
 PRESETS = {"demo": Config(), "evidence": Config(**_EVERY), "even": Config(alpha=1e4, **_EVERY)}
 
 # --- the run and its page

@@ -4,6 +4,7 @@ Not a study: what the study of unlearning compares. A way is `forget(task, leavi
 further rounds of federation)`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 
 from medjax import data, federated, losses, methods, nets, rng, study
-from medjax.federated import unlearning
+from medjax.federated import restart, unlearning
 from medjax.train import RunDirectory
 from medjax.types import Array, Batch, Key, Params, Source
 
@@ -152,16 +153,37 @@ def ascended(task: Task, own: Leaving) -> tuple[Params, int]:
   return task.federate("pga", found, own.seed, rounds).params, rounds
 
 
-def limit_of(task: Task, own: Leaving) -> float:
-  return task.config.kept_fraction * float(own.past.drift[-1])
+class Noise(NamedTuple):
+  """Where IFU restarts: the drift Psi that its noise shall cover, and the noise."""
+
+  limit: float
+  sigma: float
+
+  def round_of(self, own: Leaving) -> int:
+    return restart.restart_round(own.past.drift, self.limit)
 
 
-def informed(task: Task, own: Leaving) -> tuple[Params, int]:
-  config, key = task.config, rng.stream(jax.random.key(own.seed), "ifu")
-  back = unlearning.restart_round(own.past.drift, limit_of(task, own))
-  start = unlearning.perturbed(own.history.state(back).params, config.sigma, key)
-  rounds = config.num_rounds - back
-  return task.federate("ifu", start, own.seed, rounds).params, rounds
+def usual_noise(task: Task, own: Leaving) -> Noise:
+  """A fixed share of the drift and little noise; epsilon comes out as it may."""
+  return Noise(task.config.kept_fraction * float(own.past.drift[-1]), task.config.sigma)
+
+
+def private_noise(task: Task, own: Leaving) -> Noise:
+  """Noise and epsilon are fixed; they say how much drift can be covered."""
+  del own
+  config = task.config
+  per_drift = restart.noise_of(1.0, config.private_epsilon, config.delta)
+  return Noise(config.private_sigma / per_drift, config.private_sigma)
+
+
+def informed(
+  task: Task, own: Leaving, *, noise: Callable[[Task, Leaving], Noise], name: str
+) -> tuple[Params, int]:
+  found, key = noise(task, own), rng.stream(jax.random.key(own.seed), name)
+  back = found.round_of(own)
+  start = restart.perturbed(own.history.state(back).params, found.sigma, key)
+  rounds = task.config.num_rounds - back
+  return task.federate(name, start, own.seed, rounds).params, rounds
 
 
 def influence(task: Task, own: Leaving) -> tuple[Params, int]:

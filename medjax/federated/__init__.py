@@ -1,6 +1,6 @@
 """Federated training: a round is a Step whose chunk is a block of clients."""
 
-from medjax.federated import aggregate, attacks, unlearning
+from medjax.federated import aggregate, attacks, restart, unlearning
 from medjax.federated.client import Broadcast, Client, ClientReport, local
 from medjax.federated.cohort import Cohort, CohortStream, cohorts
 from medjax.federated.compress import Compressor, int8, top_k
@@ -45,6 +45,7 @@ __all__ = [
   "params_of",
   "rescue_factor",
   "rescued",
+  "restart",
   "scaffold",
   "top_k",
   "unlearning",

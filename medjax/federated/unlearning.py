@@ -8,7 +8,8 @@ be forgotten:
   FedEraser   from theta^0, with updates |Delta_i^t| U_i / |U_i|, U_i trained anew
   UKD         theta^T - p_c sum_t Delta_c^t, then distilled from theta^T on data of the server
   PGA         from theta^T up the loss of c, within a ball around (n theta^T - theta_c) / (n - 1)
-  IFU         from theta^t + noise, t the last round with sum_{s < t} |Delta_c^s| <= Psi, without c
+  IFU         from theta^t + noise, t the last round with sum_{s < t} |Delta_c^s| <= Psi, without c:
+              `federated.restart`
   influence   theta^T - (H + lambda I)^-1 grad, of the mean loss of all but c: one Newton step
 
 All of them take the mean for the joining rule and sgd(1) for the server, as FedAvg does. The paper
@@ -16,7 +17,6 @@ prints norms of parameters where FedEraser and UKD need those of updates. Whethe
 forgotten is another question: `federated.membership_ratio` asks it.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ from jax.scipy.sparse.linalg import cg
 from medjax import check
 from medjax.federated.history import History
 from medjax.federated.state import Received
-from medjax.types import Key, Params, PyTree
+from medjax.types import Params, PyTree
 
 MeanLoss = Callable[[Params], jax.Array]
 """A mean loss over some data as a function of the parameters."""
@@ -124,44 +124,6 @@ def erased(history: History, past: Past, client: int, num_rounds: int, *, every:
     moved = np.array(ravel_pytree(state.params)[0], np.float64) + (share * scale) @ rows
     state = state.replace(params=unravel(jnp.asarray(moved, jnp.float32)))
   return state.params
-
-
-def restart_round(drift: np.ndarray, limit: float | int) -> int:
-  """IFU's t*: the last round before which a client had moved by no more than `limit` in all.
-
-  >>> import numpy as np
-  >>> restart_round(np.array([0.0, 2.0, 3.0, 3.5]), 3.2)
-  2
-  """
-  check.non_negative("limit", limit)
-  return int(np.flatnonzero(drift <= limit)[-1])
-
-
-def noise_of(limit: float | int, epsilon: float | int, delta: float | int) -> float:
-  """sigma = Psi sqrt(2 ln(1.25 / delta)) / epsilon, with which IFU covers a drift up to Psi.
-
-  It is the classical bound of the Gaussian mechanism, which holds for epsilon of at most 1 (the
-  paper uses it at 10). Psi bounds what the client changed only if training without it would have
-  gone the same way otherwise, so that this is no guarantee of privacy: for one train with
-  `privacy.DPPlan`.
-
-  >>> round(noise_of(2.0, 1.0, 0.025), 3)
-  5.594
-  """
-  check.positive("limit", limit)
-  check.positive("epsilon", epsilon)
-  check.require(
-    epsilon <= 1, "epsilon of at most 1", f"{epsilon=}", "the classical bound fails above it"
-  )
-  check.require(0 < delta < 1, "delta in (0, 1)", f"{delta=}", "the paper has 0.025")
-  return limit * math.sqrt(2 * math.log(1.25 / delta)) / epsilon
-
-
-def perturbed(params: Params, sigma: float | int, key: Key) -> Params:
-  """theta + N(0, sigma^2 I)."""
-  check.non_negative("sigma", sigma)
-  row, unravel = ravel_pytree(params)
-  return unravel(row + sigma * jax.random.normal(key, row.shape, row.dtype))
 
 
 def ascended(

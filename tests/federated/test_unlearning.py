@@ -11,7 +11,7 @@ import scipy.stats
 
 from medjax import federated, methods
 from medjax.check import InputError
-from medjax.federated import unlearning
+from medjax.federated import restart, unlearning
 from tests.contracts.methods import batch_of
 
 KEY, NUM, RATE, ROUNDS, GONE = jax.random.key(0), 3, 0.1, 3, 1
@@ -104,15 +104,34 @@ def test_ascent_stays_in_its_ball_and_climbs():
   assert slope @ away / np.linalg.norm(slope) / np.linalg.norm(away) == pytest.approx(1, abs=1e-3)
 
 
-def test_ifu_restarts_at_the_last_round_within_the_limit_with_the_classical_noise():
+def test_ifu_restarts_at_the_last_round_within_the_limit():
   drift = past().drift
-  assert unlearning.restart_round(drift, 0) == 0
-  assert unlearning.restart_round(drift, drift[2]) == 2
-  assert unlearning.restart_round(drift, 1e9) == ROUNDS
-  sigma = unlearning.noise_of(3.0, 0.5, 0.01)
-  assert sigma == pytest.approx(3 * np.sqrt(2 * np.log(125)) / 0.5)
-  noisy = unlearning.perturbed({"w": jnp.zeros(40_000)}, sigma, KEY)["w"]
-  assert float(noisy.std()) == pytest.approx(sigma, rel=0.02)
+  assert restart.restart_round(drift, 0) == 0
+  assert restart.restart_round(drift, drift[2]) == 2
+  assert restart.restart_round(drift, 1e9) == ROUNDS
+  noisy = restart.perturbed({"w": jnp.zeros(40_000)}, 2.5, KEY)["w"]
+  assert float(noisy.std()) == pytest.approx(2.5, rel=0.02)
+
+
+@pytest.mark.parametrize("mu", (0.01, 0.5, 3.0, 100.0))
+def test_epsilon_of_ifu_is_the_exact_one_of_two_normal_laws(mu):
+  delta = 0.025
+  epsilon = restart.epsilon_of(2 * mu, 2.0, delta)
+
+  def excess(epsilon):
+    """The integral of max(p - e^epsilon q, 0) for N(mu, 1) and N(0, 1): the definition of delta."""
+    edge = epsilon / mu + mu / 2  # where p = e^epsilon q
+    normal = scipy.stats.norm
+    return normal.sf(edge - mu) - np.exp(epsilon + normal.logsf(edge))
+
+  assert excess(epsilon) <= delta * (1 + 1e-9)
+  if mu < 0.05:  # total variation alone is below delta
+    assert epsilon == 0
+    return
+  assert excess(epsilon * (1 - 1e-6)) > delta
+  assert restart.noise_of(2 * mu, epsilon, delta) == pytest.approx(2.0, rel=1e-6)
+  classical = mu * np.sqrt(2 * np.log(1.25 / delta))
+  assert (epsilon < classical) == (mu < 1)  # beyond epsilon 1 it promises too much
 
 
 def test_membership_is_a_ratio_of_normal_laws():
@@ -131,9 +150,11 @@ def test_membership_is_a_ratio_of_normal_laws():
   ("call", "message"),
   (
     (lambda: unlearning.recollect(history(), 3, 1), "client in \\[0, 2\\], got client=3"),
-    (lambda: unlearning.noise_of(1.0, 10.0, 0.1), "epsilon of at most 1"),
-    (lambda: unlearning.noise_of(1.0, 1.0, 0.0), "delta in"),
-    (lambda: unlearning.restart_round(np.zeros(2), -1.0), "limit >= 0"),
+    (lambda: restart.noise_of(1.0, 0.0, 0.1), "epsilon > 0"),
+    (lambda: restart.noise_of(1.0, 1.0, 0.0), "delta in"),
+    (lambda: restart.epsilon_of(1.0, 1.0, 1.0), "delta in"),
+    (lambda: restart.epsilon_of(1.0, 0.0, 0.1), "sigma > 0"),
+    (lambda: restart.restart_round(np.zeros(2), -1.0), "limit >= 0"),
     (
       lambda: federated.membership_ratio(np.zeros(3), np.zeros((1, 3)), np.zeros((2, 3))),
       "inside as",
