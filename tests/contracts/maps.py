@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from medjax import explain
 
 
@@ -20,4 +22,18 @@ class Row(NamedTuple):
   degree: int = 1
 
 
-ROWS = (Row("gradcam", explain.gradcam),)
+def _integrated(score: Callable[..., Any], image: Any) -> Any:
+  return explain.integrated_gradients(score, image, 0 * image, num_steps=4).values.sum(-1)
+
+
+def _expected(score: Callable[..., Any], image: Any) -> Any:
+  background = jnp.stack([0 * image, 0 * image + 1])
+  return explain.expected_gradients(score, image, background, num_steps=4).values.sum(-1)
+
+
+ROWS = (
+  Row("gradcam", explain.gradcam),
+  Row("occlusion", lambda score, image: explain.occlusion(score, image, window=(1, 2))),
+  Row("integrated_gradients", _integrated),
+  Row("expected_gradients", _expected),
+)
