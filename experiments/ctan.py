@@ -6,14 +6,14 @@ bottlenecks attend to each other. Claim, in the mean relative gain over one netw
 above hard parameter sharing above single networks above MTAN.
 
   python -m experiments.ctan demo                simulated outlines and stripes, which conflict by
-                                                 construction; about 5 minutes
-  python -m experiments.ctan evidence            the same with all arms and 4 seeds
+                                                 construction; about a minute
+  python -m experiments.ctan evidence            the same, all arms, 8 seeds; about 15 minutes
   python -m experiments.ctan skin --data skin_ph2
-                                                 outline and diagnosis of skin lesions
+                                                 outline and diagnosis of skin lesions, 3 seeds
   python -m experiments.ctan ultrasound --data busi150
                                                  outline and class, near-duplicates kept together
 
-The time is for 2 CPU cores; the longer presets have not been run.
+Times are for 2 CPU cores.
 
 Published mean gains over four pairs of tasks, in percent: sharing +3.2, MTAN -5.4, CTAN +4.7, one
 run each. All arms but "stl" train with dynamic weight averaging, as there; "hps-mean" and the arms
@@ -34,46 +34,27 @@ from typing import Any
 
 import optax
 
-from experiments import task_sets
-from medjax import cli, grads, methods, metrics, nets, rng, study, tree
+from experiments import task_sets, task_trials
+from medjax import cli, grads, methods, metrics, nets, rng, study
 from medjax.train import Report
-from medjax.types import Array, Key, Params, PyTree, Step
+from medjax.types import Array, Key, Params, Step
 
 # --- settings
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.Settings):
+class Config(task_sets.Settings):
   """Two tasks on one picture, by networks that share more or less."""
 
   arms: tuple[str, ...] = ("stl", "hps", "mtan", "ctan")  # what is compared
-  num_pictures: int = 240  # simulated pictures
-  size: int = 32  # side of a picture in pixels
-  table: str = ""  # CSV beside dataset.json with the classes
-  label: str = ""  # its column with the class
-  subject: str = ""  # its column that keeps near-duplicates together
   widths: tuple[int, ...] = (8, 16)  # channels of each level
   num_seeds: int = 1
-  num_steps: int = 200  # updates
-  batch_size: int = 16  # pictures an update
   learning_rate: float = 3e-3  # Adam's, constant, the same for every arm
   period: int = 10  # updates over which losses are averaged for their weights
-  log_every: int = 25
-  known: str = ""  # what is known of these data, a sentence shown beside the scores
 
   def __post_init__(self):
     super().__post_init__()
     study.chosen("arms", self.arms, ARMS)
-
-
-def load(config: Config, options: cli.RunOptions) -> task_sets.TaskSet:
-  if options.preset in ("skin", "ultrasound"):
-    (path,) = study.paths_of(options.data, 1)
-    return task_sets.folder(
-      path, config.size, table=config.table, label=config.label, subject=config.subject
-    )
-  study.paths_of(options.data, 0)
-  return task_sets.striped(config.num_pictures, config.size, options.seed)
 
 
 # --- networks and arms
@@ -93,6 +74,7 @@ class Problem:
       **{f"single {n}": nets.Streams((head,), config.widths) for n, head in cases.tasks.items()},
     }
     self.models = {name: nets.from_linen(module) for name, module in modules.items()}
+    self.losses = task_trials.losses_of(self, cases)
 
   def networks(self, arm: str) -> tuple[str, ...]:
     if arm == "stl":
@@ -112,27 +94,18 @@ class Problem:
     ((name, own),) = params.items()
     return self.models[name].apply(own, image)[0]
 
-  def loss(self, number: int) -> Any:
-    cost = task_sets.cost_of(self.cases.heads[number][0])
-
-    def loss_fn(params: Params, example: PyTree, key: Key) -> Array:
-      del key
-      return cost(self.logits(params, example["image"])[number], example[self.names[number]])
-
-    return loss_fn
-
   def together(self, rule: Any) -> Step:
-    losses = {name: self.loss(number) for number, name in enumerate(self.names)}
     tx = optax.adam(self.config.learning_rate)
-    return methods.multitask(losses, tx, combine=rule, shared=lambda path: "/shared_" in path)
+    shared = lambda path: "/shared_" in path  # noqa: E731
+    return methods.multitask(self.losses, tx, combine=rule, shared=shared)
 
   def weighed(self) -> Step:
     return self.together(grads.combine.dwa(period=self.config.period))
 
   def single(self) -> Step:
-    both = [self.loss(number) for number in range(2)]
+    first, second = self.losses.values()
     tx = optax.adam(self.config.learning_rate)
-    return methods.supervised(lambda p, e, k: both[0](p, e, k) + both[1](p, e, k), tx)
+    return methods.supervised(lambda p, e, k: first(p, e, k) + second(p, e, k), tx)
 
 
 ARMS = study.arms(
@@ -176,67 +149,17 @@ def _asked(metric: str) -> list[study.Question]:
 
 
 QUESTIONS = (*_asked("dice"), *_asked("balanced"))
-_REAL: dict[str, Any] = {
-  "arms": tuple(ARMS),
-  "size": 64,
-  "widths": (16, 32, 64),
-  "num_seeds": 3,
-  "num_steps": 300,
-  "log_every": 50,
-}
+_REAL: dict[str, Any] = {"arms": tuple(ARMS), "widths": (8, 16, 32), "num_seeds": 3}
 PRESETS = {
-  "demo": Config(),
+  "demo": Config(size=24),
   "evidence": Config(
-    arms=tuple(ARMS), num_pictures=600, num_seeds=4, num_steps=300, log_every=50
+    arms=tuple(ARMS), num_pictures=1000, train_fraction=0.36, size=24, num_seeds=8, log_every=50
   ),
-  "skin": Config(table="diagnosis.csv", label="diagnosis", **_REAL),
-  "ultrasound": Config(table="class.csv", label="class", subject="group", **_REAL),
-}  # fmt: skip
+  **{name: Config(**where, **_REAL) for name, where in task_sets.REAL.items()},
+}
 
 
-# --- the run and its page
-
-
-def build(config: Config, options: cli.RunOptions) -> None:
-  cases = load(config, options)
-  parts = study.parted(cases.subjects, {"train": 0.6, "test": 0.4}, options.seed)
-  people = {part: study.people_of(cases.subjects, rows) for part, rows in parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
-  with options.directory(config, cases.manifest) as directory:
-    if directory.finished:
-      return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
-    problem = Problem(config, cases)
-    done = task_sets.trials(
-      cases,
-      parts,
-      problem,
-      {arm: ARMS[arm].make(problem) for arm in config.arms},
-      directory,
-      seeds=seeds,
-      num_steps=config.num_steps,
-      batch_size=config.batch_size,
-      log_every=config.log_every,
-    )
-    questions = study.ask(QUESTIONS, done.rows, margin=config.margin, costs=done.flops)
-    found = study.results(
-      done.rows,
-      ("dice", "balanced"),
-      questions=questions,
-      planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
-      flops=done.flops,
-      is_simulated=options.preset in ("demo", "evidence"),
-      num_parameters={arm: tree.size(own[0].params) for arm, own in done.trained.items()},
-    )
-    found["gains"] = gains(found)
-    every = [one for own in done.trained.values() for one in own]
-    report = page(config, cases, found, done.trained)
-    study.finish(directory, found, report, trained=every, rows=done.rows)
+# --- gains over single networks, and the run
 
 
 def gains(found: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -252,30 +175,29 @@ def gains(found: dict[str, Any]) -> dict[str, dict[str, float]]:
   }
 
 
-def page(
-  config: Config,
-  cases: task_sets.TaskSet,
-  found: dict[str, Any],
-  trained: dict[str, list[study.Trained]],
-) -> Report:
-  """Answers, scores, gains, verdicts, conflicts, curves and costs."""
-  report = study.page.start(f"Attention across tasks: {cases.title}", found)
-  study.page.scores(report, found, ARMS, text=config.known)
+def section(report: Report, found: dict[str, Any]) -> None:
+  """Puts the gains on the page and into results.json."""
+  found["gains"] = gains(found)
   if found["gains"]:
     report.table(
       ["arm", "Dice", "balanced accuracy", "mean"],
       [[arm, own["dice"], own["balanced"], own["mean"]] for arm, own in found["gains"].items()],
       "Gains over a network a task, in percent of its score.",
     )
-  study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
-  study.page.conflicts(report, trained)
-  first = {arm: own[0] for arm, own in trained.items()}
-  labels = {f"loss/{name}": f"loss of {name}" for name in cases.tasks}
-  labels |= {f"weight/{name}": f"weight of {name}" for name in cases.tasks}
-  study.page.curves(report, first, labels, caption="First seed.")
-  flops = {arm: own["flops_an_update"] for arm, own in found["arms"].items()}
-  study.page.costs(report, trained, flops)
-  return report
+
+
+FRAME = task_trials.Frame(
+  "Attention across tasks",
+  ARMS,
+  QUESTIONS,
+  Problem,
+  labels={"loss": "loss of", "weight": "weight of"},
+  section=section,
+)
+
+
+def build(config: Config, options: cli.RunOptions) -> None:
+  task_trials.run(FRAME, config, options, task_sets.load(config, options), config.arms)
 
 
 if __name__ == "__main__":

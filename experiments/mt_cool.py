@@ -5,15 +5,15 @@ read each other train in turn, the other one's weights being perturbed. Claims: 
 surgery, which is better than joint training; near independent networks of twice the size; the noise
 and the KL term each add.
 
-  python -m experiments.mt_cool demo             simulated outlines and stripes; about 4 minutes
-  python -m experiments.mt_cool evidence         the same with all arms and 4 seeds
-  python -m experiments.mt_cool digits           even and odd digits, 4 seeds
+  python -m experiments.mt_cool demo             simulated outlines and stripes; about a minute
+  python -m experiments.mt_cool evidence         the same, all arms, 8 seeds; about 16 minutes
+  python -m experiments.mt_cool digits           even and odd digits, all arms, 8 seeds
   python -m experiments.mt_cool skin --data skin_ph2
-                                                 outline and diagnosis of skin lesions
+                                                 outline and diagnosis of skin lesions, 3 seeds
   python -m experiments.mt_cool ultrasound --data busi150
                                                  outline and class, near-duplicates kept together
 
-The time is for 2 CPU cores; the longer presets have not been run.
+Times are for 2 CPU cores.
 
 Published, accuracy on even and odd MNIST: independent .9941 .9877, joint .9960 .9951, CAGrad .9967
 .9951, alternating .9961 .9937, MT-COOL .9972 .9962. Those had one sample of noise, for which the KL
@@ -28,65 +28,42 @@ DEVIATIONS: noise on the other task's encoder (Eq. 5; the line of the algorithm 
 one update a turn and the same batch for both turns; no warm-up by Eq. 7; momentum.
 
 results.json: the common schema of `study.results`; "flatness" is minus the rise of both losses when
-both encoders are moved by U(-b, b), mean over draws (0 where nothing is moved: independent
-networks do not read each other, so theirs is not asked about). num_parameters.<arm>.
+both encoders are moved by U(-b, b), mean over draws (independent networks have none: they do not
+read each other). num_parameters.<arm>.
 """
 
 import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import task_sets
+from experiments import task_sets, task_trials
 from medjax import cli, grads, methods, nets, rng, study, tree
 from medjax.methods import cooperative
-from medjax.train import Report
 from medjax.types import Array, Key, Params, PyTree, Step
 
 # --- settings
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.Settings):
+class Config(task_sets.Settings):
   """Two tasks on one picture."""
 
   arms: tuple[str, ...] = ("joint", "vanilla", "noise", "mt-cool")  # what is compared
-  num_pictures: int = 240  # simulated pictures
-  size: int = 32  # side of a picture in pixels
-  table: str = ""  # CSV beside dataset.json with the classes
-  label: str = ""  # its column with the class
-  subject: str = ""  # its column that keeps near-duplicates together
   widths: tuple[int, ...] = (8, 16)  # channels of both encoders together
   single_widths: tuple[int, ...] = (6, 11)  # of each independent network
   num_seeds: int = 2
-  num_steps: int = 250  # updates
-  batch_size: int = 16  # pictures an update
   learning_rate: float = 0.1  # of gradient descent with a momentum of 0.9
   radius: float = 0.05  # b: of the noise, and of a turn
   kl_weight: float = 1.0  # lambda
   sharpness: float = 0.05  # rho of sharpness-aware minimisation
-  num_draws: int = 8  # perturbations by which flatness is measured
-  log_every: int = 25
-  known: str = ""  # what is known of these data, a sentence shown beside the scores
+  num_draws: int = 4  # perturbations by which flatness is measured
 
   def __post_init__(self):
     super().__post_init__()
     study.chosen("arms", self.arms, ARMS)
-
-
-def load(config: Config, options: cli.RunOptions) -> task_sets.TaskSet:
-  if options.preset in ("skin", "ultrasound"):
-    (path,) = study.paths_of(options.data, 1)
-    return task_sets.folder(
-      path, config.size, table=config.table, label=config.label, subject=config.subject
-    )
-  study.paths_of(options.data, 0)
-  if options.preset == "digits":
-    return task_sets.digits(config.num_pictures, options.seed)
-  return task_sets.striped(config.num_pictures, config.size, options.seed)
 
 
 # --- model and arms
@@ -103,6 +80,7 @@ class Problem:
       for name, head in cases.tasks.items()
     }
     self.tx = optax.sgd(config.learning_rate, momentum=0.9)
+    self.losses = task_trials.losses_of(self, cases)
 
   def start(self, arm: str, key: Key) -> Params:
     image = self.cases.image[0]
@@ -116,14 +94,10 @@ class Problem:
       return tuple(self.single[n].apply(params[n], image)[0][0] for n in self.names)
     return self.model.apply(params, image)[0]
 
-  def loss(self, number: int) -> Any:
-    cost = task_sets.cost_of(self.cases.heads[number][0])
-
-    def loss_fn(params: Params, example: PyTree, key: Key) -> Array:
-      del key
-      return cost(self.logits(params, example["image"])[number], example[self.names[number]])
-
-    return loss_fn
+  def both(self, params: Params, example: PyTree, key: Key) -> Array:
+    """The sum of both losses of one example."""
+    first, second = self.losses.values()
+    return first(params, example, key) + second(params, example, key)
 
   def tasks(self) -> dict[str, cooperative.Task]:
     def task(number: int) -> cooperative.Task:
@@ -142,13 +116,11 @@ class Problem:
     self, combine: grads.combine.Combiner, tx: optax.GradientTransformation | None = None
   ) -> Step:
     """Both tasks in every update; the encoders are shared, the heads are not."""
-    losses = {name: self.loss(number) for number, name in enumerate(self.names)}
     shared = lambda path: "_encoder" in path  # noqa: E731
-    return methods.multitask(losses, tx or self.tx, combine=combine, shared=shared)
+    return methods.multitask(self.losses, tx or self.tx, combine=combine, shared=shared)
 
   def independent(self) -> Step:
-    both = [self.loss(number) for number in range(2)]
-    return methods.supervised(lambda p, e, k: both[0](p, e, k) + both[1](p, e, k), self.tx)
+    return methods.supervised(self.both, self.tx)
 
   def sharp(self) -> Step:
     """Sharpness-aware: two updates of the loop are one of the network."""
@@ -235,37 +207,27 @@ QUESTIONS = (
 )  # fmt: skip
 
 _ALL = tuple(ARMS)
+_LONG: dict[str, Any] = {"arms": _ALL, "num_seeds": 8, "train_fraction": 0.36, "log_every": 50}
 _REAL: dict[str, Any] = {
-  "arms": _ALL,
-  "size": 64,
-  "widths": (16, 32, 64),
-  "single_widths": (11, 23, 45),
+  "size": 32,
+  "widths": (8, 16, 32),
+  "single_widths": (6, 11, 22),
   "num_seeds": 3,
-  "num_steps": 300,
-  "log_every": 50,
 }
 PRESETS = {
-  "demo": Config(),
-  "evidence": Config(arms=_ALL, num_pictures=600, num_seeds=4, num_steps=300, log_every=50),
-  "digits": Config(arms=_ALL, num_pictures=1500, num_seeds=4, num_steps=300, log_every=50),
-  "skin": Config(table="diagnosis.csv", label="diagnosis", **_REAL),
-  "ultrasound": Config(table="class.csv", label="class", subject="group", **_REAL),
+  "demo": Config(size=24),
+  "evidence": Config(size=24, num_pictures=1000, **_LONG),
+  "digits": Config(num_pictures=1000, **_LONG),
+  **{name: Config(**where, **_REAL) for name, where in task_sets.REAL.items()},
 }
 
 
 # --- flatness
 
 
-def rise(problem: Problem, params: Params, store: PyTree, key: Key) -> np.ndarray:
-  """[n] rise of the sum of both losses, mean over perturbations of both encoders."""
+def flatness(problem: Problem) -> task_trials.Measure:
+  """Minus the mean rise of the sum of both losses, [n], when both encoders are moved."""
   config = problem.config
-
-  @jax.jit
-  def one(params: Params, key: Key) -> Array:
-    values = [
-      jax.vmap(problem.loss(number), (None, 0, None))(params, store, key) for number in range(2)
-    ]
-    return values[0] + values[1]
 
   def moved(params: Params, key: Key) -> Params:
     def move(name: str, x: Array) -> Array:
@@ -276,85 +238,39 @@ def rise(problem: Problem, params: Params, store: PyTree, key: Key) -> np.ndarra
 
     return tree.map_named(move, params)
 
-  start = one(params, key)
-  if "stream0_head" not in params:
-    return np.zeros(len(start))
-  draws = jax.random.split(key, config.num_draws)
-  return np.asarray(jnp.stack([one(moved(params, k), k) for k in draws]).mean(0) - start)
+  @jax.jit
+  def rise(params: Params, other: Params, store: PyTree, key: Key) -> Array:
+    each = jax.vmap(problem.both, (None, 0, None))
+    return each(other, store, key) - each(params, store, key)
+
+  move = jax.jit(moved)
+
+  def measure(params: Params, store: PyTree, key: Key) -> dict[str, np.ndarray]:
+    if set(params) == set(problem.names):
+      return {"flatness/both": np.full(len(store["index"]), np.nan)}
+    draws = jax.random.split(key, config.num_draws)
+    found = [np.asarray(rise(params, move(params, k), store, k)) for k in draws]
+    return {"flatness/both": -np.mean(found, axis=0)}
+
+  return measure
 
 
-# --- the run and its page
+# --- the run
+
+FRAME = task_trials.Frame(
+  "Two tasks in turn",
+  ARMS,
+  QUESTIONS,
+  Problem,
+  labels={"loss": "loss of", "kl": "KL in nats of"},
+  repeats={"sam": 2},  # two steps make an update of sharpness-aware training
+  measured=("flatness",),
+  measure=flatness,
+)
 
 
 def build(config: Config, options: cli.RunOptions) -> None:
-  cases = load(config, options)
-  parts = study.parted(cases.subjects, {"train": 0.6, "test": 0.4}, options.seed)
-  people = {part: study.people_of(cases.subjects, rows) for part, rows in parts.items()}
-  kinds = {kind for kind, _ in cases.heads}
-  measured = ["dice"] * ("mask" in kinds) + ["balanced"] * ("class" in kinds) + ["flatness"]
-  asked = [question for question in QUESTIONS if question.metric in measured]
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
-  planned = study.planned(asked, members, config.arms, margin=config.margin)
-  with options.directory(config, cases.manifest) as directory:
-    if directory.finished:
-      return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
-    problem = Problem(config, cases)
-    done = task_sets.trials(
-      cases,
-      parts,
-      problem,
-      {arm: ARMS[arm].make(problem) for arm in config.arms},
-      directory,
-      seeds=seeds,
-      num_steps=config.num_steps,
-      batch_size=config.batch_size,
-      log_every=config.log_every,
-      repeats={"sam": 2},  # two steps make an update of sharpness-aware training
-      more=lambda params, cases, key: {"flatness/both": -rise(problem, params, cases, key)},
-    )
-    questions = study.ask(asked, done.rows, margin=config.margin, costs=done.flops)
-    found = study.results(
-      done.rows,
-      measured,
-      questions=questions,
-      planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
-      flops=done.flops,
-      is_simulated=options.preset in ("demo", "evidence", "digits"),
-      num_parameters={arm: tree.size(own[0].params) for arm, own in done.trained.items()},
-    )
-    every = [one for own in done.trained.values() for one in own]
-    report = page(config, cases, found, done.trained)
-    study.finish(directory, found, report, trained=every, rows=done.rows)
-
-
-def page(
-  config: Config,
-  cases: task_sets.TaskSet,
-  found: dict[str, Any],
-  trained: dict[str, list[study.Trained]],
-) -> Report:
-  """Answers, scores, verdicts, conflicts, curves and costs."""
-  report = study.page.start(f"Two tasks in turn: {cases.title}", found)
-  study.page.scores(report, found, ARMS, text=config.known)
-  study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
-  report.table(
-    ["arm", "parameters"],
-    [[arm, number] for arm, number in found["num_parameters"].items()],
-    "Independent networks have as many parameters together as the one that both tasks share.",
-  )
-  study.page.conflicts(report, trained)
-  first = {arm: own[0] for arm, own in trained.items()}
-  labels = {f"loss/{name}": f"loss of {name}" for name in cases.tasks}
-  labels |= {f"kl/{name}": f"KL of {name}, nats" for name in cases.tasks}
-  study.page.curves(report, first, labels, caption="First seed.")
-  flops = {arm: own["flops_an_update"] for arm, own in found["arms"].items()}
-  study.page.costs(report, trained, flops)
-  return report
+  task_trials.run(FRAME, config, options, task_sets.load(config, options), config.arms)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,45 @@
 """Pictures that two tasks look at: an outline and a class, or two kinds of digits.
 
-Not a study: what the studies of several tasks share. A set names its tasks, and a case has a target
-for each of them, `IGNORE` where a task has none.
+Not a study: the data of the studies of several tasks, which run in `task_trials`. A set names its
+tasks, and a case has a target for each of them, `IGNORE` where a task has none.
 """
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax import check, data, losses, metrics, study, tables, train
+from medjax import check, cli, data, losses, study, tables
 from medjax.data import manifest
 from medjax.data.seeds import generator
-from medjax.types import IGNORE, Array, Key, Params, Step
+from medjax.types import IGNORE, Array
 
-Predict = Callable[[Any, Array], tuple[Array, ...]]
-"""`predict(params, image) -> logits of each task`."""
+
+@dataclasses.dataclass(frozen=True)
+class Settings(study.Settings):
+  """What every study of two tasks on one picture is told."""
+
+  num_pictures: int = 240  # simulated pictures
+  train_fraction: float = 0.6  # of the people; all others are tested
+  size: int = 32  # side of a picture in pixels
+  table: str = ""  # CSV beside dataset.json with the classes
+  label: str = ""  # its column with the class
+  subject: str = ""  # its column that keeps near-duplicates together
+  num_steps: int = 250  # updates
+  batch_size: int = 16  # pictures an update
+  log_every: int = 25
+  known: str = ""  # what is known of these data, a sentence shown beside the scores
+
+
+REAL: Mapping[str, Mapping[str, Any]] = {
+  "skin": {"table": "diagnosis.csv", "label": "diagnosis"},
+  "ultrasound": {"table": "class.csv", "label": "class", "subject": "group"},
+}
+"""Preset -> where a folder of that kind has its classes and its near-duplicates."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +169,17 @@ def digits(num: int, seed: int) -> TaskSet:
 # --- your own pictures
 
 
+def load(config: Settings, options: cli.RunOptions) -> TaskSet:
+  """A folder where the settings name a table; else digits or striped ellipses."""
+  if config.table:
+    (path,) = study.paths_of(options.data, 1)
+    return folder(path, config.size, table=config.table, label=config.label, subject=config.subject)
+  study.paths_of(options.data, 0)
+  if options.preset == "digits":
+    return digits(config.num_pictures, options.seed)
+  return striped(config.num_pictures, config.size, options.seed)
+
+
 def folder(path: pathlib.Path, size: int, *, table: str, label: str, subject: str = "") -> TaskSet:
   """An nnU-Net folder of pictures with a table of their classes.
 
@@ -195,151 +225,3 @@ def folder(path: pathlib.Path, size: int, *, table: str, label: str, subject: st
       "size": size,
     },
   )
-
-
-# --- scores
-
-
-def scored(
-  logits: Sequence[np.ndarray],
-  cases: TaskSet,
-  rows: Sequence[int],
-  about: Mapping[str, Any],
-  more: Mapping[str, np.ndarray] | None = None,
-) -> list[dict[str, Any]]:
-  """A row a person: "dice/TASK" of masks, and "balanced/TASK" and "accuracy/TASK" of classes.
-
-  Args:
-    logits: of each task, [n, ...].
-    cases: the whole set.
-    rows: which cases these are.
-    about: goes in front of each row.
-    more: further figures of each case, [n], whose means over a person's cases are added.
-  """
-  people = [cases.subjects[i] for i in rows]
-  found: dict[str, dict[str, Any]] = {
-    name: {**about, "case": name, "subject": name, "domain": ""} for name in sorted(set(people))
-  }
-  for (task, (kind, number)), own in zip(cases.tasks.items(), logits, strict=True):
-    target = cases.targets[task][np.asarray(rows)]
-    if kind == "mask":
-      each = [overlap(a, b, number) for a, b in zip(own.argmax(-1), target, strict=True)]
-      _add(found, f"dice/{task}", people, np.array(each))
-      continue
-    known = target != IGNORE
-    for name in found:
-      found[name] |= {f"balanced/{task}": float("nan"), f"accuracy/{task}": float("nan")}
-    named = [person for person, is_known in zip(people, known, strict=True) if is_known]
-    for row in study.classes(
-      own[known], target[known], about={}, subjects=named, wanted=("balanced", "accuracy")
-    ):
-      figures = {f"{m}/{task}": row[f"{m}/all"] for m in ("balanced", "accuracy")}
-      found[row["subject"]] |= figures
-  for name, values in (more or {}).items():
-    _add(found, name, people, values)
-  return list(found.values())
-
-
-def overlap(prediction: np.ndarray, target: np.ndarray, num_classes: int) -> float:
-  """Mean Dice of the structures; of two empty maps 1."""
-  found = [
-    float(x)
-    for x in np.ravel(metrics.dice(prediction.astype(np.int32), target, num_classes=num_classes))
-    if not np.isnan(x)
-  ]
-  return float(np.mean(found)) if found else 1.0
-
-
-def _add(
-  found: dict[str, dict[str, Any]], name: str, people: Sequence[str], values: np.ndarray
-) -> None:
-  owners = np.array(people)
-  for person, row in found.items():
-    row[name] = float(values[owners == person].mean())
-
-
-# --- the trainings of a study of tasks
-
-
-@runtime_checkable
-class Problem(Protocol):
-  """What `trials` asks of a study: first weights of an arm, and logits of every task."""
-
-  def start(self, arm: str, key: Key) -> Params: ...
-  def logits(self, params: Params, image: Array) -> tuple[Array, ...]: ...
-
-
-class Trials(NamedTuple):
-  """What came of all trainings.
-
-  Attributes:
-    trained: arm -> its trainings, seed by seed.
-    rows: rows of test people.
-    flops: arm -> operations of one update, of an arm in several steps of all of them.
-  """
-
-  trained: dict[str, list[study.Trained]]
-  rows: list[dict[str, Any]]
-  flops: dict[str, float]
-
-
-def trials(
-  cases: TaskSet,
-  parts: Mapping[str, Sequence[int]],
-  problem: Problem,
-  steps: Mapping[str, Step],
-  directory: train.RunDirectory,
-  *,
-  seeds: Sequence[int],
-  num_steps: int,
-  batch_size: int,
-  log_every: int,
-  repeats: Mapping[str, int] | None = None,
-  more: Callable[[Params, dict[str, np.ndarray], Key], Mapping[str, np.ndarray]] | None = None,
-) -> Trials:
-  """Trains every arm under every seed, resumable job by job, and scores the test people.
-
-  Arms of one seed see the same batches.
-
-  Args:
-    cases, parts: the set, and which of its cases are "train" and "test".
-    problem, steps: of the study; a Step an arm.
-    directory, seeds, num_steps, batch_size, log_every: of the run.
-    repeats: arm -> steps that make one update; 1 for an arm that is not named.
-    more: `more(params, test cases, key)` -> further figures of each case, see `scored`.
-  """
-  learned, tested = (cases.part(parts[part]) for part in ("train", "test"))
-  heads = [
-    study.ChunkedPredictor(functools.partial(_head, problem, k), chunk=64)
-    for k in range(len(cases.tasks))
-  ]
-  each = {arm: (repeats or {}).get(arm, 1) for arm in steps}
-  trained: dict[str, list[study.Trained]] = {arm: [] for arm in steps}
-  rows: list[dict[str, Any]] = []
-
-  def score(params: Params, arm: str, seed: int) -> study.Scored:
-    logits = [head(params, tested["image"]) for head in heads]
-    own = None if more is None else more(params, tested, jax.random.key(seed))
-    about = {"arm": arm, "seed": seed, "role": "test"}
-    return study.Scored(scored(logits, cases, parts["test"], about, own))
-
-  for seed in seeds:
-    key = jax.random.key(seed)
-    stream = data.batches(learned, batch_size, key)
-    for arm, step in steps.items():
-      name = f"{arm}-{seed}"
-      start = problem.start(arm, key)
-      job = study.Job(name, step, stream, start, key, each[arm] * num_steps)
-      one = study.train_job(job, directory, log_every=log_every)
-      trained[arm].append(one)
-      make = functools.partial(score, one.params, arm, seed)
-      rows += study.kept(directory, name, one.params, make).rows
-  batch = data.batches(learned, batch_size, 0)(0)
-  flops = {
-    arm: study.flops(step, trained[arm][0].params, batch) * each[arm] for arm, step in steps.items()
-  }
-  return Trials(trained, rows, flops)
-
-
-def _head(problem: Problem, number: int, params: Params, image: Array) -> Array:
-  return problem.logits(params, image)[number]

@@ -88,7 +88,8 @@ def scores(
 
   The interval of a mean of few people may reach beyond what its score can be (a Dice below 0). The
   true mean cannot, so the page shows the part that lies within `RANGES`, which holds the true mean
-  as often as the whole, and says that it was cut. `found` and results.json keep the whole.
+  as often as the whole, and says that it was cut. An arm that has no figure of a metric has NaN
+  there. `found` and results.json keep the whole.
 
   Args:
     report: the page.
@@ -101,22 +102,26 @@ def scores(
   columns = [
     (role, metric)
     for role in found["test_cases"]
-    for metric in next(iter(own.values())).get(role, {})
+    for metric in dict.fromkeys(name for values in own.values() for name in values.get(role, {}))
   ]
+  unknown = dict.fromkeys(("mean", "low", "high"), np.nan)
+  figures = {
+    (arm, role, metric): values.get(role, {}).get(metric, unknown)
+    for arm, values in own.items()
+    for role, metric in columns
+  }
   costs = {arm: values.get("flops_an_update", np.nan) for arm, values in own.items()}
   least = np.nanmin([*costs.values(), np.inf])
   header = ["arm", "what it is"]
   for role, metric in columns:
     header += [f"{role}: {name_of(metric)}", "low", "high"]
   shown = {
-    (arm, role, metric): _within(metric, values[role][metric])
-    for arm, values in own.items()
-    for role, metric in columns
+    (arm, role, metric): _within(metric, whole) for (arm, role, metric), whole in figures.items()
   }
   is_cut = any(
     cut[k] != whole and np.isfinite(whole)
-    for (arm, role, metric), cut in shown.items()
-    for k, whole in enumerate(_triple(own[arm][role][metric]))
+    for place, cut in shown.items()
+    for k, whole in enumerate(_triple(figures[place]))
   )
   report.section(title, text)
   report.table(

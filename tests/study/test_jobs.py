@@ -215,3 +215,18 @@ def test_intervals_are_cut_at_the_range_of_a_score_on_the_page_alone():
   found = study.results(near, ("dice",), questions=[])
   study.page.scores(report, found, study.arms(study.Arm("plain", "nothing", dict)))
   assert "results.json holds" not in report.html()
+
+
+def test_an_arm_without_a_figure_of_a_metric_has_a_line_on_the_page():
+  rows = [
+    {"arm": arm, "seed": 0, "subject": p, "case": p, "domain": "", "role": "test", "dice/x": 0.5}
+    | {"extra/x": 0.25 if arm == "ours" else float("nan")}
+    for arm in ("plain", "ours")
+    for p in ("ann", "bob")
+  ]
+  found, report = study.results(rows, ("dice", "extra"), questions=[]), train.Report("x")
+  study.page.scores(report, found, study.arms(study.Arm("plain", "nothing", dict)))
+  cells = re.findall(r"<td[^>]*>([^<]*)</td>", report.html())
+  plain, ours = cells[: len(cells) // 2], cells[len(cells) // 2 :]
+  assert len(plain) == len(ours) and float(ours[5]) == 0.25
+  assert plain[2:5] == ours[2:5] and set(plain[5:8]).isdisjoint(ours[5:8])
