@@ -7,9 +7,19 @@ Segmentation", ICCV 2025, arXiv:2411.16719.
   python -m experiments.learn2synth demo --data FOLDER --shape 192 224 --background clusters
                                                   your own nnU-Net folder, 2D or 3D
   python -m experiments.learn2synth recovery      known noise levels, profile and method; 70 minutes
+  python -m experiments.learn2synth evidence --data BRAINS
+                                                  against supervised training and randomisation, at
+                                                  home and on other contrasts, 3 seeds; an hour
+  python -m experiments.learn2synth cross_contrast --data BRAINS
+                                                  the same with all arms, one seed; an hour
+  python -m experiments.learn2synth cross_contrast --data BRAINS --people 5
+                                                  with five labelled people
 
 Times are for 2 CPU cores. `demo` on the template demonstrates the mechanism on one averaged head
-and claims no accuracy.
+and claims no accuracy. BRAINS is an nnU-Net folder of T1 volumes whose classes are names of
+`synth.tissues.TISSUES`, csf, cortical_gray_matter, white_matter and the like, since their signal on
+other contrasts is computed. Claims that are put to the test: above randomisation at home; as good
+as supervised training there; and where supervised training falls on another contrast, no fall.
 
 results.json, `demo`: test_cases, test_subjects; dice.<row>.{mean, <class>, scored, missed} for the
 rows "label vote" (training label maps alone), "naive" and "learn2synth", scored: structures in the
@@ -19,19 +29,30 @@ none for the template. cases.csv has a row a test image, seed and row of the tab
 results.json, `recovery`: recoveries, one entry a preset, with preset, minimiser and minimiser_error
 of the profile, estimate and estimate_error of the method, estimates by seed, profile_passes,
 method_passes; profile.levels and profile.losses [preset][seed][level].
+results.json, `evidence` and `cross_contrast`: the common schema of `study.results`, whose roles are
+"in domain" and the views of `contrast_views`; people_trained_on; learned.<arm>: what the
+synthesiser had learnt at the last update, one entry a seed; late_gain.<arm>: what the last third of
+the updates added to the best Dice on validation people.
 """
 
 from typing import Any
 
-from experiments.learn2synth import noise_recovery, real_images, report
+from experiments.learn2synth import contrasts, noise_recovery, real_images, report
 from medjax import cli, study
 
-PRESETS: dict[str, Any] = {"demo": real_images.Config(), "recovery": noise_recovery.Config()}
+PRESETS: dict[str, Any] = {
+  "demo": real_images.Config(),
+  "recovery": noise_recovery.Config(),
+  "evidence": contrasts.Config(),
+  "cross_contrast": contrasts.Config(arms=tuple(contrasts.ARMS), num_seeds=1),
+}
 
 
 def build(config: Any, options: cli.RunOptions) -> None:
   if isinstance(config, noise_recovery.Config):
     _recovery(config, options)
+  elif isinstance(config, contrasts.Config):
+    contrasts.build(config, options)
   else:
     _real_images(config, options)
 

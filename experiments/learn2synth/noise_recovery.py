@@ -23,6 +23,7 @@ NUM_CLASSES = 6
 # One contrast with some play, so that noise, and not contrast, is what makes the task hard.
 _MEANS = (0.0, 0.30, 0.90, 0.60, 0.45, 0.75)
 _PLAY = 0.05
+_AUGMENTATION = synth.ParametricAugmentation(bias=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,7 @@ def run(config: Config, seed: int, directory: train.RunDirectory) -> Found:
       job = study.Job(
         f"profile-{sigma:.2f}-{s}",
         profile_step,
-        synthetic_training.with_theta(draws, theta_of(task, sigma)),
+        synthetic_training.with_theta(draws, theta_of(sigma)),
         task.first_params(jax.random.key(seed + s), config.shape),
         rng.stream(jax.random.key(seed + s), "profile"),  # one stream for all levels: paired
         config.profile_steps,
@@ -131,7 +132,7 @@ def run(config: Config, seed: int, directory: train.RunDirectory) -> Found:
         task.inner_loss,
         task.outer_loss,
         _network_optimiser(config, config.num_steps),
-        theta_of(task, initial),
+        theta_of(initial),
         optax.adam(_decaying(config.theta_learning_rate, config.num_steps)),
         describe=task.augmentation.describe,
       )
@@ -182,7 +183,7 @@ def make_task(config: Config) -> synthetic_training.Task:
   return synthetic_training.Task(
     model=synthetic_training.unet(NUM_CLASSES, config.widths),
     generator=synth.Generator(synth.identity(NUM_CLASSES), mixture=mixture, quantiles=None),
-    augmentation=synth.ParametricAugmentation(bias=False),
+    augmentation=_AUGMENTATION,
     loss=synthetic_training.dice_and_cross_entropy,
   )
 
@@ -200,9 +201,9 @@ def real_images(task: synthetic_training.Task, key: Key, maps: Batch, sigma: flo
   return maps.replace(image=np.asarray(images))
 
 
-def theta_of(task: synthetic_training.Task, sigma: float) -> PyTree:
+def theta_of(sigma: float) -> PyTree:
   """theta of a noise level; 0 is as near as its parametrisation comes (below 1e-6)."""
-  return task.augmentation.init(sigma=max(sigma, 1e-6))
+  return _AUGMENTATION.init(sigma=max(sigma, 1e-6))
 
 
 def estimate(rows: Sequence[Mapping[str, Any]], num_steps: int) -> float:

@@ -21,6 +21,7 @@ from medjax import check, data, methods, metrics, rng, study, synth, train
 from medjax.types import Batch, Source
 
 ARMS = ("naive", "learn2synth")
+_AUGMENTATION = synth.ParametricAugmentation()
 _LEAST_SIGMA = 1e-4  # lower end of naive randomisation's noise levels
 
 
@@ -217,7 +218,7 @@ def run(config: Config, seed: int, setting: Setting, directory: train.RunDirecto
     ]
   last = trained["learn2synth"][0].state.extra.theta
   synthetic = {
-    "before learning": examples(task, initial_theta(config, task), cases.maps),
+    "before learning": examples(task, initial_theta(config), cases.maps),
     "after learning": examples(task, last, cases.maps),
   }
   return Found(setting, task, scored, trained, synthetic)
@@ -241,7 +242,7 @@ def make_task(config: Config, setting: Setting) -> Task:
   return Task(
     model=synthetic_training.unet(setting.grouping.num_targets, config.widths),
     generator=generator,
-    augmentation=synth.ParametricAugmentation(),
+    augmentation=_AUGMENTATION,
     loss=synthetic_training.dice_and_cross_entropy,
   )
 
@@ -255,8 +256,8 @@ def class_means(cases: Batch, num_classes: int) -> list[float]:
   return (sums / np.maximum(counts, 1)).tolist()
 
 
-def initial_theta(config: Config, task: Task) -> Any:
-  return task.augmentation.init(sigma=config.initial_sigma, exponents=config.initial_exponents)
+def initial_theta(config: Config) -> Any:
+  return _AUGMENTATION.init(sigma=config.initial_sigma, exponents=config.initial_exponents)
 
 
 def results(found: Found) -> dict[str, Any]:
@@ -397,7 +398,7 @@ def _fit(
       task.inner_loss,
       task.outer_loss,
       tx,
-      initial_theta(config, task),
+      initial_theta(config),
       optax.adam(_decaying(config.theta_learning_rate, config)),
       describe=task.augmentation.describe,
     )

@@ -122,7 +122,7 @@ def _what_was_learnt(report: Report, config: real_images.Config, found: real_ima
     hidden = {"sigma": config.hidden_sigma} | dict(
       zip(("exponent_2", "exponent_4", "exponent_8"), config.hidden_exponents, strict=True)
     )
-  initial = found.task.augmentation.describe(real_images.initial_theta(config, found.task))
+  initial = found.task.augmentation.describe(real_images.initial_theta(config))
   names = {
     "sigma": "noise level",
     "exponent_2": "non-uniformity, 2 nodes an axis",

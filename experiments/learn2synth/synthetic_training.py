@@ -25,7 +25,7 @@ class Task:
 
   model: Model
   generator: synth.Generator
-  augmentation: synth.ParametricAugmentation
+  augmentation: synth.LearnableAugmentation
   loss: losses.SegmentationLoss
 
   def synthesise(self, theta: PyTree, key: Key, label: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -46,14 +46,14 @@ def name_of(metric: str) -> str:
 
 
 def start(title: str, found: Mapping[str, Json], lead: str = "") -> Report:
-  """A page of the common schema: it opens with what could be detected, then with every answer."""
+  """A page of the common schema: who was tested, what could be detected, then every answer."""
   cases, people = (
     ", ".join(f"{number:,} {role}" for role, number in found[key].items())
     for key in ("test_cases", "test_people")
   )
-  said = " ".join([*detectable(found["questions"]), *answers(found["questions"])])
   counts = f"Test cases: {cases}; people: {people}."
-  return Report(title, " ".join(part for part in (lead, counts, said) if part))
+  said = " ".join([part for part in (lead, counts) if part] + detectable(found["questions"]))
+  return Report(title, said).section("Answers").items(answers(found["questions"]))
 
 
 def detectable(rows: Sequence[ResultRow]) -> list[str]:
@@ -67,13 +67,15 @@ def detectable(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def answers(rows: Sequence[ResultRow]) -> list[str]:
-  """A sentence for each verdict, its role in front unless that is "test"."""
-  said = [
-    ("" if row["role"] == "test" else f"{row['role'].capitalize()}: ")
-    + sentence(row, name_of(row["metric"]))
-    for row in rows
-  ]
-  return said or ["No planned comparison among these arms."]
+  """A text for each question and role: what was asked, and the sentence of each of its verdicts."""
+  said: dict[tuple[str, str], list[str]] = {}
+  for row in rows:
+    own = said.setdefault((row["question"], row["role"]), [])
+    own.append(sentence(row, name_of(row["metric"])))
+  return [
+    " ".join([question, *([] if role == "test" else [f"({role})"]), *own])
+    for (question, role), own in said.items()
+  ] or ["No planned comparison among these arms."]
 
 
 def scores(
@@ -113,8 +115,7 @@ def scores(
   costs = {arm: values.get("flops_an_update", np.nan) for arm, values in own.items()}
   least = np.nanmin([*costs.values(), np.inf])
   header = ["arm", "what it is"]
-  for role, metric in columns:
-    header += [f"{role}: {name_of(metric)}", "low", "high"]
+  header += [f"{role}: {name_of(metric)}" for role, metric in columns]
   shown = {
     (arm, role, metric): _within(metric, whole) for (arm, role, metric), whole in figures.items()
   }
@@ -130,13 +131,13 @@ def scores(
       [
         arm,
         arms[arm].meaning if arm in arms else "",
-        *(figure for role, metric in columns for figure in shown[arm, role, metric]),
+        *(_span(shown[arm, role, metric]) for role, metric in columns),
         costs[arm] / least,
       ]
       for arm, values in own.items()
     ],
-    f"Means with 95 % intervals over {' and '.join(found['levels'])}; the cases of one place are"
-    f" averaged first.{_CUT if is_cut else ''} flops: of an update, over the least.",
+    f"Means, and in brackets 95 % intervals over {' and '.join(found['levels'])}; the cases of one"
+    f" place are averaged first.{_CUT if is_cut else ''} flops: of an update, over the least.",
   )
 
 
@@ -144,6 +145,12 @@ _CUT = (
   " Intervals are cut where a score ends (no Dice is below 0 or above 1); results.json holds them"
   " whole."
 )
+
+
+def _span(figures: tuple[float, float, float]) -> str:
+  """Mean and interval in one cell: a table of many roles stays as narrow as its columns are few."""
+  mean, low, high = (f"{x:.3f}" if abs(x) < 100 else f"{x:.4g}" for x in figures)
+  return "–" if np.isnan(figures[0]) else f"{mean} ({low} to {high})"
 
 
 def _triple(figures: Mapping[str, float]) -> tuple[float, float, float]:

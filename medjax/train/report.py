@@ -46,6 +46,11 @@ class Report:
     """A remark set apart."""
     return self._add(f'<p class="note">{page.text(text)}</p>')
 
+  def items(self, texts: Sequence[str]) -> "Report":
+    """A list, a line each."""
+    lines = "".join(f"<li>{page.text(text)}</li>" for text in texts)
+    return self._add(f"<ul>{lines}</ul>")
+
   def table(
     self, header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = ""
   ) -> "Report":
