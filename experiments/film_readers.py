@@ -36,6 +36,7 @@ class Problem:
 
   def __init__(self, config: Any, films: radiographs.Films):
     self.config, self.films, self.tx = config, films, optax.adam(config.learning_rate)
+    self._inits: dict[Reader, Any] = {}  # one program a reader, whatever the number of seeds
 
   def network(self, reader: Reader) -> nets.ImageText:
     return nets.ImageText(
@@ -61,7 +62,8 @@ class Problem:
   def start(self, reader: Reader, key: Key) -> Params:
     first = jax.tree.map(lambda x: x[0], self.store([0]))
     own = rng.stream(key, "parameters")
-    return jax.jit(self.network(reader).init)(own, *self.inputs(reader, first))["params"]
+    init = self._inits.setdefault(reader, jax.jit(self.network(reader).init))
+    return init(own, *self.inputs(reader, first))["params"]
 
   def read(self, reader: Reader, params: Params, example: PyTree) -> nets.ImageTextOutput:
     found: Any = self.network(reader).apply({"params": params}, *self.inputs(reader, example))

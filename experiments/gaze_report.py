@@ -6,7 +6,7 @@ network also draws where a reader looked. Claims: the indication helps and the f
 most; the drawn maps lie in the boxes of pneumonia more than those of GradCAM, and profit from text.
 
   python -m experiments.gaze_report demo        simulated films and reports; about 2 minutes
-  python -m experiments.gaze_report evidence    all arms, 4 seeds; about 15 minutes
+  python -m experiments.gaze_report evidence    all arms, 6 seeds; about 15 minutes
   python -m experiments.gaze_report shapes --data chest_shapes
                                                 the same on lungs of 911 real people
 
@@ -16,9 +16,10 @@ ones ask for credentials. FOLDER of `shapes` holds labels/*.png (1 right lung, 2
 Published, AUROC: film .856, with the indication .913, with the report .966; share of attention in
 the boxes by gaze and by GradCAM: .101 .083, .112 .083, .113 .082.
 
-The full report names the diagnosis, which is the label. So three arms say what its gain is worth:
-"findings" reads the report without the sentence of the diagnosis, "report-alone" the report without
-the film, and "prior" neither: class frequencies, and the mean gaze of the training films. GradCAM
+The full report names the diagnosis, which is the label. So other arms say what its gain is worth:
+"findings", by mean words, by an LSTM and with the gaze, read the report without the sentence of the
+diagnosis; "findings-alone" and "report-alone" read a text without the film; "prior" reads neither:
+class frequencies, and the mean gaze of the training films. GradCAM
 is of the classifiers, at their last layer but one, for pneumonia. "in_box" is the paper's measure,
 which grows with the box; "by_area" holds the mean in the box against that outside (.5: knows
 nothing of the box).
@@ -51,6 +52,7 @@ class Config(study.Settings):
 
   arms: tuple[str, ...] = ("image", "report", "report-alone", "image-gaze", "prior")  # compared
   num_films: int = 400  # simulated films, each of a person of their own
+  train_fraction: float = 0.6  # of the people; all others are tested
   size: int = 32  # side of a film in pixels
   widths: tuple[int, ...] = (8, 16, 32)  # channels of each level
   num_states: int = 16  # of the LSTM
@@ -84,12 +86,19 @@ ARMS = study.arms(
   study.Arm("findings", "and the report without diagnosis", lambda: Reader("findings", "mean")),
   study.Arm("report", "and the full report", lambda: Reader("report", "mean")),
   study.Arm("indication-lstm", "indication by an LSTM", lambda: Reader("indication", "lstm")),
+  study.Arm("findings-lstm", "no diagnosis, by an LSTM", lambda: Reader("findings", "lstm")),
   study.Arm("report-lstm", "full report by an LSTM", lambda: Reader("report", "lstm")),
   study.Arm("image-gaze", "the film; draws the gaze", lambda: Reader(draws=True)),
   study.Arm(
     "indication-gaze", "indication, LSTM; draws", lambda: Reader("indication", "lstm", draws=True)
   ),
+  study.Arm(
+    "findings-gaze", "no diagnosis, LSTM; draws", lambda: Reader("findings", "lstm", draws=True)
+  ),
   study.Arm("report-gaze", "report, LSTM; draws", lambda: Reader("report", "lstm", draws=True)),
+  study.Arm(
+    "findings-alone", "those without the film", lambda: Reader("findings", "mean", sees=False)
+  ),
   study.Arm(
     "report-alone", "the report without the film", lambda: Reader("report", "mean", sees=False)
   ),
@@ -107,13 +116,19 @@ def _asked(
   return study.Question(text, reference, arms, metric, role, expects, spread)
 
 
-_PAIRS = (("image", "image"), ("indication", "indication-lstm"), ("report", "report-lstm"))
+_PAIRS = (
+  ("image", "image"),
+  ("indication", "indication-lstm"),
+  ("findings", "findings-lstm"),
+  ("report", "report-lstm"),
+)
 QUESTIONS = (
   _asked("Does the indication help?", "image", ("indication", "indication-lstm"), "better"),
   _asked("Does the full report help?", "image", ("report", "report-lstm"), "better"),
-  _asked("Does it help without the diagnosis?", "image", ("findings",), "better"),
+  _asked("Does it help without the diagnosis?", "image", ("findings", "findings-lstm"), "better"),
   _asked("Is the named diagnosis what helps most?", "findings", ("report",), "open"),
   _asked("Is the film needed beside the report?", "report", ("report-alone",), "open"),
+  _asked("Is it needed without the diagnosis?", "findings", ("findings-alone",), "worse"),
   _asked("Does the second task cost accuracy?", "image", ("image-gaze",), "worse"),
   *(
     _asked(
@@ -123,18 +138,18 @@ QUESTIONS = (
     for metric in ("in_box", "by_area")
     for text, cam in _PAIRS
   ),
-  _asked("Do drawn maps profit from text?", "image-gaze", ("indication-gaze", "report-gaze"),
-         "better", "by_area"),
-  _asked("Do maps of GradCAM profit from text?", "image", ("indication-lstm", "report-lstm"),
-         "equivalent", "by_area"),
+  _asked("Do drawn maps profit from text?", "image-gaze",
+         ("indication-gaze", "findings-gaze", "report-gaze"), "better", "by_area"),
+  _asked("Do maps of GradCAM profit from text?", "image",
+         ("indication-lstm", "findings-lstm", "report-lstm"), "equivalent", "by_area"),
   _asked("Do maps beat the mean gaze?", "prior", ("image", "image-gaze"), "open", "by_area"),
 )  # fmt: skip
 
-_ALL: dict[str, Any] = {"arms": tuple(ARMS), "num_seeds": 4, "num_steps": 400}
+_ALL: dict[str, Any] = {"arms": tuple(ARMS), "size": 24, "num_steps": 300, "train_fraction": 0.4}
 PRESETS = {
   "demo": Config(),
-  "evidence": Config(num_films=800, **_ALL),
-  "shapes": Config(**_ALL),
+  "evidence": Config(num_films=1200, num_seeds=6, **_ALL),
+  "shapes": Config(num_seeds=3, **_ALL),
 }
 
 # --- the run and its page
@@ -142,7 +157,8 @@ PRESETS = {
 
 def build(config: Config, options: cli.RunOptions) -> None:
   films = load(config, options)
-  parts = study.parted(films.subjects, {"train": 0.6, "test": 0.4}, options.seed)
+  shares = {"train": config.train_fraction, "test": 1 - config.train_fraction}
+  parts = study.parted(films.subjects, shares, options.seed)
   people = {part: study.people_of(films.subjects, rows) for part, rows in parts.items()}
   sick = np.flatnonzero(films.label[np.array(parts["test"])] == radiographs.PNEUMONIA)
   seeds = range(options.seed, options.seed + config.num_seeds)
