@@ -3,11 +3,22 @@
 maps     gradcam, occlusion, attention_rollout, integrated_gradients, expected_gradients
 checks   map_curves (insertion and deletion), randomised_weights, attention_in_box
 picture  any of them in the size of its image, in grey levels
+concepts concept_scores, visual_activation, discriminability, greedy_choice, concept_logits,
+         concept_influence: classes from how well an image fits phrases
 """
 
 from medjax.explain.box import AttentionInBox, attention_in_box
+from medjax.explain.concepts import (
+  check_scores,
+  concept_influence,
+  concept_logits,
+  concept_scores,
+  discriminability,
+  visual_activation,
+)
 from medjax.explain.curves import MapCurves, map_curves
 from medjax.explain.gradcam import gradcam
+from medjax.explain.greedy import GreedyChoice, greedy_choice
 from medjax.explain.occlusion import occlusion
 from medjax.explain.path_gradients import Attribution, expected_gradients, integrated_gradients
 from medjax.explain.picture import picture
@@ -17,11 +28,18 @@ from medjax.explain.sanity import randomised_weights, rank_correlation, shuffled
 __all__ = [
   "AttentionInBox",
   "Attribution",
+  "GreedyChoice",
   "MapCurves",
   "attention_in_box",
   "attention_rollout",
+  "check_scores",
+  "concept_influence",
+  "concept_logits",
+  "concept_scores",
+  "discriminability",
   "expected_gradients",
   "gradcam",
+  "greedy_choice",
   "integrated_gradients",
   "map_curves",
   "occlusion",
@@ -29,4 +47,5 @@ __all__ = [
   "randomised_weights",
   "rank_correlation",
   "shuffled_weights",
+  "visual_activation",
 ]

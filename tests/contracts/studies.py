@@ -16,6 +16,7 @@ from experiments import (
   mt_cool,
   serial_sections,
   unlearning,
+  visual_concepts,
 )
 
 
@@ -126,5 +127,12 @@ ROWS = (
     unlearning,
     "--num_people 24 --num_rounds 6 --num_further 2 --local_steps 2 --log_every 2",
     "accuracy",
+  ),
+  Row(
+    "visual_concepts",
+    visual_concepts,
+    "--shots 1 0 --num_seeds 2 --num_images 10 --num_kept 3 --num_steps 30",
+    "balanced",
+    trains=False,
   ),
 )
