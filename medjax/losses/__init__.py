@@ -14,11 +14,13 @@ from medjax.losses.partial_labels import (
   labelled_classes,
   merge_unlabelled,
 )
+from medjax.losses.survival import cox
 
 __all__ = [
   "SegmentationLoss",
   "binary_cross_entropy",
   "conditional_distillation",
+  "cox",
   "cross_entropy",
   "deep_supervision",
   "focal",

@@ -21,6 +21,7 @@ from medjax.metrics.report import SegmentationReport, segmentation_report
 from medjax.metrics.resampling import interval_over_people
 from medjax.metrics.surface_distance import assd, hausdorff, hd95
 from medjax.metrics.surface_overlap import surface_dice
+from medjax.metrics.survival import concordance, concordance_parts
 from medjax.metrics.temperature import Temperature, fit_temperature
 from medjax.metrics.transfer import Transfer, transfer_summary
 
@@ -44,6 +45,8 @@ __all__ = [
   "compare",
   "comparison_cells",
   "comparison_table",
+  "concordance",
+  "concordance_parts",
   "confusion_matrix",
   "dice",
   "ensemble_entropy",
