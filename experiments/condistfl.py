@@ -8,7 +8,10 @@ is not labelled helps where clients train for long between two rounds.
   python -m experiments.condistfl demo           simulated abdomens of four hospitals, rounds of 10
                                                  and of 50 local updates, 2 seeds, 16 trainings;
                                                  65 minutes beside much other work
-  python -m experiments.condistfl evidence       all arms, rounds of 10, 50 and 250 updates, 4 seeds
+  python -m experiments.condistfl evidence       does distillation help, and must its teacher look
+                                                 at the picture: 1,000 updates, rounds of 50 and
+                                                 250, 4 seeds
+  python -m experiments.condistfl strategies     all arms, rounds of 10, 50 and 250 updates, 4 seeds
   python -m experiments.condistfl volumes        the same arms in 3D; wants an accelerator
 
 Times are for 2 CPU cores. Published mean Dice of seven structures: plain loss .393, marginal loss
@@ -188,12 +191,19 @@ def _asked(local: int) -> list[study.Question]:
 
 
 QUESTIONS = tuple(question for local in _LOCAL for question in _asked(local))
-_EVERY: dict[str, Any] = {"arms": tuple(ARMS), "num_seeds": 4}
 PRESETS = {
   "demo": Config(),
-  "evidence": Config(local_updates=_LOCAL, num_updates=1000, **_EVERY),
+  "evidence": Config(
+    arms=("marginal", "condist", "shuffled"), local_updates=(50, 250), num_seeds=4, num_updates=1000
+  ),
+  "strategies": Config(arms=tuple(ARMS), local_updates=_LOCAL, num_seeds=4, num_updates=1000),
   "volumes": Config(
-    local_updates=(50, 250), num_updates=2000, shape=(16, 48, 48), widths=(16, 32, 64), **_EVERY
+    arms=tuple(ARMS),
+    local_updates=(50, 250),
+    num_seeds=4,
+    num_updates=2000,
+    shape=(16, 48, 48),
+    widths=(16, 32, 64),
   ),
 }
 

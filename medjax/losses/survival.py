@@ -2,11 +2,11 @@
 
 With r_i the log hazard of a person, t_i their time and R_i = {j: t_j >= t_i} who is at risk then,
 
-  log L = sum over events i of (r_i - log sum_{j in R_i} exp r_j)          (Cox, 1975; Breslow, 1974)
+  log L = sum over events i of (r_i - log sum_{j in R_i} exp r_j)       (Cox, 1975; Breslow, 1974)
 
 A person's term reads the risks of others, so a loss of one example cannot hold it: examples meet on
-the axis that a batch is vmapped over, and methods that need a gradient of each person alone (clipped
-sums, private training) refuse it.
+the axis that a batch is vmapped over, and methods that need a gradient of each person alone
+(clipped sums, private training) refuse it.
 """
 
 from typing import Literal

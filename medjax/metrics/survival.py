@@ -3,7 +3,8 @@
 Two people can be compared if it is known who had the event first: the earlier of two times is an
 event, or the times are equal and one is an event and the other is not (who was only seen until then
 lived longer). Harrell's C is the share of these pairs in which the first one had the higher risk;
-equal risks count half. With N_i and D_i the won and all pairs of person i, and C = N / D over pairs,
+equal risks count half. With N_i and D_i the won and all pairs of person i, and C = N / D over all
+pairs,
 
   u_i = C + (n / D) (N_i - C D_i)
 
