@@ -17,7 +17,10 @@ from medjax.types import Example, Json, Source
 
 HEART = ("cleveland", "hungarian", "switzerland", "va")
 REGIONS = ("Northeast", "South", "West", "Midwest", "Europe", "Canada")  # FLamby's order
-_NOT_MEASURED = ("slope", "ca", "thal")  # empty for most people outside of Cleveland
+# Without slope, ca and thal, which are empty for most people outside of Cleveland.
+_HEART_COLUMNS = (
+  "age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak",
+)  # fmt: skip
 _KINDS = {"cp": (2, 3, 4), "restecg": (1, 2)}  # codes of a kind, without the first: one column each
 
 
@@ -120,19 +123,16 @@ def heart(root: pathlib.Path, seed: int) -> Clinics:
   files = [root / f"processed.{name}.data.csv" for name in HEART]
   people, domains, numbers, labels = [], [], [], []
   for hospital, path in zip(HEART, files, strict=True):
-    lines = tables.read_table(path, ("cp", "restecg", "target", *_NOT_MEASURED))
-    columns = [c for c in lines[0].cells if c not in ("target", *_NOT_MEASURED)]
-    kept = [x for x in lines if "?" not in (x.text(c) for c in (*columns, "target"))]
+    lines = tables.read_table(path, (*_HEART_COLUMNS, "target"))
+    kept = [x for x in lines if "?" not in (x.text(c) for c in (*_HEART_COLUMNS, "target"))]
     is_kaggle = any(line.whole("cp") == 0 for line in kept)
     first: dict[tuple[float, ...], int] = {}
     for i, line in enumerate(kept):
-      cells = {c: line.number(c) for c in columns}
+      cells = {c: line.number(c) for c in _HEART_COLUMNS}
       is_ill = line.whole("target", least=0) > 0
       if is_kaggle:
-        cells["cp"], cells["restecg"] = (
-          (4, 2, 3, 1)[int(cells["cp"])],
-          (2, 0, 1)[int(cells["restecg"])],
-        )
+        cells["cp"] = (4, 2, 3, 1)[int(cells["cp"])]
+        cells["restecg"] = (2, 0, 1)[int(cells["restecg"])]
         is_ill = not is_ill
       row = [value for c, value in cells.items() if c not in _KINDS]
       row += [float(cells[c] == k) for c, codes in _KINDS.items() for k in codes]
@@ -140,7 +140,7 @@ def heart(root: pathlib.Path, seed: int) -> Clinics:
       domains.append(hospital)
       numbers.append(row)
       labels.append(int(is_ill))
-  names = [c for c in columns if c not in _KINDS]
+  names = [c for c in _HEART_COLUMNS if c not in _KINDS]
   names += [f"{c} {k}" for c, codes in _KINDS.items() for k in codes]
   about = _about("heart disease of hospitals", ("healthy", "ill"), names, people, root, files)
   source = Table(about, people, domains, np.array(numbers), np.array(labels))

@@ -115,11 +115,10 @@ def classes(clinics: clinic_sets.Clinics, *, widths: tuple[int, ...] = ()) -> Ta
 
 def masks(clinics: clinic_sets.Clinics, *, widths: tuple[int, ...], every: int) -> Task:
   """A mask by Dice and cross-entropy, of every `every`-th pixel of the pictures."""
-  train, test, names = (
+  train, test, names = _arrays(clinics, scales=False)
+  train, test = (
     x.replace(image=x.image[:, ::every, ::every], label=x.label[:, ::every, ::every])
-    if isinstance(x, Batch)
-    else x
-    for x in _arrays(clinics, scales=False)
+    for x in (train, test)
   )
   structures = clinics.source.class_names
   model = nets.from_linen(nets.UNet(len(structures), widths, convolution="product"))

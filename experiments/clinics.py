@@ -5,11 +5,14 @@ Healthcare Settings" (2022) compares a model of each clinic, one of all cases in
 federations, on cases that lie in several clinics by nature. Claims: federated training reaches the
 pooled one where clinics are alike, and no strategy wins everywhere.
 
-  python -m experiments.clinics demo             simulated survival in four clinics, 5 seeds
-  python -m experiments.clinics tcga --data DIR  breast cancer of six regions, FLamby's split
+  python -m experiments.clinics demo             simulated survival in four clinics, 5 seeds, 45
+                                                 trainings; 2 minutes beside other work
+  python -m experiments.clinics tcga --data DIR  breast cancer of six regions, FLamby's split:
+                                                 brca.csv and train_test_split.csv
   python -m experiments.clinics flamby --data DIR  the same with columns as they are, FLamby's
                                                  rates and rounds: held against its figures
-  python -m experiments.clinics heart --data DIR  heart disease of four hospitals
+  python -m experiments.clinics heart --data DIR  heart disease of four hospitals:
+                                                 processed.HOSPITAL.data.csv
   python -m experiments.clinics scanners --data DIR  SCANNER/CLASS/*.png with patches.csv
   python -m experiments.clinics laboratories --data DIR  nnU-Net folders side by side: blood cells,
                                                  nuclei
@@ -165,7 +168,6 @@ def _asked(task: str) -> list[study.Question]:
 
 
 QUESTIONS = tuple(question for task in clinic_tasks.TASKS for question in _asked(task))
-_PICTURES: dict[str, Any] = {"num_seeds": 3, "num_rounds": 20, "local_steps": 10}
 PRESETS = {
   "demo": Config(),
   "tcga": Config(task="tcga"),
@@ -173,8 +175,8 @@ PRESETS = {
     task="flamby", num_rounds=5, local_steps=100, batch_size=8, careful_rate=0.01, log_every=1
   ),
   "heart": Config(task="heart"),
-  "scanners": Config(task="scanners", **_PICTURES),
-  "laboratories": Config(task="masks", **{**_PICTURES, "batch_size": 4}),
+  "scanners": Config(task="scanners", num_seeds=3, local_steps=10),
+  "laboratories": Config(task="masks", num_seeds=3, local_steps=10, batch_size=4),
 }
 
 # --- the run and its page

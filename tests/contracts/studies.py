@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from experiments import (
   classification,
+  clinics,
   condistfl,
   ctan,
   disbelieve,
@@ -134,5 +135,11 @@ ROWS = (
     "--shots 1 0 --num_seeds 2 --num_images 10 --num_kept 3 --num_steps 30",
     "balanced",
     trains=False,
+  ),
+  Row(
+    "clinics",
+    clinics,
+    "--num_people 60 --num_rounds 2 --local_steps 3 --num_seeds 1 --log_every 1",
+    "concordance",
   ),
 )
