@@ -72,7 +72,8 @@ def hypergradient(
     outer_loss: `outer_loss(params, example, key) -> scalar` of ONE example.
     tx: an optax transformation; its update may depend on the parameters (weight decay). Sign
       updates (Lion, sign_sgd, signum, rprop) have the derivative 0, and so has Adam's first
-      step; RAdam's steps 3 and 4 give NaN (at b2 = .999): see `surrogate` and `aux`.
+      step; RAdam's steps 3 and 4 give NaN (at b2 = .999): see `surrogate` and `aux`. All others of
+      optax and optax.contrib that ask for the gradient alone are tested.
     steps: K, inner steps; the program is unrolled, so that its compilation grows with K.
     every: M, how many inner steps a call takes, of which it differentiates through the last K; the
       ones before are plain steps. None: M = K. One step in M costs (1 + 7 / (3 M)) plain steps a
@@ -107,7 +108,7 @@ def hypergradient(
     InputError: an unknown option, "reuse" of several steps, `with_start` of "implicit" (the start
       of a converged training has no influence), "first_order" with nothing to derive, a theta
       without floating-point leaves, an optimiser whose update asks for more than gradient, state
-      and parameters (Polyak steps, line searches), or batches of another leading length.
+      and parameters (Polyak steps, line searches, Sophia), or batches of another leading length.
   Guarantees:
     "mixed", "reuse" and "naive" agree with float64 central differences to 1e-6 for twice
     differentiable networks (with "detach": of a training whose moments stay what they were). Values

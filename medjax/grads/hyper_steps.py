@@ -84,13 +84,13 @@ def applied(
   """Parameters and optimiser state after one update."""
   try:
     updates, opt_state = tx.update(gradient, opt_state, params)
-  except TypeError as error:
-    if "required keyword-only argument" not in str(error):
+  except (TypeError, ValueError) as error:  # Sophia's is a ValueError
+    if not any(words in str(error) for words in ("required keyword-only", "obj_fn must be")):
       raise
     raise check.InputError(
       "an optimiser whose update needs gradient, state and parameters alone",
       f"one that asks for more ({error})",
-      "take one without Polyak steps or a line search",
+      "take one without Polyak steps, a line search or the loss itself",
     ) from error
   return optax.apply_updates(params, updates), opt_state
 

@@ -178,8 +178,9 @@ def test_options_that_do_not_fit_are_refused(options, message):
     grads.hypergradient(inner, outer, optax.sgd(RATE), **options)
 
 
-def test_an_optimiser_that_wants_the_loss_is_refused_in_words():
-  tx = optax.polyak_sgd(0.1)
+@pytest.mark.parametrize("make", [optax.polyak_sgd, optax.contrib.momo, optax.contrib.sophia])
+def test_an_optimiser_that_wants_the_loss_is_refused_in_words(make):
+  tx = make(0.1)
   w = jnp.asarray(W, jnp.float32)
   fn = grads.hypergradient(inner, outer, tx)
   with pytest.raises(InputError, match="gradient, state and parameters alone"):

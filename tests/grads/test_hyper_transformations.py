@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from optax import contrib
 
 from medjax import grads
 
@@ -36,6 +37,42 @@ TRANSFORMATIONS = {
   "novograd": lambda: optax.novograd(RATE),
   "radam": lambda: optax.radam(RATE),
   "yogi": lambda: optax.yogi(RATE),
+  "adafactor": lambda: optax.adafactor(RATE),
+  "adan": lambda: optax.adan(RATE, weight_decay=0.01),
+  "lars": lambda: optax.lars(100 * RATE),
+  "noisy_sgd": lambda: optax.noisy_sgd(RATE, key=jax.random.key(0)),
+  "optimistic": lambda: optax.optimistic_gradient_descent(RATE),
+  "partition": lambda: optax.partition(
+    {"first": optax.adam(RATE), "second": optax.sgd(RATE)}, {"a": "first", "b": "second"}
+  ),
+  "sm3": lambda: optax.sm3(RATE),
+}
+# The remaining aliases and wrappers of optax, and what optax.contrib has. Those that are not here
+# ask their update for more than the gradient, and are refused: `test_hyper`.
+FURTHER = {
+  "adamaxw": lambda: optax.adamaxw(RATE),
+  "adaptive_clip": lambda: optax.chain(optax.adaptive_grad_clip(0.1), optax.sgd(RATE)),
+  "block_clip": lambda: optax.chain(optax.clip_by_block_rms(0.1), optax.sgd(RATE)),
+  "centralize": lambda: optax.chain(optax.centralize(), optax.sgd(RATE)),
+  "ema": lambda: optax.chain(optax.ema(0.9), optax.sgd(RATE)),
+  "nadamw": lambda: optax.nadamw(RATE),
+  "non_negative": lambda: optax.chain(optax.sgd(RATE), optax.keep_params_nonnegative()),
+  "optimistic_adam": lambda: optax.optimistic_adam_v2(RATE),
+  "trust_ratio": lambda: optax.chain(optax.scale_by_trust_ratio(), optax.sgd(RATE)),
+  "update_norm": lambda: optax.chain(optax.normalize_by_update_norm(), optax.sgd(RATE)),
+  "acprop": lambda: contrib.acprop(RATE),
+  "ademamix": lambda: contrib.ademamix(RATE),
+  "adopt": lambda: contrib.adopt(RATE),
+  "cocob": lambda: contrib.cocob(),
+  "dowg": lambda: contrib.dowg(),
+  "galore": lambda: contrib.galore(RATE),
+  "madgrad": lambda: contrib.madgrad(RATE),
+  "muon": lambda: contrib.muon(RATE),
+  "sam": lambda: contrib.sam(
+    optax.sgd(RATE), optax.chain(contrib.normalize(), optax.sgd(0.05)), sync_period=2
+  ),
+  "schedule_free": lambda: contrib.schedule_free_adamw(RATE),
+  "simplified_ademamix": lambda: contrib.simplified_ademamix(RATE),
 }
 
 
@@ -47,10 +84,12 @@ def outer(params, x, key):
   return jnp.sum((jnp.tanh(x + params["a"]) * params["b"] - x) ** 2)
 
 
-@pytest.mark.parametrize("name", TRANSFORMATIONS)
+@pytest.mark.parametrize(
+  "name", [*TRANSFORMATIONS, *(pytest.param(name, marks=pytest.mark.slow) for name in FURTHER)]
+)
 def test_equals_central_differences(name):
   with jax.enable_x64(True):
-    tx, step = TRANSFORMATIONS[name](), 1e-5
+    tx, step = (TRANSFORMATIONS | FURTHER)[name](), 1e-5
     params = {"a": jnp.array([0.3, -0.5]), "b": jnp.array([0.7, 1.2])}
     inner_batch, outer_batch = jnp.array([[[0.5, 1.0], [-1.5, 0.3]]]), jnp.array([[0.9, -0.4]])
     fn = grads.hypergradient(inner, outer, tx)
