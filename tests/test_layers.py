@@ -44,6 +44,7 @@ MAY_IMPORT = {
   "train": BASE | {"sweeps", "metrics", "data"},
   "study": BASE | {"metrics", "synth", "data", "inference", "train"},
   "loading": BASE | {"nets", "data", "inference", "train"},
+  "synthesisers": BASE | {"nets", "synth", "train"},
   "cli": BASE | {"train"},
   "predict_classes": BASE | {"data", "inference", "metrics", "train"},
   "predict": BASE | {"cli", "data", "inference", "loading", "predict_classes", "train"},

@@ -5,7 +5,8 @@ Segmentation", ICCV 2025, arXiv:2411.16719.
 
   python -m experiments.learn2synth demo          MNI152 template, hidden noise; about 3 minutes
   python -m experiments.learn2synth demo --data FOLDER --shape 192 224 --background clusters
-                                                  your own nnU-Net folder, 2D or 3D
+                                                  your own nnU-Net folder, 2D or 3D; with --labels
+                                                  MAPS synthesised from label maps of other people
   python -m experiments.learn2synth recovery      known noise levels, profile and method; 70 minutes
   python -m experiments.learn2synth evidence --data BRAINS
                                                   against supervised training and randomisation, at
@@ -60,7 +61,10 @@ def build(config: Any, options: cli.RunOptions) -> None:
 def _real_images(config: real_images.Config, options: cli.RunOptions) -> None:
   picture = study.pair_picture(options.workdir)
   setting = real_images.load(config, options.data, options.seed, picture)
-  with options.directory(config, setting.source.manifest()) as directory:
+  given = setting.source.manifest()
+  if setting.label_maps is not None:
+    given = {"images": given, "labels": setting.label_maps}
+  with options.directory(config, given) as directory:
     if directory.finished:
       return
     directory.write_json("splits", setting.splits)

@@ -22,6 +22,7 @@ class People(NamedTuple):
   `maps` are the training slices with clusters in their unlabelled tissue, to synthesise from.
   """
 
+  volumes: data.NnUNetFolder
   source: Slices
   maps: Batch
   training: Batch
@@ -90,7 +91,16 @@ def load(
     stacked["train"].label, positions[parts["train"]], positions[parts["test"]], num_classes
   )
   return People(
-    source, maps, stacked["train"], stacked["validation"], test, scans, tuple(names), vote, people
+    whole,
+    source,
+    maps,
+    stacked["train"],
+    stacked["validation"],
+    test,
+    scans,
+    tuple(names),
+    vote,
+    people,
   )
 
 

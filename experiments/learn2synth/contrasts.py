@@ -72,11 +72,20 @@ class Config(study.Settings):
 
 
 class Recipe(NamedTuple):
-  """How an arm trains: its Step, and `stream(seed)`."""
+  """How an arm trains: its Step, `stream(seed)`, and what it learns besides the network.
+
+  Attributes:
+    step, num_steps: as for `study.Job`.
+    stream: stream of a seed.
+    task: with the augmentation that is learnt, for arms that learn one.
+    residual: the network inside it, if it is one.
+  """
 
   step: Step
   stream: Callable[[int], Stream]
   num_steps: int
+  task: synthetic_training.Task
+  residual: nets.UNet | None = None
 
 
 class Task:
@@ -88,8 +97,9 @@ class Task:
     grouping = synth.with_clusters(
       synth.identity(len(class_names), class_names), len(contrast_views.UNLABELLED)
     )
+    self.module = synthetic_training.network(len(class_names), config.widths)
     self.training = synthetic_training.Task(
-      model=synthetic_training.unet(len(class_names), config.widths),
+      model=nets.from_linen(self.module),
       generator=synth.learn2synth_base(grouping),
       augmentation=synth.ParametricAugmentation(),
       loss=synthetic_training.dice_and_cross_entropy,
@@ -121,7 +131,7 @@ class Task:
       return task.loss(task.model.apply(params, image)[0], target)
 
     steps = self.config.num_steps
-    return Recipe(methods.supervised(loss_fn, self.tx(steps)), self.maps, steps)
+    return Recipe(methods.supervised(loss_fn, self.tx(steps)), self.maps, steps, task)
 
   def supervised(self, augmented: bool = False, part: float = 1.0) -> Recipe:
     """On real images; `part` of the updates at that part of the rate, for fine-tuning."""
@@ -137,7 +147,7 @@ class Task:
 
     steps = max(round(part * self.config.num_steps), 1)
     tx = self.tx(steps, part * self.config.learning_rate)
-    return Recipe(methods.supervised(loss_fn, tx), self.real, steps)
+    return Recipe(methods.supervised(loss_fn, tx), self.real, steps, self.training)
 
   def learn2synth(self, augmentation: synth.LearnableAugmentation, theta: Any) -> Recipe:
     task = dataclasses.replace(self.training, augmentation=augmentation)
@@ -151,7 +161,7 @@ class Task:
       describe=augmentation.describe,
     )
     both = lambda seed: data.zip_streams(inner=self.maps(seed), outer=self.real(seed))  # noqa: E731
-    return Recipe(step, both, steps)
+    return Recipe(step, both, steps, task)
 
   def parametric(self, **noise: Any) -> Recipe:
     augmentation = synth.ParametricAugmentation(**noise)
@@ -162,7 +172,8 @@ class Task:
     residual = nets.UNet(num_outputs=1, widths=(8, 16), norm="instance", activation="elu")
     augmentation = synth.UNetResidual(nets.from_linen(residual), gain=0.1)
     first = jnp.zeros((*self.config.shape, 1))
-    return self.learn2synth(augmentation, augmentation.init(jax.random.key(0), first))
+    recipe = self.learn2synth(augmentation, augmentation.init(jax.random.key(0), first))
+    return recipe._replace(residual=residual)
 
 
 ARMS = study.arms(
@@ -256,6 +267,16 @@ def build(config: Config, options: cli.RunOptions) -> None:
       for arm, recipe in recipes.items():
         one = _trained(config, task, arm, recipe, seed, trained, directory)
         trained[arm].append(one)
+        synthetic_training.save(
+          directory,
+          one,
+          recipe.task,
+          task.module,
+          people.volumes,
+          patch=config.shape,
+          axis=2,
+          residual=recipe.residual,
+        )
 
         def predicted(one: study.Trained = one, arm: str = arm, seed: int = seed) -> study.Scored:
           found = {

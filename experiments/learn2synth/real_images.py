@@ -8,6 +8,7 @@ number of updates.
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,7 +19,8 @@ import optax
 from experiments.learn2synth import synthetic_training
 from experiments.learn2synth.synthetic_training import Task
 from medjax import check, data, methods, metrics, rng, study, synth, train
-from medjax.types import Batch, Source
+from medjax.data import manifest
+from medjax.types import Batch, Json, Source
 
 ARMS = ("naive", "learn2synth")
 _AUGMENTATION = synth.ParametricAugmentation()
@@ -42,6 +44,9 @@ class Config:
   # regular expression with one group that finds the subject in a case name; "" makes every case its
   # own subject
   subject_pattern: str = ""
+  # folder of NIfTI label maps to synthesise from, with the label values of --data; people of whom
+  # there is no image. "" takes the label maps of the training people
+  labels: str = ""
   # similarity from which cases of two people are taken for one scan, and refused in two parts; -1
   # takes the measured default (.55 for volumes, .8 for pictures), 0 does not look
   near_duplicates: float = -1.0
@@ -80,6 +85,12 @@ class Config:
     check.non_negative("hidden_sigma", self.hidden_sigma)
     check.positive("naive_sigma", self.naive_sigma - _LEAST_SIGMA, "pass a larger noise level")
     check.in_interval("min_labelled", self.min_labelled, 0, 1)
+    check.require(
+      not self.labels or self.background != "clusters",
+      "--background zero or strip with --labels",
+      "clusters",
+      "clusters are found in images, which label maps alone do not have",
+    )
 
 
 class Cases(NamedTuple):
@@ -105,6 +116,8 @@ class Setting(NamedTuple):
   grouping: synth.Grouping
   class_names: tuple[str, ...]
   is_template: bool
+  folder: data.NnUNetFolder | None  # that the images come from
+  label_maps: dict[str, Json] | None  # manifest of --labels
 
 
 class Found(NamedTuple):
@@ -148,8 +161,9 @@ def load(
   """
   check.require(len(paths) <= 1, "one nnU-Net folder after --data", f"{len(paths)}", "pass one")
   source: Source
+  folder = drawn = label_maps = None
   if paths:
-    whole = _folder(config, paths[0])
+    folder = whole = _folder(config, paths[0])
     source = _sliced(config, whole)
     drawn = data.split_subjects(
       source.subjects, {"train": 0.6, "validation": 0.2, "test": 0.2}, seed=seed
@@ -183,9 +197,14 @@ def load(
   elif config.background == "strip":
     stacked = {part: _stripped(batch) for part, batch in stacked.items()}
     maps = stacked["train"]
+  if config.labels:
+    held_out = [stacked["validation"], stacked["test"]]
+    maps, label_maps = _label_maps(config, folder, drawn, held_out)
   cases = Cases(maps, stacked["train"], stacked["validation"], stacked["test"])
   positions = np.array(getattr(source, "positions", (0,) * len(source)))
-  return Setting(source, splits, cases, positions, grouping, source.class_names, not paths)
+  return Setting(
+    source, splits, cases, positions, grouping, source.class_names, not paths, folder, label_maps
+  )
 
 
 def run(config: Config, seed: int, setting: Setting, directory: train.RunDirectory) -> Found:
@@ -205,6 +224,13 @@ def run(config: Config, seed: int, setting: Setting, directory: train.RunDirecto
       _fit(arm, config, seed + s, task, cases, directory, f"{arm}-{s}")
       for s in range(config.num_seeds)
     ]
+    if setting.folder is not None:
+      module = synthetic_training.network(setting.grouping.num_targets, config.widths)
+      axis = None if setting.source is setting.folder else config.slice_axis
+      for one in trained[arm]:
+        synthetic_training.save(
+          directory, one, task, module, setting.folder, patch=config.shape, axis=axis
+        )
     scored[arm] = [
       study.kept(
         directory,
@@ -227,7 +253,9 @@ def run(config: Config, seed: int, setting: Setting, directory: train.RunDirecto
 def make_task(config: Config, setting: Setting) -> Task:
   generator = synth.learn2synth_base(setting.grouping)
   if config.contrast == "matched":
-    means = class_means(setting.cases.maps, setting.grouping.num_generation)
+    cases = setting.cases
+    images = cases.training if cases.maps.image is None else cases.maps
+    means = class_means(images, setting.grouping.num_generation)
     generator = synth.Generator(
       setting.grouping,
       mixture=synth.Mixture(
@@ -437,7 +465,7 @@ def _folder(config: Config, path: pathlib.Path) -> data.NnUNetFolder:
   return source
 
 
-def _sliced(config: Config, source: data.NnUNetFolder) -> Source:
+def _sliced(config: Config, source: Source) -> Source:
   if len(config.shape) == 2 and len(source[0].spacing) == 3:
     return data.slices(
       source,
@@ -445,6 +473,37 @@ def _sliced(config: Config, source: data.NnUNetFolder) -> Source:
       keep=lambda e: bool(np.mean(np.asarray(e.label) > 0) >= config.min_labelled),
     )
   return source
+
+
+def _label_maps(
+  config: Config,
+  folder: data.NnUNetFolder | None,
+  drawn: data.Splits | None,
+  held_out: Sequence[Batch],
+) -> tuple[Batch, dict[str, Json]]:
+  """Label maps alone, of people who are in no other part, and their manifest."""
+  if folder is None or drawn is None:
+    raise check.InputError("real images beside --labels", "none", "pass --data FOLDER as well")
+  source: Source = data.LabelMapFolder(
+    config.labels,
+    spacing=config.spacing or None,
+    label_values=folder.label_values,
+    subject_pattern=config.subject_pattern or None,
+    cache=True,
+  )
+  others = {part: own for part, own in drawn.parts.items() if part != "train"}
+  data.check_disjoint({"--labels": source.subjects, **others})
+  maps = data.stack(_sliced(config, source), shape=config.shape)
+  assert maps.label is not None
+  seen = {manifest.array_digest(label) for batch in held_out for label in batch.label}
+  again = sum(manifest.array_digest(label) in seen for label in maps.label)
+  check.require(
+    not again,
+    "label maps of people who are not tested",
+    f"{again} that equal one of a validation or test person",
+    f"take these people out of {config.labels}",
+  )
+  return maps, source.manifest()
 
 
 def _template(config: Config) -> Source:

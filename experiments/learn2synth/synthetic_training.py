@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax import losses, metrics, nets, rng, study, synth
+from medjax import data, loading, losses, metrics, nets, rng, study, synth, synthesisers, train
+from medjax.methods.learn2synth import SynthState
 from medjax.types import Batch, Evaluator, Key, Model, Params, PyTree, Stream, TrainState
 
 
@@ -30,9 +31,13 @@ class Task:
 
   def synthesise(self, theta: PyTree, key: Key, label: jax.Array) -> tuple[jax.Array, jax.Array]:
     """One synthetic image [*space, 1] and its target class ids [*space]."""
-    generator_key, augmentation_key = rng.streams(key, "generator", "augmentation")
-    image, raw = synth.generate(self.generator, generator_key, label)
-    return self.augmentation(theta, augmentation_key, image), self.generator.grouping.to_target(raw)
+    return self.synthesiser(theta)(key, label)
+
+  def synthesiser(
+    self, theta: PyTree, label_values: tuple[int, ...] = (0,), axis: int | None = None
+  ) -> synthesisers.Synthesiser:
+    """Generator and augmentation at theta as one function, which can be saved."""
+    return synthesisers.Synthesiser(self.generator, self.augmentation, theta, label_values, axis)
 
   def inner_loss(self, params: Params, theta: PyTree, example: Any, key: Key) -> jax.Array:
     """Loss on an image synthesised from the example's label map."""
@@ -94,11 +99,46 @@ class Draw:
   draw: Any
 
 
-def unet(num_classes: int, widths: tuple[int, ...]) -> Model:
+def network(num_classes: int, widths: tuple[int, ...]) -> nets.UNet:
   """The studies' U-Net: ELU as in Learn2Synth, instance norm so that examples never couple."""
-  return nets.from_linen(
-    nets.UNet(num_outputs=num_classes, widths=widths, norm="instance", activation="elu")
-  )
+  return nets.UNet(num_outputs=num_classes, widths=widths, norm="instance", activation="elu")
+
+
+def unet(num_classes: int, widths: tuple[int, ...]) -> Model:
+  """`network` as a Model."""
+  return nets.from_linen(network(num_classes, widths))
+
+
+def save(
+  directory: train.RunDirectory,
+  one: study.Trained,
+  task: Task,
+  module: nets.UNet,
+  source: data.NnUNetFolder,
+  *,
+  patch: tuple[int, ...],
+  axis: int | None,
+  residual: nets.UNet | None = None,
+) -> None:
+  """Writes what a training left: weights for `medjax.predict`, and what synthesiser it learnt.
+
+  Args:
+    directory: of the run.
+    one: the training.
+    task: with the augmentation that it learnt.
+    module: of the network.
+    source: that the images come from.
+    patch: pixels or voxels of the network's input.
+    axis: across which volumes were cut, None for volumes.
+    residual: the network inside a `synth.UNetResidual`.
+  """
+  weights = directory.path / loading.FOLDER / f"{one.name}{loading.SUFFIX}"
+  preprocess = source.preprocessing(patch=patch, axis=axis)
+  loading.save_member(weights, one.params, preprocess, network=module)
+  if isinstance(one.state.extra, SynthState):
+    made = task.synthesiser(one.state.extra.theta, source.label_values, axis)
+    path = directory.path / synthesisers.FOLDER / f"{one.name}{synthesisers.SUFFIX}"
+    synthesisers.save(path, made, network=residual)
 
 
 def dice_and_cross_entropy(logits: jax.Array, label: jax.Array) -> jax.Array:

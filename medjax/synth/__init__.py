@@ -2,7 +2,7 @@
 
 from medjax.synth import sites, tissues
 from medjax.synth.acquisition import Site, acquire, rescan
-from medjax.synth.augment import LearnableAugmentation, ParametricAugmentation
+from medjax.synth.augment import LearnableAugmentation, ParametricAugmentation, Theta
 from medjax.synth.background import split_background, strip_background, with_clusters
 from medjax.synth.deformation import Deformation, Flip
 from medjax.synth.generator import Generator, generate
@@ -30,6 +30,7 @@ __all__ = [
   "Site",
   "StyleBank",
   "StyleTransfer",
+  "Theta",
   "UNetResidual",
   "acquire",
   "build",

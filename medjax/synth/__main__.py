@@ -2,11 +2,15 @@
 
   python -m medjax.synth --site motion-t1 IN.nii.gz OUT.nii.gz
   python -m medjax.synth --list
+  python -m medjax.synth --run RUN MAP.nii.gz OUT.nii.gz
 
 Without labels the contrast of the image stays, and the site adds all that needs no labels: receive
 profile, motion, ghosting, ringing, resolution, noise, intensity curve, gain. With --labels the
 contrast too is made new, from smoothed tissue maps by the signal equation of the site's sequence.
 The result lies on the grid of the input, header and all.
+
+With --run the input is a label map, and the image is what the synthesiser that a run of Learn2Synth
+has learnt makes of it. It works in voxels: give it maps of the voxel size that it was trained on.
 """
 
 import dataclasses
@@ -16,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medjax import cli
+from medjax import cli, synthesisers
 from medjax.check import InputError, require, same_shape
 from medjax.data.formats import labels, nifti
 from medjax.data.formats.volume import Volume, check_same_grid
@@ -29,7 +33,7 @@ from medjax.types import Key
 @dataclasses.dataclass(frozen=True)
 class Config:
   input: cli.Positional[pathlib.Path | None] = None
-  """NIfTI image of one channel, values 0 or more."""
+  """NIfTI image of one channel, values 0 or more; with --run a label map."""
   output: cli.Positional[pathlib.Path | None] = None
   """NIfTI file to write."""
   site: str = ""
@@ -40,6 +44,12 @@ class Config:
   """VALUE=TISSUE for each label value, for example 1=csf; none: FreeSurfer's values."""
   seed: int = 0
   """Of noise, coil position, motion and all else that is random."""
+  run: pathlib.Path | None = None
+  """Run of Learn2Synth, or one of its files synthesisers/NAME.safetensors."""
+  name: str = ""
+  """Which synthesiser of a run that has several."""
+  moved: pathlib.Path | None = None
+  """With --run: NIfTI file to write the labels to that belong to the image, whose anatomy moved."""
   list: bool = False
   """Print the scanners and stop."""
 
@@ -52,7 +62,12 @@ def run(config: Config) -> None:
     raise InputError(
       "IN.nii.gz OUT.nii.gz", "fewer files", "name an image and the file to write, or pass --list"
     )
-  require(config.site, "--site NAME", "none", "choose one of --list")
+  require(
+    (config.run is None) == bool(config.site),
+    "--site NAME or --run RUN",
+    "both" if config.site else "neither",
+    "choose a site of --list, or pass a run of Learn2Synth",
+  )
   require(
     config.input.resolve() != config.output.resolve(),
     "an output of its own",
@@ -65,8 +80,11 @@ def run(config: Config) -> None:
     "nothing there",
     "make it, or pass another output",
   )
-  site = sites.find(config.site)
   volume = nifti.read_nifti(config.input)
+  if config.run is not None:
+    _synthesised(config, volume, config.input, config.output, config.run)
+    return
+  site = sites.find(config.site)
   require(
     volume.array.ndim == 3,
     f"an image of one channel in {config.input}",
@@ -95,6 +113,30 @@ def run(config: Config) -> None:
   result = nifti.from_ras(np.asarray(scanned[..., 0]), volume.affine)
   nifti.write_like(config.output, result, config.input)
   print(_said(site, config))
+
+
+def _synthesised(
+  config: Config, volume: Volume, source: pathlib.Path, output: pathlib.Path, run: pathlib.Path
+) -> None:
+  """Image of a label map by a learned synthesiser, and the labels that it moved."""
+  made = synthesisers.load(run, config.name or None)
+  require(
+    volume.array.ndim == 3, f"a label map in {source}", f"shape {volume.array.shape}", "split it"
+  )
+  upright = nifti.to_ras(volume)
+  ids = labels.class_ids(
+    labels.whole_numbers(upright.array, str(source)), made.label_values, str(source)
+  )
+  key = jax.random.key(config.seed)
+  image, target = synthesisers.synthesise_volume(made, key, np.asarray(ids, np.int32))
+  nifti.write_like(output, nifti.from_ras(image, volume.affine), source)
+  if config.moved is not None:
+    values = np.asarray(made.label_values, np.int32)[target]
+    nifti.write_like(config.moved, nifti.from_ras(values, volume.affine), source)
+  learnt = ", ".join(
+    f"{name} {float(value):.4g}" for name, value in made.augmentation.describe(made.theta).items()
+  )
+  print(f"{output}: synthetic image, seed {config.seed}; learnt: {learnt}")
 
 
 def _labels(config: Config, path: pathlib.Path, image: Volume) -> tuple[np.ndarray, Grouping]:

@@ -1,5 +1,6 @@
 """The experiment as a person runs it: a folder in, a page out, and what bad input gets."""
 
+import dataclasses
 import html.parser
 import json
 
@@ -9,8 +10,10 @@ import pytest
 
 from experiments import learn2synth
 from experiments.learn2synth import noise_recovery, real_images
-from medjax import cli
+from medjax import check, cli, loading, predict, synthesisers
+from medjax.data.formats import nifti
 from medjax.metrics import case_table
+from medjax.synth import __main__ as synth_main
 from medjax.types import Batch
 from tests.data.folders import nnunet
 
@@ -111,6 +114,27 @@ def test_bad_input_gets_one_line_and_writes_nothing(tmp_path, harm, capsys):
   assert not (tmp_path / "run").exists()
 
 
+def test_what_was_trained_predicts_and_synthesises_new_files(finished, tmp_path):
+  folder, workdir = finished
+  image, label = (
+    folder / kind for kind in (f"imagesTr/{CASES[0]}_0000.nii.gz", f"labelsTr/{CASES[0]}.nii.gz")
+  )
+  members = loading.load_members(workdir)
+  assert {member.name for member in members} == {"naive-0", "learn2synth-0"}
+  (written,) = predict.predict(members[:1], image, tmp_path / "predicted")
+  assert nifti.read_nifti(written).array.shape == nifti.read_nifti(image).array.shape
+  command = ["--run", str(workdir), str(label), str(tmp_path / "image.nii.gz"), "--moved",
+             str(tmp_path / "moved.nii.gz")]  # fmt: skip
+  cli.command(synth_main.Config, synth_main.run, synth_main.__doc__, args=command)
+  made, moved = (nifti.read_nifti(tmp_path / f"{name}.nii.gz") for name in ("image", "moved"))
+  assert made.array.shape == moved.array.shape and made.array.std() > 0
+  assert set(np.unique(moved.array)) <= {0, 3, 7}  # the values of the files
+  results = json.loads((workdir / "results.json").read_text())
+  loaded = synthesisers.load(workdir)
+  learnt = {name: float(v) for name, v in loaded.augmentation.describe(loaded.theta).items()}
+  assert learnt == pytest.approx(results["learned"][0])
+
+
 def test_label_maps_for_synthesis_come_from_training_people_only(finished):
   folder, _ = finished
   config = real_images.Config(
@@ -124,6 +148,32 @@ def test_label_maps_for_synthesis_come_from_training_people_only(finished):
   # Clusters exist for generation alone: targets are the true labels.
   target = np.asarray(setting.grouping.to_target(jnp.asarray(setting.cases.maps.label)))
   np.testing.assert_array_equal(target, setting.cases.training.label)
+
+
+def test_label_maps_alone_come_from_people_who_are_not_tested(finished, tmp_path):
+  folder, _ = finished
+  config = real_images.Config(shape=(8, 8), subject_pattern=r"([a-z]+\d+)_", labels=str(tmp_path))
+  random = np.random.default_rng(1)
+  for name in ("other1_a", "other2_a"):
+    values = random.choice([0, 3, 7], size=(8, 9, 3)).astype(np.int32)
+    nifti.write_nifti(tmp_path / f"{name}.nii.gz", values, np.eye(4))
+  setting = real_images.load(config, (folder,), 0)
+  assert setting.cases.maps.image is None and len(setting.cases.maps.label) == 6
+  assert setting.label_maps is not None
+  # Training moves on as with maps that have images: means of the matched contrast are the images'.
+  assert real_images.make_task(dataclasses.replace(config, contrast="matched"), setting)
+  tested = setting.splits["parts"]["test"][0]
+  twin = folder / "labelsTr" / f"{tested}_scan0.nii.gz"
+  (tmp_path / "other3_a.nii.gz").write_bytes(twin.read_bytes())
+  with pytest.raises(check.InputError, match="people who are not tested"):
+    real_images.load(config, (folder,), 0)
+  (tmp_path / "other3_a.nii.gz").rename(tmp_path / f"{tested}_b.nii.gz")
+  with pytest.raises(check.InputError, match=f"subject in both --labels and test, got {tested}"):
+    real_images.load(config, (folder,), 0)
+  with pytest.raises(check.InputError, match="pass --data"):
+    real_images.load(dataclasses.replace(config, template_resolution=8.0), (), 0)
+  with pytest.raises(check.InputError, match="zero or strip"):
+    dataclasses.replace(config, background="clusters")
 
 
 def test_label_vote_is_the_majority_of_the_nearest_slices():
