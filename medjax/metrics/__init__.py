@@ -14,6 +14,7 @@ from medjax.metrics.calibration import (
 )
 from medjax.metrics.classification import Rates, confusion_matrix, rate_intervals, rates
 from medjax.metrics.compare import Comparison, compare, comparison_cells, comparison_table, holm
+from medjax.metrics.graphs import GraphScore, graph_score
 from medjax.metrics.overlap import dice, jaccard
 from medjax.metrics.ranking import auroc, average_precision
 from medjax.metrics.relative_gain import relative_gain
@@ -31,6 +32,7 @@ __all__ = [
   "relative_gain",
   "Calibration",
   "Comparison",
+  "GraphScore",
   "Interval",
   "Rates",
   "SegmentationReport",
@@ -52,6 +54,7 @@ __all__ = [
   "ensemble_entropy",
   "equal_mass_edges",
   "fit_temperature",
+  "graph_score",
   "hausdorff",
   "hd95",
   "holm",

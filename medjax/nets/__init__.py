@@ -8,6 +8,7 @@ from medjax.nets.in_context import InContext
 from medjax.nets.mixstyle import mixstyle
 from medjax.nets.model import from_linen
 from medjax.nets.nnx_model import from_nnx
+from medjax.nets.relational_memory import MemoryNorm, RelationalMemory
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.small_cnn import SmallCNN
@@ -23,6 +24,8 @@ __all__ = [
   "ImageText",
   "ImageTextOutput",
   "InContext",
+  "MemoryNorm",
+  "RelationalMemory",
   "ResNet9",
   "ResidualUNet",
   "SmallCNN",

@@ -15,6 +15,7 @@ from experiments import (
   gpc,
   gpt4mia,
   mt_cool,
+  report_generation,
   serial_sections,
   unlearning,
   visual_concepts,
@@ -122,6 +123,14 @@ ROWS = (
     "--num_pictures 30 --size 8 --widths 4 4 --code 4 --num_steps 20 --num_seeds 1 --log_every 10"
     " --learning_rate 0.02 --batch_size 12",
     "accuracy",
+  ),
+  Row(
+    "report_generation",
+    report_generation,
+    "--languages chinese --num_films 40 --size 16 --widths 4 4 --decoder_width 8 --num_layers 1"
+    " --num_slots 2 --num_steps 20 --num_matches 10 --log_every 10 --num_variants 3",
+    "graph_f1",  # in BLEU "reworded" and "denied" are equal to the last digit: the claim
+    ("shuffled", "rewritten", "auxiliary", "memory", "prompt", "prompt-random", "full", "plain"),
   ),
   Row(
     "unlearning",

@@ -84,9 +84,83 @@ def test_search_finds_the_likeliest_of_all_texts_and_greedy_takes_the_likeliest_
   assert greedy.words[0].tolist() == [*text, *(3 - len(text)) * (END,)]
 
 
+MEMORY = nets.WordDecoder(
+  num_words=4, max_words=3, width=8, num_layers=1, num_heads=2, num_prefix=2, num_slots=3
+)
+
+
+@pytest.fixture(scope="module")
+def remembering():
+  vectors, words = jnp.array([[0.3, -1.0], [0.7, 0.2]]), jnp.array([2, 3, 1])
+  start = jax.jit(MEMORY.init)(jax.random.key(0), vectors, words)
+  random = np.random.default_rng(1)
+  # The parts of the memory norms begin with zeros; then the memory would change nothing.
+  params = jax.tree.map(lambda x: x + jnp.float32(0.5 * random.normal(size=x.shape)), start)
+  return start, params, vectors, words, jax.jit(MEMORY.apply)
+
+
+@jax.jit
+def word_by_word(params, vectors, words):
+  """Logits of all words, and the cache after all but the last."""
+  logits, cache = MEMORY.apply(params, vectors, method="start")
+  found = [logits]
+  for word in words[:-1]:
+    logits, cache = MEMORY.apply(params, cache, word, method="advance")
+    found.append(logits)
+  return jnp.stack(found), cache
+
+
+def test_with_a_memory_too_the_cache_changes_nothing_and_no_word_sees_the_future(remembering):
+  _, params, vectors, words, read = remembering
+  whole = read(params, vectors, words)
+  found, _ = word_by_word(params, vectors, words)
+  np.testing.assert_allclose(found, whole, atol=2e-5)
+  later = read(params, vectors, words.at[1].set(0))
+  np.testing.assert_array_equal(whole[:2], later[:2])
+  assert np.abs(whole[2] - later[2]).max() > 1e-3
+  # Vectors of an image see each other: the first is told of the second, and so are all words.
+  assert np.abs(whole[0] - read(params, vectors.at[1].add(1.0), words)[0]).max() > 1e-3
+  assert np.abs(whole[0] - read(params, vectors.at[0].add(1.0), words)[0]).max() > 1e-3
+
+
+def test_the_memory_is_written_as_the_paper_has_it_and_changes_nothing_at_the_start(remembering):
+  start, params, vectors, words, read = remembering
+  own = jax.tree.map(np.asarray, params["params"]["memory"])
+  table = np.asarray(params["params"]["word"]["embedding"])
+
+  def dense(name, x):
+    return x @ own[name]["kernel"] + own[name]["bias"]
+
+  def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+  memory = np.eye(3, 8)
+  for word in words[:-1]:
+    seen = np.concatenate([memory, table[word][None]])
+    q, k, v = dense("query", memory), dense("key", seen), dense("value", seen)
+    heads = []
+    for half in (slice(0, 4), slice(4, 8)):  # two heads
+      weights = np.exp(q[:, half] @ k[:, half].T / 2)  # the root of 4 channels
+      heads.append(weights / weights.sum(1, keepdims=True) @ v[:, half])
+    z = memory + dense("mix", np.concatenate(heads, axis=1))
+    new = z + np.maximum(dense("back", np.maximum(dense("wide", z), 0)), 0)
+    gates = sigmoid(dense("by_word", table[word]) + dense("by_memory", np.tanh(memory)))
+    memory = gates[:, :8] * np.tanh(new) + gates[:, 8:] * memory
+  _, cache = word_by_word(params, vectors, words)
+  np.testing.assert_allclose(cache.memory, memory, atol=1e-5)
+  # With the weights of the start the norms are plain: another memory changes no logit.
+  moved = jax.tree.map(lambda x: x, start)
+  moved["params"]["memory"] = jax.tree.map(lambda x: 5 * x + 1, start["params"]["memory"])
+  np.testing.assert_array_equal(read(start, vectors, words), read(moved, vectors, words))
+
+
 def test_bad_input_is_named(trained):
   params, vector, _, _ = trained
   with pytest.raises(InputError, match="at most 3 words, got 4"):
     DECODER.apply(params, vector, jnp.zeros(4, jnp.int32))
+  with pytest.raises(InputError, match="1 vectors of an image, got 2"):
+    DECODER.apply(params, jnp.zeros((2, 2)), jnp.zeros(3, jnp.int32))
+  with pytest.raises(InputError, match="1 to 8 slots.*got 9"):
+    nets.RelationalMemory(9, 8).empty()
   with pytest.raises(InputError, match=r"end in \[0, 2\], got end=5"):
     inference.beam_search(lambda c, w: (jnp.zeros(3), c), jnp.zeros(3), (), num_words=2, end=5)
