@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).parent
 RECORDS = ROOT / "records"
 _COMMAND = re.compile(r"^  python -m experiments\.(\w+) ([\w |]+)")
 _PAPER = re.compile(r'[A-Z][^."]*(?: et al\.)?[^."]*, ?"[^"]+"[^.:;]*\d{4}\)?')
-_TIME = re.compile(r"(?:about )?(\d+ (?:minutes?|hours?|seconds?))")
+_TIME = re.compile(r"(?:about )?\b((?:\d+|an?) (?:minutes?|hours?|seconds?))")
 
 
 class Study(NamedTuple):
