@@ -7,9 +7,9 @@ above hard parameter sharing above single networks above MTAN.
 
   python -m experiments.ctan demo                simulated outlines and stripes, which conflict by
                                                  construction; about a minute
-  python -m experiments.ctan evidence            the same, all arms, 8 seeds; about 15 minutes
+  python -m experiments.ctan evidence            the same, all arms, 4 seeds; about 8 minutes
   python -m experiments.ctan skin --data skin_ph2
-                                                 outline and diagnosis of skin lesions, 3 seeds
+                                                 outline and diagnosis of skin lesions, 2 seeds
   python -m experiments.ctan ultrasound --data busi150
                                                  outline and class, near-duplicates kept together
 
@@ -149,11 +149,11 @@ def _asked(metric: str) -> list[study.Question]:
 
 
 QUESTIONS = (*_asked("dice"), *_asked("balanced"))
-_REAL: dict[str, Any] = {"arms": tuple(ARMS), "widths": (8, 16, 32), "num_seeds": 3}
+_REAL: dict[str, Any] = {"widths": (8, 16, 32), "num_seeds": 2, "num_steps": 200}
 PRESETS = {
   "demo": Config(size=24),
   "evidence": Config(
-    arms=tuple(ARMS), num_pictures=1000, train_fraction=0.36, size=24, num_seeds=8, log_every=50
+    arms=tuple(ARMS), num_pictures=1000, train_fraction=0.36, size=24, num_seeds=4, num_steps=200
   ),
   **{name: Config(**where, **_REAL) for name, where in task_sets.REAL.items()},
 }

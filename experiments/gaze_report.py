@@ -6,7 +6,7 @@ network also draws where a reader looked. Claims: the indication helps and the f
 most; the drawn maps lie in the boxes of pneumonia more than those of GradCAM, and profit from text.
 
   python -m experiments.gaze_report demo        simulated films and reports; about 2 minutes
-  python -m experiments.gaze_report evidence    all arms, 6 seeds; about 15 minutes
+  python -m experiments.gaze_report evidence    all arms, 4 seeds; about 8 minutes
   python -m experiments.gaze_report shapes --data chest_shapes
                                                 the same on lungs of 911 real people
 
@@ -145,10 +145,10 @@ QUESTIONS = (
   _asked("Do maps beat the mean gaze?", "prior", ("image", "image-gaze"), "open", "by_area"),
 )  # fmt: skip
 
-_ALL: dict[str, Any] = {"arms": tuple(ARMS), "size": 24, "num_steps": 300, "train_fraction": 0.4}
+_ALL: dict[str, Any] = {"arms": tuple(ARMS), "size": 24, "num_steps": 200, "train_fraction": 0.4}
 PRESETS = {
   "demo": Config(),
-  "evidence": Config(num_films=1200, num_seeds=6, **_ALL),
+  "evidence": Config(num_films=1000, num_seeds=4, **_ALL),
   "shapes": Config(num_seeds=3, **_ALL),
 }
 
