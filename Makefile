@@ -14,8 +14,9 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/test.stamp
 	$(BIN)/python -m pytest -n 2
 
+# The examples compile as the tests do: quickly rather than well.
 doctest: $(VENV)/test.stamp
-	$(BIN)/python -m pytest --doctest-modules medjax kernels experiments
+	$(BIN)/python -m pytest -p tests.conftest --doctest-modules medjax kernels experiments
 
 # Slow tests run the programs that ship: with the compiler's optimisations.
 test-slow: $(VENV)/test.stamp
