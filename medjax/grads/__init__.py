@@ -5,12 +5,13 @@ from medjax.grads.batch import batch_mean
 from medjax.grads.clipping import ClippedSum, clipped_sum
 from medjax.grads.domains import Domains, domains
 from medjax.grads.ghost.explain import Explanation, LeafCost, explain
-from medjax.grads.gramian import gramian, jacobian, task_gramian
+from medjax.grads.gramian import gramian, jacobian
 from medjax.grads.hyper import hypergradient
 from medjax.grads.hyper_result import Hyper, HyperAux
 from medjax.grads.hyper_samples import SampleEffect, sample_effect
 from medjax.grads.per_sample import PerSample, per_sample, per_sample_dot
 from medjax.grads.sketch import sketched
+from medjax.grads.task_gradients import TaskGradients, task_gradients, task_gramian
 
 __all__ = [
   "ClippedSum",
@@ -21,6 +22,7 @@ __all__ = [
   "LeafCost",
   "PerSample",
   "SampleEffect",
+  "TaskGradients",
   "batch_mean",
   "combine",
   "clipped_sum",
@@ -33,6 +35,7 @@ __all__ = [
   "per_sample_dot",
   "sample_effect",
   "sketched",
+  "task_gradients",
   "task_gramian",
   "weights",
 ]

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from medjax import check, rng, tree
 from medjax.axes import BATCH_AXIS
 from medjax.grads import isolation
-from medjax.grads.ghost import engine, products, program, tasks
+from medjax.grads.ghost import engine, products, program
 from medjax.tree import entry
 from medjax.types import Array, Key, Params, PyTree
 
@@ -62,76 +62,6 @@ def _matrix(
       return products.gramian(traced, engine.plan(traced, leaves), leaves, examples)
   rows = jax.vmap(jax.grad(loss_fn), (None, 0, 0))(params, batch, keys)
   return jnp.sum(jnp.stack([products.of_rows(x) for x in jax.tree.leaves(rows)]), axis=0)
-
-
-def task_gramian(
-  losses: Callable[..., Array],
-  weights: Callable[[PyTree], Array] | None = None,
-  *,
-  method: Literal["auto", "ghost", "vmap"] = "auto",
-) -> Callable[[Params, PyTree, Key], tuple[Array, Array]]:
-  """The values of several tasks, and the matrix <G_k, G_l> of the gradients of their means.
-
-  All that a combiner with weights needs to know of the tasks (`grads.combine`), without their
-  gradients: one forward pass, one backward pass a task through what the layers saw, and products of
-  operands and cotangents where these are cheaper than the gradients of a layer (`ghost.tasks`).
-
-  >>> def both(params, example, key):
-  ...   return jnp.stack([params @ example, -2 * params[0]])
-  >>> batch = jnp.array([[1.0, 2.0], [3.0, -2.0]])  # the gradients are (2, 0) and (-2, 0)
-  >>> values, matrix = task_gramian(both)(jnp.ones(2), batch, jax.random.key(0))
-  >>> values.tolist(), matrix.tolist()
-  ([2.0, -2.0], [[4.0, -4.0], [-4.0, 4.0]])
-
-  Args:
-    losses: `losses(params, example, key) -> [tasks]` of ONE example. What the tasks share is
-      computed once if it is computed once in here.
-    weights: as for `jacobian`.
-    method: "ghost" reads the losses operation by operation, "vmap" forms the gradients of all
-      tasks; "auto" is ghost where the program allows it. Both agree to rounding.
-  Returns:
-    `(params, batch, key) -> (values [tasks], matrix [tasks, tasks])`, float32 or wider. Values are
-    means over the batch by `batch.weight`; keys are those of `rng.example_keys`.
-  Raises:
-    InputError: losses that mix examples (see `isolation`), an unknown method.
-  Guarantees: a task none of whose examples weighs anything has value, row and column 0. An example
-    that is not finite spoils no task in which its weight is 0.
-  """
-  check.one_of("method", method, ("auto", "ghost", "vmap"))
-  by_rows = jacobian(losses, weights)
-
-  def matrix(params: Params, batch: PyTree, key: Key) -> tuple[Array, Array]:
-    keys = rng.example_keys(key, batch)
-    isolation.require_alone(lambda *x: losses(*x).sum(), params, batch, keys)
-    example = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
-    one_key = jax.ShapeDtypeStruct(keys.shape[1:], keys.dtype)
-    (number,) = jax.eval_shape(losses, params, example, one_key).shape
-
-    def of_task(params: Params, example: PyTree, key: Key) -> tuple[Array, Array]:
-      found = losses(params, example["own"], key)
-      return jnp.dot(found, example["task"]), found
-
-    if method != "vmap":
-      chosen = jax.ShapeDtypeStruct((number,), jnp.float32)
-      both = {"own": example, "task": chosen}
-      traced = program.trace(of_task, params, both, one_key, has_aux=True)
-      if traced.sites and not traced.has_own_gradients:
-        size = keys.shape[0]
-        own = jnp.ones((size, number)) if weights is None else jax.vmap(weights)(batch)
-        weight = entry(batch, "weight")
-        own = own if weight is None else own * weight[:, None]
-        total = own.sum(0)
-        share = own / jnp.where(total > 0, total, 1.0)[None]
-        leaves = jax.tree.leaves(params)
-        examples = [*jax.tree.leaves(batch), keys]
-        products_, values = tasks.gramian(
-          traced, engine.plan(traced, leaves), leaves, examples, share
-        )
-        return jax.vmap(tree.weighted_mean, (1, 1))(values, own), products_
-    values, rows = by_rows(params, batch, key)
-    return values, jnp.sum(jnp.stack([products.of_rows(x) for x in jax.tree.leaves(rows)]), axis=0)
-
-  return matrix
 
 
 def jacobian(

@@ -3,7 +3,9 @@
   phi <- phi + U(d, s, phi),   d = combine(g_1, ..., g_K),   g_k = grad_phi mean_i L_k(phi, x_i)
 
 on the parameters that the tasks share; heads of single tasks take the sum of their own gradients.
-With weights by losses (`grads.combine.dwa`, `uncertainty`)  d = sum_k w_k g_k  everywhere.
+With weights by losses (`grads.combine.dwa`, `uncertainty`)  d = sum_k w_k g_k  everywhere. Rules
+that look at the inner products <g_k, g_l> alone need no gradient of a single task, and none is
+formed (`grads.task_gradients`).
 """
 
 from collections.abc import Callable, Mapping
@@ -11,11 +13,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from medjax import check, grads, rng, tree
-from medjax.grads.combine import Combiner, LossWeights, conflicts, gramian_of_rows
+from medjax.grads.combine import Combiner, LossWeights, conflicts
 from medjax.grads.domains import UNKNOWN_DOMAINS
+from medjax.grads.task_gradients import Method, TaskGradients
 from medjax.types import AnyLossFn, Key, LossFn, Metrics, Params, PyTree, Step, TrainState
 
 
@@ -26,13 +30,14 @@ def multitask(
   combine: Combiner | LossWeights | None = None,
   shared: Callable[[str], bool] | None = None,
   labelled: Mapping[str, Callable[[PyTree], Any]] | None = None,
+  method: Method = "auto",
 ) -> Step:
   """Step of gradient descent on several losses.
 
   >>> losses = {"a": lambda p, x, key: jnp.sum((p - x) ** 2), "b": lambda p, x, key: jnp.sum(p * x)}
   >>> step = multitask(losses, optax.sgd(0.1), combine=grads.combine.pcgrad())
   >>> state = step.init(jnp.zeros(2), jax.random.key(0))
-  >>> state, metrics = step.update(state, jnp.ones((4, 2)), jax.random.key(1))
+  >>> state, metrics = jax.jit(step.update)(state, jnp.ones((4, 2)), jax.random.key(1))
   >>> float(metrics["conflicts"]), state.params.tolist()  # (-2, -2) against (1, 1): nothing is left
   (1.0, [0.0, 0.0])
 
@@ -46,6 +51,8 @@ def multitask(
     labelled: name of a task -> `fn(example)`, 1 where the example has a label for it and 0 where it
       has none; a task that is not named has labels everywhere. The loss must have a finite gradient
       there nevertheless.
+    method: how the gradients of the tasks are found, see `grads.task_gradients`; `graddrop` forms
+      them all.
   Returns:
     Step with the metrics "loss" (mean of the tasks that took part), "loss/NAME", "skipped/NAME" (1
     for a task without a label in the batch, or whose loss or gradient is not finite: the others go
@@ -70,7 +77,16 @@ def multitask(
     found = [(labelled or {}).get(name, one)(example) for name in names]
     return jnp.stack([jnp.asarray(x, jnp.float32) for x in found])
 
-  jacobian = grads.jacobian(tuple(losses.values()), has_label)
+  needs_rows = isinstance(rule, Combiner) and rule.weights is None
+  check.require(
+    not (needs_rows and method == "ghost"),
+    "a rule of inner products with method='ghost'",
+    f"{rule.name}, which looks at every entry of the gradients",
+    'use method="auto"',
+  )
+  gradients = grads.task_gradients(
+    tuple(losses.values()), has_label, shared=shared, method="vmap" if needs_rows else method
+  )
 
   def init(params: Params, key: Key) -> TrainState:
     del key
@@ -78,15 +94,22 @@ def multitask(
     return TrainState.start(params, tx.init(params), extra=extra)
 
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
-    values, rows = jacobian(state.params, batch, rng.stream(key, "loss"))
+    of = gradients(state.params, batch, rng.stream(key, "loss"))
+    values = of.values
     has_any = jax.vmap(has_label)(batch)
     weight = tree.entry(batch, "weight")
     has_any = (has_any if weight is None else has_any * weight[:, None]).sum(0) > 0
-    is_there = has_any & jnp.isfinite(values) & _finite_rows(rows)
-    weights, extra = jnp.ones(len(names)), state.extra
+    is_there = has_any & jnp.isfinite(values) & of.is_finite
+    gramian = jnp.where(is_there[:, None] & is_there[None], of.gramian, jnp.nan)
+    weights, extra, own_key = is_there.astype(jnp.float32), state.extra, rng.stream(key, "combine")
     if isinstance(rule, LossWeights):
       weights, extra = rule.update(extra, values, is_there)
-    gradient, gramian = _combined(rule, shared, rows, is_there, weights, rng.stream(key, "combine"))
+      own = jnp.where(is_there, weights, 0.0)
+      gradient = of.combined(own, own)
+    elif rule.weights is not None:
+      gradient = of.combined(rule.weights(gramian, own_key), weights)
+    else:
+      gradient = _by_rows(rule, shared, of, is_there, own_key)
     updates, opt_state = tx.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     found = conflicts(gramian)
@@ -125,8 +148,8 @@ def domainwise(
   >>> loss = lambda w, example, key: w @ example["x"]
   >>> step = domainwise(loss, optax.sgd(1.0), 2, combine=grads.combine.mgda())
   >>> batch = {"x": jnp.array([[2.0, 0.0], [0.0, 1.0]]), "domain": jnp.array([0, 1])}
-  >>> state, metrics = step.update(step.init(jnp.zeros(2), jax.random.key(0)), batch,
-  ...                              jax.random.key(0))
+  >>> state, metrics = jax.jit(step.update)(step.init(jnp.zeros(2), jax.random.key(0)), batch,
+  ...                                       jax.random.key(0))
   >>> [round(float(x), 4) for x in state.params]  # the shortest convex combination, (1/5, 4/5)
   [-0.4, -0.8]
 
@@ -163,41 +186,25 @@ def domainwise(
   return Step(step.init, update, hints={"unknown_domains": UNKNOWN_DOMAINS})
 
 
-def _combined(
-  rule: Combiner | LossWeights,
+def _by_rows(
+  rule: Combiner,
   shared: Callable[[str], bool] | None,
-  rows: PyTree,
+  of: TaskGradients,
   is_there: jax.Array,
-  weights: jax.Array,
   key: Key,
-) -> tuple[PyTree, jax.Array]:
-  """The gradient of all parameters, and the Gramian of the rows on those that are shared."""
-
-  def cleared(x: jax.Array, value: float) -> jax.Array:
-    return jnp.where(is_there.reshape(-1, *[1] * (x.ndim - 1)), x, value)
-
-  common, heads = tree.split(rows, shared or (lambda name: True))
+) -> PyTree:
+  """The gradient of all parameters by a rule that looks at every entry of the rows."""
+  common, _ = tree.split(of.rows, shared or (lambda name: True))
   leaves, structure = jax.tree.flatten(common)
   wide = [tree.at_least_float32(x).reshape(x.shape[0], -1) for x in leaves]
-  table = cleared(jnp.concatenate(wide, axis=1), jnp.nan)  # NaN marks a row that is not there
-  if isinstance(rule, LossWeights):
-    clean = jnp.where(is_there[:, None], table, 0.0)
-    direction = jnp.matmul(jnp.where(is_there, weights, 0.0), clean, precision="highest")
-    heads = jax.tree.map(lambda x: x * weights.reshape(-1, *[1] * (x.ndim - 1)), heads)
-  else:
-    direction = rule(table, key)
-  ends = [0]
-  for x in wide:
-    ends.append(ends[-1] + x.shape[1])
+  # NaN marks a row that is not there.
+  table = jnp.where(is_there[:, None], jnp.concatenate(wide, axis=1), jnp.nan)
+  direction = rule(table, key)
+  ends = np.cumsum([0, *(x.shape[1] for x in wide)])
   parts = [
     direction[ends[i] : ends[i + 1]].reshape(x.shape[1:]).astype(x.dtype)
     for i, x in enumerate(leaves)
   ]
-  own = jax.tree.map(lambda x: cleared(x, 0.0).sum(0), heads)
-  return tree.merge(jax.tree.unflatten(structure, parts), own), gramian_of_rows(table)
-
-
-def _finite_rows(rows: PyTree) -> jax.Array:
-  """[tasks] whether every number of a row is finite."""
-  each = [jnp.isfinite(x).reshape(x.shape[0], -1).all(axis=1) for x in jax.tree.leaves(rows)]
-  return jnp.stack(each).all(axis=0)
+  own = is_there.astype(jnp.float32)
+  _, heads = tree.split(of.combined(own, own), shared or (lambda name: True))
+  return tree.merge(jax.tree.unflatten(structure, parts), heads)

@@ -197,3 +197,18 @@ def test_gradients_of_tasks_whose_examples_cancel_are_formed_in_slices():
     exact = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), (w, batch))
     _, want = jax.jit(grads.task_gramian(odd, method="vmap"))(*exact, KEY)
   np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-6 * np.abs(want).max())
+
+
+def test_operations_that_differ_in_a_setting_are_two_and_equal_ones_are_one():
+  """The losses sum the same numbers from the front and from the back."""
+  losses = [
+    lambda p, x, key, back=back: jnp.sum(x * jax.lax.cumsum(p * x, reverse=back))
+    for back in (False, True, False)
+  ]
+  p, batch = normal(1, 6), normal(2, 4, 6)
+  got, want = (
+    jax.jit(grads.task_gramian(losses, method=method))(p, batch, KEY)[1]
+    for method in ("ghost", "vmap")
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  assert abs(got[0, 1] - got[0, 0]) > 1e-2 * got[0, 0] and got[0, 0] == got[0, 2]

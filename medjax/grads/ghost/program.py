@@ -176,9 +176,19 @@ class Program:
 
 
 def trace(
-  loss_fn: Callable[..., Any], params: PyTree, example: PyTree, key: Any, *, has_aux: bool = False
+  loss_fn: Callable[..., Any],
+  params: PyTree,
+  example: PyTree,
+  key: Any,
+  *,
+  has_aux: bool = False,
+  merges: bool = False,
 ) -> Program:
-  """The program of `loss_fn(params, example, key)`; arguments may be ShapeDtypeStructs."""
+  """The program of `loss_fn(params, example, key)`; arguments may be ShapeDtypeStructs.
+
+  With `merges` an operation that was done before, with the same operands, is not done again: a
+  network that the losses of several tasks run each for themselves has its sites once.
+  """
 
   def flat(*arguments: Any) -> Any:
     out = loss_fn(*arguments)
@@ -188,7 +198,7 @@ def trace(
   if getattr(out_shape[0], "shape", None) != ():
     raise TypeError(f"expected a loss that returns a scalar, got {out_shape[0]}; reduce it")
   named = tree.named_leaves(params)
-  builder = _Builder()
+  builder = _Builder(merges)
   jaxpr = closed.jaxpr
   ids = [builder.new() for _ in jaxpr.invars]
   num_leaves = len(named)
@@ -215,7 +225,8 @@ def trace(
 class _Builder:
   """Sorts operations while it walks the jaxpr."""
 
-  def __init__(self) -> None:
+  def __init__(self, merges: bool) -> None:
+    self.done: dict[Any, list[int]] | None = {} if merges else None  # results by what made them
     self.operations: list[Operation] = []
     self.shared: list[Operation] = []
     self.selections: list[Operation] = []
@@ -252,9 +263,14 @@ class _Builder:
         body, held = (inner.jaxpr, inner.consts) if hasattr(inner, "consts") else (inner, ())
         results = self.inline(body, held, inputs)
       else:
-        results = [self.new() for _ in eqn.outvars]
         avals = [tuple(v.aval for v in ends) for ends in (eqn.invars, eqn.outvars)]
-        self.add(Operation(eqn.primitive, eqn.params, inputs, tuple(results), *avals))
+        made_by = None if self.done is None else _signature(eqn, inputs, avals[1])
+        results = None if made_by is None or self.done is None else self.done.get(made_by)
+        if results is None:
+          results = [self.new() for _ in eqn.outvars]
+          self.add(Operation(eqn.primitive, eqn.params, inputs, tuple(results), *avals))
+          if made_by is not None and self.done is not None:
+            self.done[made_by] = results
       names.update(zip(eqn.outvars, results, strict=True))
     return [look_up(atom) for atom in jaxpr.outvars]
 
@@ -312,6 +328,25 @@ class _Builder:
     self.cuts[result] = Cut(result, source.leaf, None if is_whole else places)
     self._positions[result] = moved
     self.selections.append(operation)
+
+
+def _signature(eqn: core.JaxprEqn, inputs: Sequence[Any], avals: Sequence[Any]) -> Any:
+  """Equal for two equations that give the same results; None where that cannot be told."""
+
+  def one(x: Any) -> Any:
+    if not isinstance(x, Literal):
+      return x
+    # Scalars that read alike are one operand; of arrays only the same object.
+    is_scalar = isinstance(x.value, int | float | np.generic)
+    return (type(x.value), repr(x.value)) if is_scalar else (type(x.value), id(x.value))
+
+  params = tuple((name, type(value), value) for name, value in sorted(eqn.params.items()))
+  found = (eqn.primitive, params, tuple(map(one, inputs)), str(avals))
+  try:
+    hash(found)
+  except TypeError:  # a parameter that has no equality, such as an array
+    return None
+  return found
 
 
 def _ids(inputs: Sequence[Any]) -> list[int]:

@@ -1,16 +1,18 @@
-"""Inner products between the gradients of several tasks, each a mean over the batch.
+"""Gradients of several tasks, each a mean over the batch: inner products and weighted sums.
 
   <G_k, G_l> = sum_{t,s} <a_t, a_s> <b_kt, b_ls>       for G_k = sum_t a_t (outer) b_kt
+  sum_k w_k G_k = sum_t a_t (outer) sum_k w_k b_kt
 
 where t runs over the examples and over the rows of each. All tasks read the same operands a: one
 forward pass serves them, and the cotangents b come from one backward pass a task. Where a site is a
 matrix product or a lookup that is cheaper so, the gradients of the tasks are never formed; at the
-others they are formed one site after the other.
+others they are formed. A weighted sum is that of the gradients where these were formed; elsewhere
+it is formed as one gradient, from the sum of the cotangents.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,85 +27,181 @@ _SLICE = 16
 """Rows of a matrix of parameters whose gradients are formed at a time."""
 
 
-def gramian(
+class Tasks(NamedTuple):
+  """What a forward pass, and a backward pass a task, gave.
+
+  Attributes:
+    gramian: [tasks, tasks] inner products on the leaves that count; NaN where a task is not finite.
+    is_finite: [tasks] whether all that its gradients are made of is finite, heads included.
+    values: [examples, tasks] losses.
+    weighted_sum: `weighted_sum(weights) -> leaves`, with weights [tasks] for each leaf; a task of
+      weight 0 adds exactly 0, whatever its gradient.
+  """
+
+  gramian: Any
+  is_finite: Any
+  values: Any
+  weighted_sum: Callable[[Sequence[jax.Array]], list[jax.Array]]
+
+
+def pays(
+  program: Program,
+  how: engine.GhostPlan,
+  leaves: Sequence[Any],
+  shape: tuple[int, int],
+  counts: Sequence[bool],
+) -> bool:
+  """Whether at some site the gradients of the tasks need not be formed; else nothing is saved.
+
+  Args:
+    program, how, leaves, counts: as for `run`.
+    shape: numbers of examples and tasks.
+  """
+  return any(
+    _by_pairs(site, rule, own, how, shape) and counts[site.cuts[0].leaf]
+    for site, rule, own in zip(program.sites.values(), how.rules, program.cuts(leaves), strict=True)
+  )
+
+
+def run(
   program: Program,
   how: engine.GhostPlan,
   leaves: Sequence[Any],
   examples: Sequence[Any],
   share: jax.Array,
-) -> tuple[jax.Array, Any]:
-  """[tasks, tasks] inner products, and what the loss returned beside, [examples, ...].
+  counts: Sequence[bool],
+) -> Tasks:
+  """One forward pass over a batch, and one backward pass for each task.
 
   Args:
-    program: of a loss of one example that is the product of its last leaf but one, numbers of the
-      tasks, with the losses of all tasks.
+    program: of a loss of one example whose last leaf but one is a number for each task. Beside the
+      loss it returns (losses times these numbers, losses), both a tuple with an entry a task.
     how: its plan.
     leaves: of the parameters.
     examples: leaves [examples, ...] of batch and keys, without those numbers.
     share: [examples, tasks] part of each example in the mean of each task, 0 or more.
+    counts: whether a leaf counts in the inner products.
   """
   constants, cuts = program.constants(leaves), program.cuts(leaves)
   _, pull_cuts = jax.vjp(lambda *x: program.cuts(x), *map(at_least_float32, leaves))
-  operands, aux, cotangents = _backward(program, constants, examples, share)
+  operands, values, cotangents = _backward(program, constants, examples, share)
   sites, num_tasks = tuple(program.sites.values()), share.shape[1]
   total = jnp.zeros((num_tasks, num_tasks), jnp.float32)
-  is_spoiled, kept = jnp.zeros(num_tasks, bool), []
+  is_finite, pairs = jnp.ones(num_tasks, bool), []
+  formed: list[tuple[Any, ...] | None] = []  # gradients of the tasks by site, None where not formed
   for site, rule, own, a, b in zip(sites, how.rules, cuts, operands, cotangents, strict=True):
     # An example that is not finite spoils the tasks that it takes part in, and no other.
     is_whole = _finite(a)
-    is_spoiled |= (~is_whole[:, None] & (share > 0)).any(0)
+    is_finite &= ~(~is_whole[:, None] & (share > 0)).any(0)
     a = jax.tree.map(lambda x, whole=is_whole: _cleared(x, whole), a)
     b = jax.tree.map(lambda x: _cleared(x, share > 0), b)
-    is_added = [cut.leaf in how.added for cut in site.cuts]
-    if not any(is_added) and rule.pairs is not None and _pays(site, rule, own, share.shape):
+    for x in jax.tree.leaves(b):
+      is_finite &= jnp.isfinite(x).all([axis for axis in range(x.ndim) if axis != 1])
+    pairs.append((a, b))
+    if not any(counts[cut.leaf] for cut in site.cuts):
+      formed.append(None)
+      continue
+    if _by_pairs(site, rule, own, how, share.shape):
       total = total + _from_pairs(rule, a, b)
-      kept.append(None)
+      formed.append(None)
       continue
     found = _formed(site, own, a, b, constants)
-    total = total + sum(
-      products.of_rows(g) for g, later in zip(found, is_added, strict=True) if not later
-    )
-    kept.append(found if any(is_added) else None)
-  added = engine.added_gradients(sites, kept, how.added, cuts, pull_cuts)
-  total = total + sum(map(products.of_rows, added.values()))
-  return jnp.where(is_spoiled[:, None] | is_spoiled[None], jnp.nan, total), aux
+    formed.append(found)
+    for g, cut in zip(found, site.cuts, strict=True):
+      if counts[cut.leaf] and cut.leaf not in how.added:
+        total = total + products.of_rows(g)
+  added = engine.added_gradients(sites, formed, how.added, cuts, pull_cuts)
+  total = total + sum(products.of_rows(g) for leaf, g in added.items() if counts[leaf])
+
+  def weighted_sum(weights: Sequence[jax.Array]) -> list[jax.Array]:
+    sums = []
+    for site, own, (a, b), found in zip(sites, cuts, pairs, formed, strict=True):
+      each = [weights[cut.leaf] for cut in site.cuts]
+      if found is None:
+        # Cuts of one weight are pulled at once: all of them, but for a site of trunk and head.
+        pulled = {id(w): _pulled(site, own, a, _summed(b, w, 1), constants) for w in each}
+        sums.append(tuple(at_least_float32(pulled[id(w)][c]) for c, w in enumerate(each)))
+      else:
+        sums.append(
+          tuple(_summed(at_least_float32(g), w, 0) for g, w in zip(found, each, strict=True))
+        )
+    return list(pull_cuts(tuple(sums)))
+
+  lost = ~is_finite[:, None] | ~is_finite[None]
+  return Tasks(jnp.where(lost, jnp.nan, total), is_finite, jnp.stack(values, 1), weighted_sum)
 
 
 def _backward(
   program: Program, constants: Any, examples: Sequence[Any], share: jax.Array
 ) -> tuple[Any, Any, Any]:
-  """Operands [example, ...], aux [example, ...], cotangents [example, task, ...]."""
+  """Operands [example, ...], losses a task [example], cotangents [example, task, ...]."""
 
   def one(*example: Any) -> tuple[Any, Any, Any]:
     *batch, key, own = example
+    taps = program.taps()
 
-    def of_task(numbers: jax.Array) -> tuple[Any, Any, Any]:
-      loss, pull, seen = jax.vjp(
-        lambda taps: program.forward(constants, (*batch, numbers, key), taps),
-        program.taps(),
-        has_aux=True,
-      )
-      return seen.operands, seen.aux, pull(jnp.ones_like(loss))[0]
+    def forward(taps: Any) -> tuple[Any, Any]:
+      _, seen = program.forward(constants, (*batch, own, key), taps)
+      return seen.aux[0], seen
 
-    # The numbers of the tasks enter behind all sites: what comes before is the same for all tasks,
-    # so that `vmap` computes it once.
-    return jax.vmap(of_task, out_axes=(None, None, 0))(jnp.diag(own))
+    _, linear, seen = jax.linearize(forward, taps, has_aux=True)
+    # Each task is transposed by itself: with zeros for the others, what is not finite in one loss
+    # would reach them as 0 times NaN.
+    found = [
+      jax.linear_transpose(lambda taps, number=number: linear(taps)[number], taps)(
+        jnp.ones((), scaled.dtype)
+      )[0]
+      for number, scaled in enumerate(seen.aux[0])
+    ]
+    return seen.operands, seen.aux[1], jax.tree.map(lambda *x: jnp.stack(x), *found)
 
   return jax.vmap(one)(*examples, share)
+
+
+def _summed(values: Any, weights: jax.Array, axis: int) -> Any:
+  """Weighted sums over the tasks, which stand along `axis`; a weight of 0 adds 0 even to NaN."""
+
+  def one(x: jax.Array) -> jax.Array:
+    column = jnp.expand_dims(weights, [i for i in range(x.ndim) if i != axis])
+    wide = at_least_float32(x)
+    return (jnp.where(column == 0, 0, wide) * column).sum(axis).astype(x.dtype)
+
+  return jax.tree.map(one, values)
+
+
+def _pulled(
+  site: GhostSite, cuts: Sequence[Any], a: Any, b: Any, constants: Any
+) -> tuple[Any, ...]:
+  """[*cut] of each cut: the sum over the examples, for cotangents [example, ...]."""
+
+  def results(cuts: Sequence[Any]) -> Any:
+    return jax.vmap(lambda x: site.run(cuts, x, constants))(a)
+
+  return jax.vjp(results, tuple(cuts))[1](b)[0]
 
 
 def _formed(
   site: GhostSite, cuts: Sequence[Any], a: Any, b: Any, constants: Any
 ) -> tuple[Any, ...]:
   """[task, *cut] of each cut: sums over the examples, one task after the other."""
-
-  def results(cuts: Sequence[Any]) -> Any:
-    return jax.vmap(lambda x: site.run(cuts, x, constants))(a)
-
-  _, pull = jax.vjp(results, tuple(cuts))
   num_tasks = jax.tree.leaves(b)[0].shape[1]
-  rows = [pull(jax.tree.map(lambda x, k=k: x[:, k], b))[0] for k in range(num_tasks)]
+  rows = [
+    _pulled(site, cuts, a, jax.tree.map(lambda x, k=k: x[:, k], b), constants)
+    for k in range(num_tasks)
+  ]
   return tuple(jnp.stack(own) for own in zip(*rows, strict=True))
+
+
+def _by_pairs(
+  site: GhostSite,
+  rule: rules.GhostRule,
+  cuts: Sequence[Any],
+  how: engine.GhostPlan,
+  shape: tuple[int, ...],
+) -> bool:
+  """Whether a site gives products of pairs: a rule for them, no tied leaf, and a gain."""
+  is_apart = all(cut.leaf not in how.added for cut in site.cuts)
+  return is_apart and rule.pairs is not None and _pays(site, rule, cuts, shape)
 
 
 def _pays(
