@@ -20,7 +20,8 @@ from medjax.grads.gramian import jacobian
 from medjax.tree import entry
 from medjax.types import Array, Key, Params, PyTree
 
-Method = Literal["auto", "ghost", "vmap"]
+RowMethod = Literal["auto", "ghost", "vmap"]
+"""How gradients of tasks are found, see `task_gradients`."""
 
 
 class TaskGradients(NamedTuple):
@@ -49,7 +50,7 @@ def task_gradients(
   weights: Callable[[PyTree], Array] | None = None,
   *,
   shared: Callable[[str], bool] | None = None,
-  method: Method = "auto",
+  method: RowMethod = "auto",
 ) -> Callable[[Params, PyTree, Key], TaskGradients]:
   """Values of several tasks, inner products of their gradients, and any weighted sum of these.
 
@@ -112,7 +113,7 @@ def _by_ghost(
   losses: Callable[..., Array] | Sequence[Callable[..., Array]],
   weights: Callable[[PyTree], Array] | None,
   counts: Callable[[str], bool],
-  method: Method,
+  method: RowMethod,
   params: Params,
   batch: PyTree,
   key: Key,
@@ -178,7 +179,7 @@ def task_gramian(
   losses: Callable[..., Array] | Sequence[Callable[..., Array]],
   weights: Callable[[PyTree], Array] | None = None,
   *,
-  method: Method = "auto",
+  method: RowMethod = "auto",
 ) -> Callable[[Params, PyTree, Key], tuple[Array, Array]]:
   """The values of several tasks, and the matrix <G_k, G_l> of the gradients of their means.
 

@@ -19,7 +19,7 @@ import optax
 from medjax import check, grads, rng, tree
 from medjax.grads.combine import Combiner, LossWeights, conflicts
 from medjax.grads.domains import UNKNOWN_DOMAINS
-from medjax.grads.task_gradients import Method, TaskGradients
+from medjax.grads.task_gradients import RowMethod, TaskGradients
 from medjax.types import AnyLossFn, Key, LossFn, Metrics, Params, PyTree, Step, TrainState
 
 
@@ -30,7 +30,7 @@ def multitask(
   combine: Combiner | LossWeights | None = None,
   shared: Callable[[str], bool] | None = None,
   labelled: Mapping[str, Callable[[PyTree], Any]] | None = None,
-  method: Method = "auto",
+  method: RowMethod = "auto",
 ) -> Step:
   """Step of gradient descent on several losses.
 
