@@ -83,3 +83,13 @@ def scored(
     }
     for subject, own in zip(subjects, np.asarray(dice), strict=True)
   ]
+
+
+def structures(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+  """Arm -> role -> structure -> mean Dice over people and seeds."""
+  found: dict[str, dict[str, dict[str, float]]] = {}
+  for arm, role in dict.fromkeys((row["arm"], row["role"]) for row in rows):
+    own = [row for row in rows if (row["arm"], row["role"]) == (arm, role)]
+    means = {name: float(np.nanmean([row[f"dice/{name}"] for row in own])) for name in CLASSES[1:]}
+    found.setdefault(arm, {})[role] = means
+  return found

@@ -39,12 +39,11 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import optax
 
-from experiments import clinic_tasks
-from medjax import cli, federated, methods, rng, study
+from experiments import clinic_tasks, federations
+from medjax import cli, federated, methods, study
 from medjax.train import Report
 from medjax.types import LossFn, Step
 
@@ -208,7 +207,18 @@ def build(config: Config, options: cli.RunOptions) -> None:
       for seed in seeds:
         found = [
           study.train_job(
-            job_of(config, task, f"{arm}{one.name}-{seed}", one, seed),
+            federations.job(
+              f"{arm}{one.name}-{seed}",
+              one.step,
+              task.model,
+              task.train,
+              one.held,
+              seed=seed,
+              num_rounds=config.num_rounds,
+              batch_size=config.batch_size,
+              local_steps=one.local_steps,
+              chunk=1,
+            ),
             directory,
             log_every=config.log_every,
             progress=False,
@@ -233,23 +243,6 @@ def build(config: Config, options: cli.RunOptions) -> None:
       published=PUBLISHED.get(config.task, {}),
     )
     study.finish(directory, found, page(found, trained), trained=list(trained.values()), rows=rows)
-
-
-def job_of(
-  config: Config, task: clinic_tasks.Task, name: str, one: Training, seed: int
-) -> study.Job:
-  """A training; all arms of a seed share the first weights."""
-  key = jax.random.key(seed)
-  params, _ = task.model.init(rng.stream(key, "parameters"), task.train.image[0])
-  stream = federated.cohorts(
-    task.train,
-    one.held,
-    batch_size=config.batch_size,
-    seed=seed,
-    local_steps=one.local_steps,
-    chunk=1,
-  )
-  return study.Job(name, one.step, stream, params, key, config.num_rounds)
 
 
 def outputs_of(

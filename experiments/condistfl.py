@@ -38,8 +38,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import abdomens
-from medjax import check, cli, data, federated, losses, methods, nets, rng, study
+from experiments import abdomens, federations
+from medjax import check, cli, data, federated, losses, methods, nets, study
 from medjax.train import Report
 from medjax.types import Array, Batch, Key, Params, Step
 
@@ -191,19 +191,15 @@ def _asked(local: int) -> list[study.Question]:
 
 
 QUESTIONS = tuple(question for local in _LOCAL for question in _asked(local))
+_EVERY: dict[str, Any] = {"arms": tuple(ARMS), "num_seeds": 4}
 PRESETS = {
   "demo": Config(),
   "evidence": Config(
     arms=("marginal", "condist", "shuffled"), local_updates=(50, 250), num_seeds=4, num_updates=1000
   ),
-  "strategies": Config(arms=tuple(ARMS), local_updates=_LOCAL, num_seeds=4, num_updates=1000),
+  "strategies": Config(local_updates=_LOCAL, num_updates=1000, **_EVERY),
   "volumes": Config(
-    arms=tuple(ARMS),
-    local_updates=(50, 250),
-    num_seeds=4,
-    num_updates=2000,
-    shape=(16, 48, 48),
-    widths=(16, 32, 64),
+    local_updates=(50, 250), num_updates=2000, shape=(16, 48, 48), widths=(16, 32, 64), **_EVERY
   ),
 }
 
@@ -246,17 +242,22 @@ def build(config: Config, options: cli.RunOptions) -> None:
       for local, role in zip(config.local_updates, roles, strict=True):
         step: Step = ARMS[arm].make(task, local)
         for seed in seeds:
-          key = jax.random.key(seed)
-          params, _ = task.model.init(rng.stream(key, "parameters"), train.image[0])
-          stream = federated.cohorts(
-            train, held, batch_size=config.batch_size, seed=seed, local_steps=local, chunk=1
+          job = federations.job(
+            f"{arm}-{local}-{seed}",
+            step,
+            task.model,
+            train,
+            held,
+            seed=seed,
+            num_rounds=config.num_updates // local,
+            batch_size=config.batch_size,
+            local_steps=local,
+            chunk=1,
           )
-          name, rounds = f"{arm}-{local}-{seed}", config.num_updates // local
-          job = study.Job(name, step, stream, params, key, rounds)
           one = study.train_job(job, directory, log_every=config.log_every)
           trained.setdefault(f"{arm}, {role}", one)
           make = functools.partial(score, one, {"arm": arm, "seed": seed, "role": role})
-          rows += study.kept(directory, name, one.params, make).rows
+          rows += study.kept(directory, one.name, one.params, make).rows
     questions = study.ask(asked, rows, margin=config.margin)
     found = study.results(
       rows,
@@ -265,21 +266,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
       planned=planned,
       not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=True,
-      structures=structures(rows),
+      structures=abdomens.structures(rows),
     )
     study.finish(directory, found, page(found, trained), trained=list(trained.values()), rows=rows)
-
-
-def structures(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-  """Arm -> role -> structure -> mean Dice over people and seeds."""
-  found: dict[str, dict[str, dict[str, float]]] = {}
-  for arm, role in dict.fromkeys((row["arm"], row["role"]) for row in rows):
-    own = [row for row in rows if (row["arm"], row["role"]) == (arm, role)]
-    means = {
-      name: float(np.nanmean([row[f"dice/{name}"] for row in own])) for name in abdomens.CLASSES[1:]
-    }
-    found.setdefault(arm, {})[role] = means
-  return found
 
 
 def page(found: dict[str, Any], trained: dict[str, study.Trained]) -> Report:

@@ -34,13 +34,12 @@ import functools
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import rare_findings
-from medjax import cli, data, federated, losses, methods, nets, rng, study
+from experiments import federations, rare_findings
+from medjax import cli, data, federated, losses, methods, nets, study
 from medjax.train import Report
 from medjax.types import Array, Batch, Key, Params, Step
 
@@ -227,19 +226,20 @@ def build(config: Config, options: cli.RunOptions) -> None:
       step: Step = ARMS[arm].make(task)
       weights = None if arm in _BY_CASES else np.ones(config.num_clients)
       for seed in seeds:
-        key = jax.random.key(seed)
-        params, _ = task.model.init(rng.stream(key, "parameters"), train.image[0])
-        stream = federated.cohorts(
+        name = f"{arm}-{seed}"
+        job = federations.job(
+          name,
+          step,
+          task.model,
           train,
           held,
-          batch_size=config.batch_size,
           seed=seed,
+          num_rounds=config.num_rounds,
+          batch_size=config.batch_size,
           local_steps=config.local_steps,
           weights=weights,
         )
-        name = f"{arm}-{seed}"
-        blocks = functools.partial(_first, stream)
-        job = study.Job(name, step, blocks, params, key, config.num_rounds)
+        job = federations.in_one_block(job)
         one = study.train_job(job, directory, log_every=config.log_every, progress=False)
         trained.setdefault(arm, []).append(one)
         make = functools.partial(score, one, arm, seed)
@@ -258,10 +258,6 @@ def build(config: Config, options: cli.RunOptions) -> None:
     )
     every = [ready, *(one for own in trained.values() for one in own)]
     study.finish(directory, found, page(found, trained), trained=every, rows=rows)
-
-
-def _first(stream: federated.CohortStream, t: int) -> federated.Cohort:
-  return stream(t)[0]
 
 
 def page(found: dict[str, Any], trained: dict[str, list[study.Trained]]) -> Report:

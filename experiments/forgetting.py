@@ -28,21 +28,7 @@ def hospital(name: str, num: int, seed: int) -> Source:
   centres, others = random.normal(size=(2, _CLASSES, _FEATURES))
   if name == HOSPITALS[GONE]:
     centres = 0.35 * centres + 0.95 * others
-
-  def draw(own: np.random.Generator) -> tuple[np.ndarray, int]:
-    label = int(own.integers(_CLASSES))
-    vector = centres[label] + 1.1 * own.normal(size=_FEATURES)
-    return vector.astype(np.float32)[None, None], label
-
-  return data.Simulated(
-    "simulated features",
-    num,
-    seed,
-    draw,
-    class_names=[f"class {k}" for k in range(_CLASSES)],
-    channel_names=[f"feature {k}" for k in range(_FEATURES)],
-    domain=name,
-  )
+  return data.feature_vectors("simulated features", num, seed, centres, noise=1.1, domain=name)
 
 
 class Task:

@@ -77,6 +77,7 @@ from medjax.data.simulated import (
   ProceduralAnatomy,
   Simulated,
   context_problems,
+  feature_vectors,
 )
 from medjax.data.streams import (
   Memory,
@@ -131,6 +132,7 @@ __all__ = [
   "context_problems",
   "cut_patches",
   "find_cases",
+  "feature_vectors",
   "fit_to_shape",
   "folds",
   "foreground_statistics",

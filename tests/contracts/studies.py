@@ -96,6 +96,14 @@ ROWS = (
     "dice",
   ),
   Row(
+    "condistfl",
+    condistfl,
+    "--arms plain marginal condist --local_updates 10 --num_people 6 --num_updates 20 --num_seeds 1"
+    " --shape 8 12 12 --widths 4 4 --batch_size 2 --learning_rate 0.05",
+    "dice",
+    preset="volumes",
+  ),
+  Row(
     "gpt4mia",
     gpt4mia,
     "--num_seeds 1 --num_train 60 --num_known 60 --widths 4 --num_steps 20 --num_problems 32"

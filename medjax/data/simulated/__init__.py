@@ -4,10 +4,12 @@ from medjax.data.simulated.cardiac import CardiacAnatomy
 from medjax.data.simulated.context import context_problems
 from medjax.data.simulated.procedural import ProceduralAnatomy
 from medjax.data.simulated.source import Simulated
+from medjax.data.simulated.vectors import feature_vectors
 
 __all__ = [
   "CardiacAnatomy",
   "ProceduralAnatomy",
   "Simulated",
   "context_problems",
+  "feature_vectors",
 ]
