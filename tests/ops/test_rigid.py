@@ -1,4 +1,6 @@
-"""Procrustes against SciPy, its derivative against differences, ICP against a loop with a tree."""
+"""Procrustes against SciPy, its derivative against differences, ICP against a loop and library."""
+
+import json
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from medjax.check import InputError
 from medjax.ops import rigid
+from tests.oracles import make_registration_values
 
 
 def cloud(seed, n=40, axes=2):
@@ -104,6 +107,18 @@ def test_icp_is_that_of_a_loop_with_a_tree_and_padding_changes_nothing(most):
     num_steps=8,
   )
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), padded, found)
+
+
+@pytest.mark.parametrize("name", ["sheet", "layer"])
+def test_icp_ends_where_that_of_small_gicp_ends(name):
+  moving, fixed = make_registration_values.clouds()[name]
+  path = make_registration_values.HERE / "registration_values.json"
+  want = np.array(json.loads(path.read_text())["values"][name])
+  found = rigid.icp(jnp.float32(moving), jnp.float32(fixed), num_steps=100)
+  axes = moving.shape[1]
+  np.testing.assert_allclose(found.rotation, want[:axes, :axes], atol=2e-5)
+  np.testing.assert_allclose(found.shift, want[:axes, 3], atol=2e-5)
+  assert np.abs(want[:3, :3] - np.eye(3)).max() > 0.05  # something had to be turned
 
 
 def test_layers_come_home_along_the_stack():
