@@ -10,6 +10,8 @@ task, better than an encoder with a head a task.
   python -m experiments.gpc folders --data SITE1 --data SITE2
                                             your pictures, CLASS/*.png; the names of the folders are
                                             the labels; about 5 minutes
+  python -m experiments.gpc folders --data A.csv --data B.csv --label LABEL --subject PERSON
+                                            the same of tables with a column image
 
 Times are for 2 CPU cores. Published accuracy and kappa on Colon-1: GPC .884 and .944, ConvNeXt-L
 with a head a task .859 and .933, the best network of a task .880; Prostate-2: .769 and .700 beside
@@ -31,18 +33,16 @@ invalid.<arm>: share of test pictures whose text is no label of their task.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import word_sets
-from medjax import cli, data, inference, losses, methods, metrics, nets, rng, study, tree
+from experiments import word_networks, word_sets
+from medjax import cli, data, methods, metrics, rng, study, tree
 from medjax.train import Report
-from medjax.types import IGNORE, Array, Key, Params, PyTree
+from medjax.types import Array, Key, Params, PyTree
 
 # --- settings
 
@@ -55,6 +55,8 @@ class Config(study.Settings):
   num_pictures: int = 400  # simulated pictures a task
   size: int = 32  # side of a picture in pixels
   graded: tuple[str, ...] = ()  # folders whose classes, in alphabetical order, are grades
+  label: str = ""  # column of tables with the name of the class
+  subject: str = ""  # column of tables with the person, or what else has to stay together
   widths: tuple[int, ...] = (8, 16, 32)  # channels of the encoder's convolutions
   code: int = 32  # numbers that the decoder is told of a picture
   num_steps: int = 600  # updates
@@ -73,127 +75,18 @@ class Config(study.Settings):
 def load(config: Config, options: cli.RunOptions) -> word_sets.Cases:
   if options.preset == "folders":
     paths = study.paths_of(options.data, None)
-    return word_sets.Cases(word_sets.folders(paths, config.size, config.graded))
+    return word_sets.Cases(word_sets.folders(paths, config))
   study.paths_of(options.data, 0)
   return word_sets.Cases(word_sets.simulated(config.num_pictures, config.size, options.seed))
 
 
-# --- networks and arms
-
-
-class Network(NamedTuple):
-  """What an arm trains.
-
-  Attributes:
-    tasks: numbers of the tasks that it learns.
-    start: `start(key, image) -> params`.
-    loss: `loss(params, example, task) -> scalar` of one example.
-    answer: `answer(params, image) -> numbers`, from which `read` makes the class.
-    read: `read(answers [n, ...], task) -> [n]` class ids, -1 for what is no answer of the task.
-  """
-
-  tasks: tuple[int, ...]
-  start: Callable[[Key, Array], Params]
-  loss: Callable[[Params, PyTree, int], Array]
-  answer: Callable[[Params, Array], Array]
-  read: Callable[[np.ndarray, int], np.ndarray]
-
-
-def _chooser(
-  config: Config,
-  num_outputs: int,
-  tasks: tuple[int, ...],
-  loss: Callable[[Array, PyTree, int], Array],
-  read: Callable[[np.ndarray, int], np.ndarray],
-) -> Network:
-  """A network with `num_outputs` logits."""
-  model = nets.from_linen(nets.SmallCNN(num_outputs, config.widths))
-  return Network(
-    tasks,
-    lambda key, image: model.init(key, image)[0],
-    lambda params, example, task: loss(model.apply(params, example["image"])[0], example, task),
-    lambda params, image: model.apply(params, image)[0],
-    read,
-  )
-
-
-def separate(config: Config, cases: word_sets.Cases) -> list[Network]:
-  def loss(logits: Array, example: PyTree, task: int) -> Array:
-    return losses.cross_entropy(logits, jnp.where(example["task"] == task, example["label"], 0))
-
-  return [
-    _chooser(config, len(own.texts), (number,), loss, lambda out, task: out.argmax(1))
-    for number, own in enumerate(cases.tasks)
-  ]
-
-
-def heads(config: Config, cases: word_sets.Cases) -> list[Network]:
-  ends = np.cumsum([0, *(len(task.texts) for task in cases.tasks)])
-  slices = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
-
-  def loss(logits: Array, example: PyTree, task: int) -> Array:
-    label = jnp.where(example["task"] == task, example["label"], 0)
-    return losses.cross_entropy(logits[slices[task]], label)
-
-  def read(out: np.ndarray, task: int) -> np.ndarray:
-    return out[:, slices[task]].argmax(1)
-
-  return [_chooser(config, int(ends[-1]), tuple(range(len(slices))), loss, read)]
-
-
-def _class_of(texts: Sequence[str], task: word_sets.Task) -> np.ndarray:
-  return np.array([task.texts.index(text) if text in task.texts else -1 for text in texts])
-
-
-def one_head(config: Config, cases: word_sets.Cases) -> list[Network]:
-  def read(out: np.ndarray, task: int) -> np.ndarray:
-    return _class_of([cases.union[k] for k in out.argmax(1)], cases.tasks[task])
-
-  def loss(logits: Array, example: PyTree, task: int) -> Array:
-    return losses.cross_entropy(logits, example["union"])
-
-  tasks = tuple(range(len(cases.tasks)))
-  return [_chooser(config, len(cases.union), tasks, loss, read)]
-
-
-def writer(config: Config, cases: word_sets.Cases) -> list[Network]:
-  model = nets.from_linen(nets.SmallCNN(config.code, config.widths))
-  decoder = nets.WordDecoder(len(cases.words), cases.length)
-
-  def start(key: Key, image: Array) -> Params:
-    words = jnp.zeros(cases.length, jnp.int32)
-    own = rng.stream(key, "decoder")
-    return {
-      "encoder": model.init(key, image)[0],
-      "decoder": decoder.init(own, jnp.zeros(config.code), words),
-    }
-
-  def loss(params: Params, example: PyTree, task: int) -> Array:
-    code, text = model.apply(params["encoder"], example["image"])[0], example["text"]
-    logits = decoder.apply(params["decoder"], code, text)
-    assert isinstance(logits, jax.Array)
-    # The first end is a word to be learnt; those behind it only fill up.
-    is_over = jnp.cumsum(text == data.Vocabulary.END) > 1
-    return losses.cross_entropy(logits, jnp.where(is_over, IGNORE, text))
-
-  def answer(params: Params, image: Array) -> Array:
-    run = functools.partial(decoder.apply, params["decoder"])
-    first: Any = run(model.apply(params["encoder"], image)[0], method="start")
-    advance: Any = functools.partial(run, method="advance")
-    end, length = data.Vocabulary.END, cases.length
-    return inference.beam_search(advance, *first, num_words=length, end=end).words[0]
-
-  def read(out: np.ndarray, task: int) -> np.ndarray:
-    return _class_of([cases.words.text(row) for row in out], cases.tasks[task])
-
-  return [Network(tuple(range(len(cases.tasks))), start, loss, answer, read)]
-
+# --- arms
 
 ARMS = study.arms(
-  study.Arm("separate", "a network a task", separate),
-  study.Arm("heads", "one encoder, a head a task, which is told", heads),
-  study.Arm("one-head", "one class for each different label: the control", one_head),
-  study.Arm("words", "the label is written word by word", writer),
+  study.Arm("separate", "a network a task", word_networks.separate),
+  study.Arm("heads", "one encoder, a head a task, which is told", word_networks.heads),
+  study.Arm("one-head", "one class for each different label: the control", word_networks.one_head),
+  study.Arm("words", "the label is written word by word", word_networks.writer),
 )
 
 # --- questions, written down before the run
@@ -297,22 +190,12 @@ def build(config: Config, options: cli.RunOptions) -> None:
     study.finish(directory, found, page(config, found, trained), trained=every, rows=rows)
 
 
-def moved(image: Array, key: Key) -> Array:
-  """A square picture mirrored, turned and moved around by an eighth of its side at most."""
-  keys = jax.random.split(key, 4)
-  for axis in (0, 1):
-    image = jnp.where(jax.random.bernoulli(keys[axis]), jnp.flip(image, axis), image)
-  image = jnp.where(jax.random.bernoulli(keys[2]), jnp.swapaxes(image, 0, 1), image)
-  most = len(image) // 8
-  return jnp.roll(image, jax.random.randint(keys[3], (2,), -most, most + 1), (0, 1))
-
-
-def step_of(config: Config, cases: word_sets.Cases, network: Network) -> Any:
+def step_of(config: Config, cases: word_sets.Cases, network: word_networks.Network) -> Any:
   """A loss a task, all with one weight, so that the page can say how far their gradients agree."""
   names = {cases.tasks[number].name: number for number in network.tasks}
 
   def loss(number: int, params: Params, example: PyTree, key: Key) -> Array:
-    seen = {**example, "image": moved(example["image"], key)}
+    seen = {**example, "image": word_networks.moved(example["image"], key)}
     return network.loss(params, seen, number)
 
   own = {name: functools.partial(loss, number) for name, number in names.items()}

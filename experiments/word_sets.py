@@ -89,27 +89,37 @@ def simulated(num: int, size: int, seed: int) -> list[Task]:
   return found
 
 
-def folders(paths: Sequence[pathlib.Path], size: int, graded: Sequence[str]) -> list[Task]:
+def folders(paths: Sequence[pathlib.Path], config: Any) -> list[Task]:
   """A task a path: any set of pictures with one class each; names of classes are the labels.
+
+  Where some sets are in colour and others are not, grey pictures get three equal channels.
 
   Args:
     paths: folders, tables or MedMNIST files, as `data.open_source` reads them.
-    size: side of the pictures.
-    graded: names of those whose classes, in alphabetical order, are grades.
+    config: `size`, side of the pictures; `graded`, names of those whose classes, in alphabetical
+      order, are grades; `label` and `subject`, columns of tables.
   """
+  size = config.size
   found = []
   for path in paths:
     name, kind = path.resolve().stem, readers.recognise(path)
-    sized: dict[str, Any] = {"size": (size, size)}
-    source = data.open_source(path, kind, **(sized if readers.takes(kind, "size") else {}))
+    given = {"size": (size, size), "label": config.label, "subject": config.subject}
+    own: dict[str, Any] = {
+      option: value for option, value in given.items() if value and readers.takes(kind, option)
+    }
+    source = data.open_source(path, kind, **own)
     held = data.stack(source)
     label = np.asarray(held.label)
     check.require(label.ndim == 1, "pictures with a class", f"labels {label.shape}", f"see {path}")
     texts = tuple(text.replace("_", " ") for text in source.class_names)
     people = tuple(f"{name}/{person}" for person in source.subjects)
     image = np.asarray(held.image)
-    is_graded = name in graded
+    is_graded = name in config.graded
     found.append(Task(name, texts, is_graded, image, label, people, source.manifest()))
+  if {task.image.shape[-1] for task in found} == {1, 3}:
+    found = [
+      task._replace(image=task.image.repeat(3 // task.image.shape[-1], -1)) for task in found
+    ]
   channels = {task.image.shape[1:] for task in found}
   check.require(len(found) > 1, "two tasks or more", f"{len(found)}", "repeat --data")
   check.require(

@@ -32,4 +32,4 @@ def test_answers_in_all_forms_say_the_same_and_a_text_of_another_task_is_wrong()
 
 def test_folders_are_refused_that_do_not_fit(tmp_path):
   with pytest.raises(InputError, match="two tasks or more, got 0"):
-    word_sets.folders([], 8, ())
+    word_sets.folders([], gpc.PRESETS["folders"])

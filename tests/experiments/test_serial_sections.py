@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import serial_sections as study_of
+from experiments import tissue_blocks
 from medjax.check import InputError
 from medjax.data.sets.landmarks import section_landmarks
 from medjax.ops import rigid
@@ -18,10 +19,10 @@ CONFIG = dataclasses.replace(study_of.PRESETS["demo"], num_blocks=1, num_layers=
 
 @pytest.mark.parametrize("is_paired", [False, True])
 def test_the_right_registration_has_no_error_between_neighbours_and_through_the_stack(is_paired):
-  ((name, tissue),) = study_of.simulated(CONFIG, seed=0)
+  ((name, tissue),) = tissue_blocks.simulated(CONFIG, seed=0)
   if is_paired:  # one set of places, seen in every layer
     tissue = np.repeat(tissue[:1], 4, axis=0)
-  block = study_of.cut(CONFIG, name, tissue, is_paired, seed=1)
+  block = tissue_blocks.cut(CONFIG, name, tissue, is_paired, seed=1)
   layers, below = (jnp.asarray(x, jnp.float32) for x in (block.layers[1:], block.below))
   right = jax.vmap(rigid.procrustes)(layers, below)
   rows = study_of.score(block, right, {"arm": "right", "seed": 0})

@@ -1,4 +1,11 @@
-"""Words as numbers: a vocabulary of whole words, for labels and short reports."""
+"""Words as numbers: a vocabulary of whole words, for labels and short reports.
+
+Whole words and not parts of words, as a trained tokenizer has them: labels and reports of a grammar
+come from a closed list of a hundred words or fewer, so there is nothing to learn a split from and
+no rare word to put together. A decoder of whole words cannot write what is no word, texts are half
+as long, and a word that the list does not hold is named when it is met. Free text of many thousand
+words needs a tokenizer; its numbers go into `nets.WordDecoder` as these do.
+"""
 
 from collections.abc import Iterable, Sequence
 
