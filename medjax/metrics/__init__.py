@@ -25,6 +25,7 @@ from medjax.metrics.surface_overlap import surface_dice
 from medjax.metrics.survival import concordance, concordance_parts
 from medjax.metrics.temperature import Temperature, fit_temperature
 from medjax.metrics.transfer import Transfer, transfer_summary
+from medjax.metrics.youden import Cut, youden_cut
 
 __all__ = [
   "kappa_parts",
@@ -32,6 +33,7 @@ __all__ = [
   "relative_gain",
   "Calibration",
   "Comparison",
+  "Cut",
   "GraphScore",
   "Interval",
   "Rates",
@@ -68,4 +70,5 @@ __all__ = [
   "segmentation_report",
   "surface_dice",
   "transfer_summary",
+  "youden_cut",
 ]

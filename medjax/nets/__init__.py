@@ -11,6 +11,7 @@ from medjax.nets.nnx_model import from_nnx
 from medjax.nets.relational_memory import MemoryNorm, RelationalMemory
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
+from medjax.nets.set_transformer import SetOutput, SetTransformer
 from medjax.nets.small_cnn import SmallCNN
 from medjax.nets.streams import Streams
 from medjax.nets.sum_unet import SumUNet
@@ -28,6 +29,8 @@ __all__ = [
   "RelationalMemory",
   "ResNet9",
   "ResidualUNet",
+  "SetOutput",
+  "SetTransformer",
   "SmallCNN",
   "Streams",
   "SumUNet",

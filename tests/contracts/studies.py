@@ -14,6 +14,7 @@ from experiments import (
   gaze_report,
   gpc,
   gpt4mia,
+  meldd,
   mt_cool,
   report_generation,
   serial_sections,
@@ -158,5 +159,13 @@ ROWS = (
     clinics,
     "--num_people 60 --num_rounds 2 --local_steps 3 --num_seeds 1 --log_every 1",
     "concordance",
+  ),
+  Row(
+    "meldd",
+    meldd,
+    "--arms lesion context strangers context-site --num_patients 60 --num_folds 2 --num_seeds 1"
+    " --num_steps 10 --width 8 --num_layers 1 --num_heads 2 --eval_every 5 --log_every 5"
+    " --learning_rate 0.02",
+    "auroc",
   ),
 )
