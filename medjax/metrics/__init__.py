@@ -25,7 +25,7 @@ from medjax.metrics.surface_overlap import surface_dice
 from medjax.metrics.survival import concordance, concordance_parts
 from medjax.metrics.temperature import Temperature, fit_temperature
 from medjax.metrics.transfer import Transfer, transfer_summary
-from medjax.metrics.youden import Cut, youden_cut
+from medjax.metrics.youden import YoudenCut, youden_cut
 
 __all__ = [
   "kappa_parts",
@@ -33,7 +33,7 @@ __all__ = [
   "relative_gain",
   "Calibration",
   "Comparison",
-  "Cut",
+  "YoudenCut",
   "GraphScore",
   "Interval",
   "Rates",

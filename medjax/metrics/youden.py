@@ -13,10 +13,12 @@ import numpy as np
 from medjax import check
 
 
-class Cut(NamedTuple):
-  """Attributes:
-  value: scores above it are called positive.
-  sensitivity, specificity: on the cases that it was chosen on.
+class YoudenCut(NamedTuple):
+  """A cut and its rates.
+
+  Attributes:
+    value: scores above it are called positive.
+    sensitivity, specificity: on the cases that it was chosen on.
   """
 
   value: float
@@ -24,11 +26,11 @@ class Cut(NamedTuple):
   specificity: float
 
 
-def youden_cut(scores: np.ndarray, labels: np.ndarray) -> Cut:
+def youden_cut(scores: np.ndarray, labels: np.ndarray) -> YoudenCut:
   """The best cut, in the middle between two neighbouring scores; on the host.
 
   >>> youden_cut(np.array([0.1, 0.4, 0.6, 0.9]), np.array([0, 0, 1, 1]))
-  Cut(value=0.5, sensitivity=1.0, specificity=1.0)
+  YoudenCut(value=0.5, sensitivity=1.0, specificity=1.0)
 
   Args:
     scores: [n], larger for label 1.
@@ -56,4 +58,6 @@ def youden_cut(scores: np.ndarray, labels: np.ndarray) -> Cut:
   gain = np.round(sensitivity + specificity, 12)
   best = len(gain) - 1 - int(np.argmax(gain[::-1]))
   upper = values[min(best + 1, len(values) - 1)]
-  return Cut(float((values[best] + upper) / 2), float(sensitivity[best]), float(specificity[best]))
+  return YoudenCut(
+    float((values[best] + upper) / 2), float(sensitivity[best]), float(specificity[best])
+  )
