@@ -1,7 +1,8 @@
 """Weights of examples from what is known of each: `weights = f(statistics)`.
 
 A `Weigher` gives weights [batch] of 0 or more. They sum to the number of examples that take part,
-so that a rate which fits plain training fits it too, and no gradient flows through them.
+so that a rate which fits plain training fits it too, and no gradient flows through them. If a weigher
+needs a statistic that is not known (NaN), its weights are NaN.
 """
 
 from collections.abc import Callable
@@ -162,7 +163,7 @@ def low_entropy(fraction: float) -> Weigher:
     entropies = jnp.where(found.is_there, found.entropies, jnp.inf)
     number = jnp.ceil(fraction * found.is_there.sum()).astype(jnp.int32)
     border = jnp.sort(entropies)[jnp.maximum(number - 1, 0)]
-    return _scaled(((entropies <= border) & (number > 0)).astype(entropies.dtype), found)
+    return _scaled(_known((entropies <= border) & (number > 0), entropies), found)
 
   return weigh
 
@@ -178,7 +179,12 @@ def aligned(threshold: float = 0.0) -> Weigher:
     threshold: in [-1, 1].
   """
   check.in_interval("threshold", threshold, -1.0, 1.0)
-  return lambda found: _scaled((found.cosines > threshold).astype(found.cosines.dtype), found)
+  return lambda found: _scaled(_known(found.cosines > threshold, found.cosines), found)
+
+
+def _known(is_chosen: Array, statistic: Array) -> Array:
+  """1 for examples that are chosen, NaN where what they are chosen by is not known."""
+  return jnp.where(jnp.isnan(statistic), jnp.nan, is_chosen.astype(statistic.dtype))
 
 
 def _scaled(weights: Array, found: Statistics) -> Array:

@@ -5,8 +5,10 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from medjax import methods
 from medjax.grads import weights
 
 KEY = jax.random.key(0)
@@ -82,3 +84,39 @@ def test_no_gradient_flows_through_weights():
     return weights.focal()(statistics(jnp.ones(2), losses=scale * jnp.array([1.0, 2.0]))).sum()
 
   assert float(jax.grad(total)(1.0)) == 0
+
+
+def test_a_statistic_that_nobody_knows_gives_no_weights_in_silence():
+  norms = jnp.ones(3)
+  for weigh in (weights.aligned(), weights.low_entropy(0.5)):
+    assert np.isnan(weigh(statistics(norms))).all()
+
+
+@pytest.mark.parametrize("by", ["gradients", "logits"])
+def test_examples_whose_gradient_points_elsewhere_are_left_out(by):
+  """Linear regression: gradients are residuals times x. Logits know no cosine: training stops."""
+  random = np.random.default_rng(4)
+  x, y = random.normal(size=(6, 3)), random.normal(size=6)
+  weight = np.array([1.0, 1, 1, 1, 1, 0])
+  x[5] = 100  # padding
+  w = np.array([0.2, -0.4, 0.1])
+  step = methods.weighted(
+    lambda w, e, key: w @ e["x"],
+    lambda z, e: 0.5 * (z - e["y"]) ** 2,
+    optax.sgd(1.0),
+    weigh=weights.aligned(0.1),
+    by=by,
+  )
+  batch = {"x": np.float32(x), "y": np.float32(y), "weight": np.float32(weight)}
+  state = step.init(jnp.asarray(w, jnp.float32), KEY)
+  state, metrics = jax.jit(step.update)(state, batch, KEY)
+  if by == "logits":
+    assert np.isnan(metrics["loss"])
+    return
+  rows = ((x @ w - y)[:, None] * x)[:5]
+  mean = rows.mean(0)
+  cosines = rows @ mean / np.linalg.norm(rows, axis=1) / np.linalg.norm(mean)
+  kept = cosines > 0.1
+  assert 0 < kept.sum() < 5
+  np.testing.assert_allclose(metrics["unused"], (~kept).mean(), rtol=1e-6)
+  np.testing.assert_allclose(w - np.asarray(state.params), rows[kept].mean(0), rtol=1e-4, atol=1e-6)
