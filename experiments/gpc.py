@@ -28,7 +28,8 @@ mirrored, turned and moved, and not blurred or recoloured.
 
 results.json: the common schema of `study.results`, roles "graded" and "unordered"; kappa.<arm>:
 quadratic kappa of graded pictures, mean over tasks by their people, with its interval;
-invalid.<arm>: share of test pictures whose text is no label of their task.
+above_first.<arm>: accuracy among graded pictures whose class is not the first (the paper's accuracy
+among cancers); invalid.<arm>: share of test pictures whose text is no label of their task.
 """
 
 import dataclasses
@@ -146,6 +147,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
     trained: dict[str, list[study.Trained]] = {arm: [] for arm in config.arms}
     rows: list[dict[str, Any]] = []
     invalid: dict[str, list[float]] = {arm: [] for arm in config.arms}
+    above: dict[str, list[float]] = {arm: [] for arm in config.arms}
+    grades = {number for number, task in enumerate(cases.tasks) if task.is_graded}
+    is_above = np.isin(tested["task"], list(grades)) & (tested["label"] > 0)
     flops = dict.fromkeys(config.arms, 0.0)
     steps = {arm: [step_of(config, cases, one) for one in own] for arm, own in networks.items()}
     for seed in seeds:
@@ -169,6 +173,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
             said[mine] = network.read(predict(one.params, tested["image"][mine]), task)
         rows += scored(cases, places["test"], said, {"arm": arm, "seed": seed})
         invalid[arm].append(float((said < 0).mean()))
+        if is_above.any():
+          above[arm].append(float((said == tested["label"])[is_above].mean()))
     questions = study.ask(asked, rows, margin=config.margin, costs=flops)
     graded = study.tables(rows, "kappa", role="graded") if "graded" in members else {}
     found = study.results(
@@ -180,6 +186,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
       flops=flops,
       is_simulated=options.preset != "folders",
       kappa={arm: study.interval(own) for arm, own in graded.items()},
+      above_first={arm: float(np.mean(own)) for arm, own in above.items() if own},
       invalid={arm: float(np.mean(own)) for arm, own in invalid.items()},
       num_parameters={
         arm: sum(tree.size(one.params) for one in own[: len(networks[arm])])
@@ -237,11 +244,20 @@ def page(config: Config, found: dict[str, Any], trained: dict[str, list[study.Tr
   report = study.page.start("Labels that are written", found)
   study.page.scores(report, found, ARMS, text=config.known)
   report.table(
-    ["arm", "kappa of graded pictures", "low", "high", "no answer of the task", "parameters"],
+    [
+      "arm",
+      "kappa of graded pictures",
+      "low",
+      "high",
+      "accuracy above the first grade",
+      "no answer of the task",
+      "parameters",
+    ],
     [
       [
         arm,
         *(found["kappa"].get(arm, {}).get(name, np.nan) for name in ("mean", "low", "high")),
+        found["above_first"].get(arm, np.nan),
         found["invalid"][arm],
         found["num_parameters"][arm],
       ]

@@ -55,6 +55,8 @@ class Config(study.Settings):
 
   arms: tuple[str, ...] = ()  # what is compared, () for all
   size: int = 64  # side of your pictures in pixels
+  label: str = ""  # column of a table with the name of the class
+  subject: str = ""  # column of a table with the person, or what else has to stay together
   num_train: int = 100  # digits that the classifier is trained on
   num_known: int = 200  # digits that are known samples
   widths: tuple[int, ...] = (16, 16)  # channels of the classifier's convolutions
@@ -115,7 +117,8 @@ def load(config: Config, options: cli.RunOptions) -> Pictures:
     held: dict[str, Any] = {part: data.stack(digits, own) for part, own in rows.items()}
     title, source = "written digits", digits
   else:
-    title, source, turn = classification.load(classification.Config(size=config.size), options)
+    given = {name: getattr(config, name) for name in ("size", "label", "subject")}
+    title, source, turn = classification.load(classification.Config(**given), options)
     check.require(
       2 <= len(source.class_names) <= MOST,
       f"2 to {MOST} classes",

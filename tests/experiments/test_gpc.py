@@ -1,7 +1,10 @@
 """What counts as an answer of a task, and what a text outside it costs."""
 
+import dataclasses
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import gpc, word_sets
 from medjax.check import InputError
@@ -28,6 +31,25 @@ def test_answers_in_all_forms_say_the_same_and_a_text_of_another_task_is_wrong()
   worst = np.where(colon < 2, 3, 0)
   own = [row["kappa/all"] for row in none if row["domain"] == "colon"]
   np.testing.assert_allclose(np.mean(own), quadratic_kappa(worst, colon))
+
+
+def test_tables_name_classes_and_people_and_grey_pictures_join_coloured_ones(tmp_path):
+  random = np.random.default_rng(0)
+  for name, channels in (("scan", ()), ("slide", (3,))):
+    lines = ["image,kind,owner"]
+    for index in range(4):
+      pixels = random.integers(0, 255, (8, 8, *channels)).astype(np.uint8)
+      Image.fromarray(pixels).save(tmp_path / f"{name}{index}.png")
+      lines.append(f"{name}{index}.png,{('benign_lump', 'cancer')[index % 2]},{index // 2}")
+    (tmp_path / f"{name}.csv").write_text("\n".join(lines))
+  paths = [tmp_path / "scan.csv", tmp_path / "slide.csv"]
+  config = dataclasses.replace(gpc.PRESETS["folders"], size=8, label="kind", subject="owner")
+  scan, slide = word_sets.folders(paths, config)
+  assert scan.texts == slide.texts == ("benign lump", "cancer")
+  assert scan.label.tolist() == [0, 1, 0, 1] and scan.subjects[:3] == ("scan/0", "scan/0", "scan/1")
+  assert scan.image.shape == slide.image.shape == (4, 8, 8, 3)
+  assert (scan.image == scan.image[..., :1]).all() and not (slide.image[..., 0] == 0).all()
+  assert not set(scan.subjects) & set(slide.subjects)  # person 0 of two sets is two people
 
 
 def test_folders_are_refused_that_do_not_fit(tmp_path):
