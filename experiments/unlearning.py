@@ -7,7 +7,8 @@ the history (FedEraser, IFU) equals training from scratch, in half of its rounds
 
   python -m experiments.unlearning demo          simulated features of four hospitals, 3 seeds, 60
                                                  rounds; 3 minutes beside other work
-  python -m experiments.unlearning evidence      10 seeds, 200 rounds, four times as many people
+  python -m experiments.unlearning evidence      10 seeds, 200 rounds, four times as many people;
+                                                 3 minutes beside other work
 
 Times are for 2 CPU cores. Published Dice on the others' test people
 and on the training people who left: scratch .847 .622, fine-tuning .850 .845, FedAccum .849 .844,
