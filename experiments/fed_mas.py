@@ -9,7 +9,7 @@ in balanced accuracy: FedAvg below balanced softmax below distillation below Fed
                                                  at 8 clients, 2 seeds, 14 trainings; 28
                                                  minutes beside other work
   python -m experiments.fed_mas evidence         all arms, 6 seeds, 80 rounds, five times the test
-                                                 pictures
+                                                 pictures; 6 minutes beside other work
   python -m experiments.fed_mas even             the same with even shares of every class
 
 Times are for 2 CPU cores. Published balanced accuracy on
