@@ -94,7 +94,7 @@ def survival(clinics: clinic_sets.Clinics, *, scales: bool = True) -> Task:
 
 def classes(clinics: clinic_sets.Clinics, *, widths: tuple[int, ...] = ()) -> Task:
   """A class by cross-entropy: a linear model of a table, or a small network of pictures."""
-  train, test, names = _arrays(clinics, scales=not widths)
+  train, test, names = _arrays(clinics)
   count = len(clinics.source.class_names)
   module = nets.SmallCNN(count, widths, convolution="product")
   model = nets.from_linen(module) if widths else _linear(count)
@@ -115,7 +115,7 @@ def classes(clinics: clinic_sets.Clinics, *, widths: tuple[int, ...] = ()) -> Ta
 
 def masks(clinics: clinic_sets.Clinics, *, widths: tuple[int, ...], every: int) -> Task:
   """A mask by Dice and cross-entropy, of every `every`-th pixel of the pictures."""
-  train, test, names = _arrays(clinics, scales=False)
+  train, test, names = _arrays(clinics)
   train, test = (
     x.replace(image=x.image[:, ::every, ::every], label=x.label[:, ::every, ::every])
     for x in (train, test)
@@ -169,14 +169,12 @@ def _linear(count: int) -> Model:
   return nets.from_linen(nn.Sequential([lambda x: x.ravel(), nn.Dense(count, kernel_init=start)]))
 
 
-def _arrays(clinics: clinic_sets.Clinics, *, scales: bool) -> tuple[Batch, Batch, list[str]]:
+def _arrays(clinics: clinic_sets.Clinics, *, scales: bool = True) -> tuple[Batch, Batch, list[str]]:
   train, test = (data.stack(clinics.source, clinics.parts[part]) for part in ("train", "test"))
   if scales:
-    axes = tuple(range(train.image.ndim - 1))
+    axes = tuple(range(train.image.ndim - 1))  # columns of tables, colours of pictures
     mean, deviation = train.image.mean(axes), np.maximum(train.image.std(axes), 1e-3)
     train, test = (x.replace(image=(x.image - mean) / deviation) for x in (train, test))
-  elif float(np.max(train.image)) > 1 and train.image.shape[1] > 1:
-    train, test = (x.replace(image=x.image / 255 - 0.5) for x in (train, test))
   names = [clinics.source.subjects[i] for i in clinics.parts["test"]]
   return train, test, names
 

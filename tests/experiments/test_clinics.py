@@ -86,6 +86,13 @@ def test_the_true_hazard_orders_simulated_people_and_its_negative_turns_them_rou
   assert max(task.by_clinic(-outputs).values()) == 0
 
 
+def test_columns_are_scaled_by_the_people_who_train():
+  task = clinic_tasks.task_of("simulated", (), 30, 0)
+  np.testing.assert_allclose(task.train.image.mean((0, 1, 2)), 0, atol=1e-6)
+  np.testing.assert_allclose(task.train.image.std((0, 1, 2)), 1, rtol=1e-5)
+  assert abs(task.test.image.mean((0, 1, 2))).max() > 1e-3  # not by those who test
+
+
 def test_local_trains_a_model_a_clinic_and_pooled_makes_the_updates_of_all():
   config = clinics.Config(num_people=6, local_steps=3)
   task = clinic_tasks.task_of("simulated", (), 6, 0)
