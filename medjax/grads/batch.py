@@ -21,13 +21,17 @@ def batch_mean(loss: Callable[[PyTree, Key], Any], batch: PyTree, key: Key) -> A
 
   The keys are those of `rng.example_keys`: order, chunking and devices change nothing. The vmapped
   axis is named "batch" for losses that couple examples.
+
+  >>> batch = {"x": jnp.array([1.0, 3.0, jnp.nan]), "weight": jnp.array([1.0, 3.0, 0.0])}
+  >>> float(batch_mean(lambda example, key: example["x"], batch, jax.random.key(0)))
+  2.5
   """
   keys, weight = rng.example_keys(key, batch), entry(batch, "weight")
-  values = jax.vmap(loss, axis_name=BATCH_AXIS)(_finite_padding(batch, weight), keys)
+  values = jax.vmap(loss, axis_name=BATCH_AXIS)(finite_padding(batch, weight), keys)
   return tree.weighted_mean(values, weight)
 
 
-def _finite_padding(batch: PyTree, weight: jax.typing.ArrayLike | None) -> PyTree:
+def finite_padding(batch: PyTree, weight: jax.typing.ArrayLike | None) -> PyTree:
   """The batch with 0 for what is not finite in rows of weight 0.
 
   The mean leaves such rows out, but its derivative does not: it multiplies their cotangent, 0, by a

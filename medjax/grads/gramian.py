@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from medjax import check, rng, tree
 from medjax.axes import BATCH_AXIS
 from medjax.grads import isolation
+from medjax.grads.batch import finite_padding
 from medjax.grads.ghost import engine, products, program
 from medjax.tree import entry
 from medjax.types import Array, Key, Params, PyTree
@@ -110,6 +111,7 @@ def _rows_of(
 
   def rows(params: Params, batch: PyTree, key: Key) -> tuple[Array, PyTree]:
     keys, weight = rng.example_keys(key, batch), entry(batch, "weight")
+    batch = finite_padding(batch, weight)
 
     def means(params: Params) -> Array:
       found = jax.vmap(losses, (None, 0, 0), axis_name=BATCH_AXIS)(params, batch, keys)

@@ -87,6 +87,11 @@ def per_sample_dot(
 
   One forward pass with tangents: d/ds loss_i(params + s * direction) at s = 0. A loss that mixes
   examples or could do so (see `isolation`) is refused by InputError.
+
+  >>> dots = per_sample_dot(lambda params, example, key: params @ example)
+  >>> batch = jnp.array([[1.0, 2.0], [3.0, -1.0]])  # the gradients are the examples
+  >>> dots(jnp.zeros(2), batch, jax.random.key(0), jnp.array([1.0, 1.0])).tolist()
+  [3.0, 2.0]
   """
 
   def dots(params: Params, batch: PyTree, key: Key, direction: PyTree) -> jax.Array:

@@ -1,8 +1,8 @@
 """Weights of examples from what is known of each: `weights = f(statistics)`.
 
 A `Weigher` gives weights [batch] of 0 or more. They sum to the number of examples that take part,
-so that a rate which fits plain training fits it too, and no gradient flows through them. If a weigher
-needs a statistic that is not known (NaN), its weights are NaN.
+so that a rate which fits plain training fits it too, and no gradient flows through them. A weigher
+that needs a statistic which is not known (NaN) gives weights of NaN.
 """
 
 from collections.abc import Callable

@@ -13,6 +13,7 @@ import optax
 from medjax import check, rng, tree
 from medjax.axes import BATCH_AXIS
 from medjax.grads import gramian, weights
+from medjax.grads.batch import finite_padding
 from medjax.types import Array, Key, Metrics, Params, PyTree, Step, TrainState
 
 
@@ -67,6 +68,7 @@ def weighted(
   def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
     keys = rng.example_keys(rng.stream(key, "loss"), batch)
     own = tree.entry(batch, "weight")
+    batch = finite_padding(batch, own)
     between = None if by == "logits" else products(state.params, batch, rng.stream(key, "loss"))
 
     def objective(params: Params) -> tuple[Array, Metrics]:

@@ -73,6 +73,18 @@ def test_the_warm_up_trains_both_at_once_on_the_sum():
   np.testing.assert_allclose(moved["e_b"], PARAMS["e_a"] * both * X, rtol=1e-3)
 
 
+def test_a_task_that_is_no_number_is_named_and_the_other_one_goes_on():
+  lost = TASKS["b"]._replace(cost=lambda logit, x: logit * jnp.log(-jnp.ones(())))
+  tx = optax.sgd(1e-3, momentum=0.9)
+  step = cooperative.cooperative({"a": TASKS["a"], "b": lost}, tx, perturbs="none", radius=1.0)
+  state, metrics = jax.jit(step.update)(step.init(start(), KEY), BATCH, KEY)
+  for name, slope in (("e_a", PARAMS["e_b"] * PARAMS["h_a"] * X), ("e_b", 0.0), ("h_b", 0.0)):
+    np.testing.assert_allclose(state.params[name], PARAMS[name] - 1e-3 * slope, rtol=1e-6)
+  assert (float(metrics["skipped/a"]), float(metrics["skipped/b"])) == (0, 1)
+  assert metrics["loss"] == metrics["loss/a"] and np.isnan(metrics["loss/b"])
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves((state.params, state.opt_state)))
+
+
 def test_the_kl_term_is_exactly_zero_for_one_sample():
   """And its derivatives to rounding: at M = 1 the paper's regulariser does nothing."""
   logits = 5 * jax.random.normal(KEY, (1, 4, 7))

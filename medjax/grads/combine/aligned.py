@@ -12,6 +12,11 @@ def aligned_mtl() -> Combiner:
     G = V L V^T,   B = sqrt(l_min) V L^(-1/2) V^T,   weights = B 1 / K     (Eqs. 11 and 12)
 
   The rows B g have the Gramian l_min I, on the space that they span.
+
+  >>> import jax
+  >>> rows = jnp.array([[3.0, 0.0], [0.0, 1.0]])  # both get the length 1
+  >>> [round(float(x), 4) for x in jax.jit(aligned_mtl().combine)(rows, jax.random.key(0))]
+  [0.5, 0.5]
   """
 
   def weights(gramian: Array, is_there: Array, key: Key) -> Array:

@@ -69,7 +69,11 @@ def of_weights(name: str, weights: Callable[[Array, Array, Key], Array]) -> Comb
 
 
 def gramian_of_rows(rows: Array) -> Array:
-  """[tasks, tasks] inner products of [tasks, parameters], float32 or wider."""
+  """[tasks, tasks] inner products of [tasks, parameters], float32 or wider.
+
+  >>> gramian_of_rows(jnp.array([[1.0, 2.0], [3.0, -1.0]])).tolist()
+  [[5.0, 1.0], [1.0, 10.0]]
+  """
   wide = rows.astype(jnp.promote_types(rows.dtype, jnp.float32))
   return jnp.matmul(wide, wide.T, precision=HIGHEST)
 

@@ -11,6 +11,11 @@ def imtl_g() -> Combiner:
 
   With u_i = g_i / |g_i|:  <d, u_i> is one number for all i,  so that  C (w |g|) ~ 1  for the
   cosines C between the rows.
+
+  >>> import jax
+  >>> rows = jnp.array([[2.0, 0.0], [0.0, 1.0]])  # the weights are 1/3 and 2/3
+  >>> [round(float(x), 4) for x in jax.jit(imtl_g().combine)(rows, jax.random.key(0))]
+  [0.6667, 0.6667]
   """
 
   def weights(gramian: Array, is_there: Array, key: Key) -> Array:
@@ -29,6 +34,11 @@ def config() -> Combiner:
     v = U^+ 1,   d = (sum_i <g_i, v / |v|>)  v / |v|,   U the rows u_i = g_i / |g_i|
 
   U^+ 1 = U^T (U U^T)^+ 1, so that the cosines between the rows are enough.
+
+  >>> import jax
+  >>> rows = jnp.array([[3.0, 0.0], [0.0, 1.0]])  # projections of 3 and 1 on the diagonal, / sqrt 2
+  >>> [round(float(x), 4) for x in jax.jit(config().combine)(rows, jax.random.key(0))]
+  [2.0, 2.0]
   """
 
   def weights(gramian: Array, is_there: Array, key: Key) -> Array:

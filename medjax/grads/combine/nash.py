@@ -16,6 +16,10 @@ def nash_mtl() -> Combiner:
   They minimise the convex  a^T G a / 2 - sum_i log a_i,  here by damped Newton steps. A task whose
   gradient is 0 takes no part. Unlike in the paper's code |d| is not bounded: |d|^2 is the number of
   tasks whatever the size of the gradients, so give the optimiser a rate that fits.
+
+  >>> rows = jnp.array([[2.0, 0.0], [0.0, 0.5]])  # weights 1/2 and 2
+  >>> [round(float(x), 3) for x in jax.jit(nash_mtl().combine)(rows, jax.random.key(0))]
+  [1.0, 1.0]
   """
 
   def weights(gramian: Array, is_there: Array, key: Key) -> Array:

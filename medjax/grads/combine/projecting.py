@@ -49,6 +49,10 @@ def upgrad() -> Combiner:
     proj(g_i) = J^T w_i,   w_i = argmin w^T G w  over  w >= e_i     (Quinton & Rey 2024, Prop. 1)
 
   The quadratic programmes are solved coordinate by coordinate, each exactly.
+
+  >>> rows = jnp.array([[1.0, 0.0], [-1.0, 1.0]])  # the projections are (1/2, 1/2) and (0, 1)
+  >>> [round(float(x), 3) for x in jax.jit(upgrad().combine)(rows, jax.random.key(0))]
+  [0.25, 0.75]
   """
 
   def weights(gramian: Array, is_there: Array, key: Key) -> Array:

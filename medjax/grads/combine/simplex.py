@@ -35,6 +35,10 @@ def cagrad(c: float = 0.5) -> Combiner:
     max over |d - g_0| <= c |g_0|  of  min_i <g_i, d>
     d = g_0 + c |g_0| g_w / |g_w|,   w = argmin over the simplex of  <g_w, g_0> + c |g_0| |g_w|
 
+  >>> d = jax.jit(cagrad(0.5).combine)(jnp.array([[2.0, 0.0]]), jax.random.key(0))
+  >>> [round(float(x), 3) for x in d]  # of one task (1 + c) of its gradient
+  [3.0, 0.0]
+
   Args:
     c: in [0, 1); 0 is the mean.
   """

@@ -19,29 +19,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medjax import check, grads, rng, tree
+from medjax import check, rng, tree
 from medjax.axes import BATCH_AXIS
+from medjax.methods.cooperative.task import Task, check_owners
 from medjax.types import Array, Key, Metrics, Params, PyTree, Step, TrainState
-
-
-class Task(NamedTuple):
-  """One of the two tasks.
-
-  Attributes:
-    predict: `predict(params, example, key) -> logits [*space, class]` of ONE example.
-    cost: `cost(logits, example) -> scalar`.
-    encoder: path of a leaf -> whether it is in this task's encoder.
-    head: path of a leaf -> whether it is in this task's head.
-  """
-
-  predict: Callable[[Params, PyTree, Key], Array]
-  cost: Callable[[Array, PyTree], Array]
-  encoder: Callable[[str], bool]
-  head: Callable[[str], bool]
-
-  def owns(self, name: str) -> bool:
-    """Whether a leaf is trained in this task's turn."""
-    return self.encoder(name) or self.head(name)
 
 
 def divergence(logits: Array) -> Array:
@@ -97,9 +78,11 @@ def cooperative(
     perturbs: whose encoder eps is added to. "other" is Eq. 5; "own" is line 10 of Algorithm 1,
       which contradicts it. "none" is plain alternation within the radius.
   Returns:
-    Step with the metrics "loss" (mean of both tasks, in the last update of each turn, under
-    perturbation), "loss/NAME", "grad_norm" (joint), "kl/NAME" and "clamped" (share of the
-    encoders' entries that stand at the border after their turn).
+    Step with the metrics "loss" (mean of the tasks that took part, in the last update of each turn,
+    under perturbation; NaN if none did), "loss/NAME", "skipped/NAME" (1 for a task whose loss or
+    gradient is not finite: it does not move, and the other one goes on), "grad_norm" (joint),
+    "kl/NAME" and "clamped" (share of the encoders' entries that stand at the border after their
+    turn). In the warm-up both tasks are one, and a loss that is not finite stops the training.
   Raises:
     InputError: not two tasks, a KL term of one sample; in `init`, leaves without an owner or with
       two of them.
@@ -121,7 +104,7 @@ def cooperative(
 
   def init(params: Params, key: Key) -> TrainState:
     del key
-    _check_owners(tasks, params)
+    check_owners(tasks, params)
     states = {name: tx.init(tree.split(params, task.owns)[0]) for name, task in tasks.items()}
     return TrainState.start(params, {**states, "warm-up": tx.init(params)})
 
@@ -157,12 +140,12 @@ def cooperative(
     return total, (cost, apart)
 
   def warm(state: TrainState, batch: PyTree, key: Key) -> tuple[Params, PyTree, Metrics]:
-    def both(params: Params) -> tuple[Array, dict[str, Any]]:
+    def both(params: Params) -> tuple[Array, dict[str, _Part]]:
       both_encoders = lambda path: any(task.encoder(path) for task in tasks.values())  # noqa: E731
       rule = None if perturbs == "none" else both_encoders
       found = {name: objective(params, name, rule, batch, key) for name in names}
       total = sum((own for own, _ in found.values()), start=jnp.zeros(()))
-      return total, {name: parts for name, (_, parts) in found.items()}
+      return total, {name: _Part(*own, jnp.array(True)) for name, (_, own) in found.items()}
 
     gradient, parts = jax.grad(both, has_aux=True)(state.params)
     updates, own = tx.update(gradient, state.opt_state["warm-up"], state.params)
@@ -186,13 +169,17 @@ def cooperative(
         ) -> tuple[Array, tuple[Array, Array]]:
           return objective(tree.merge(own, rest), name, rule, batch, k)
 
-        gradient, parts[name] = jax.grad(total, has_aux=True)(own)
-        updates, states[name] = tx.update(gradient, states[name], own)
-        params = tree.merge(optax.apply_updates(own, updates), rest)
+        gradient, (cost, apart) = jax.grad(total, has_aux=True)(own)
+        norm = optax.tree.norm(gradient)
+        is_there = jnp.isfinite(cost) & jnp.isfinite(norm)
+        updates, after = tx.update(gradient, states[name], own)
+        moved = optax.apply_updates(own, updates), after
+        own, states[name] = optax.tree.where(is_there, moved, (own, states[name]))
+        params, parts[name] = tree.merge(own, rest), _Part(cost, apart, is_there)
         low, high = (jax.tree.map(lambda x, s=s: x + s * radius, start) for s in (-1, 1))
         near = jax.tree.map(jnp.clip, params, low, high)
         params = tree.merge(tree.split(near, task.encoder)[0], tree.split(params, task.encoder)[1])
-        squares = squares + optax.tree.norm(gradient) ** 2 * (turn == turns - 1)
+        squares = squares + jnp.where(is_there, norm, 0.0) ** 2 * (turn == turns - 1)
       moved, began = (jax.tree.leaves(tree.split(x, task.encoder)[0]) for x in (params, start))
       for x, y in zip(moved, began, strict=True):
         at_border = at_border + (jnp.abs(x - y) >= radius * (1 - 1e-5)).sum()
@@ -211,84 +198,20 @@ def cooperative(
   return Step(init, update)
 
 
-def bilevel(tasks: Mapping[str, Task], tx: optax.GradientTransformation) -> Step:
-  """The honest bilevel arm: task 1 knows how task 2 will answer it.
+class _Part(NamedTuple):
+  """Of a task: its cost, its KL term, and whether it moved."""
 
-    p2* = p2 + U(grad_p2 L_2(p1, p2)),    p1 <- p1 + U(d/dp1 L_1(p1, p2*(p1)))
-
-  The derivative through task 2's step is exact, by `grads.hypergradient`.
-
-  Args:
-    tasks: two, by name; the first one is the upper one.
-    tx: optimiser, one a task. Adam needs an `eps_root`, see `grads.hypergradient`.
-  Returns:
-    Step with the metrics "loss" (mean of both tasks), "loss/NAME" (of the first task after the
-    second one's step), "grad_norm" (of the first task's whole derivative) and "hyper_norm" (of its
-    part through the other task's step).
-  Raises:
-    InputError: not two tasks; in `init`, leaves without an owner or with two of them.
-  """
-  check.require(len(tasks) == 2, "two tasks", f"{len(tasks)}", "use methods.multitask for others")
-  upper, lower = tasks
-  is_upper = tasks[upper].owns
-
-  def init(params: Params, key: Key) -> TrainState:
-    del key
-    _check_owners(tasks, params)
-    first, second = tree.split(params, is_upper)
-    return TrainState.start(params, {upper: tx.init(first), lower: tx.init(second)})
-
-  def loss(name: str, params: Params, example: PyTree, key: Key) -> Array:
-    return tasks[name].cost(tasks[name].predict(params, example, key), example)
-
-  def update(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
-    first, second = tree.split(state.params, is_upper)
-
-    def inner(second: PyTree, first: PyTree, example: PyTree, key: Key) -> Array:
-      return loss(lower, tree.merge(first, second), example, key)
-
-    def outer(second: PyTree, example: PyTree, key: Key) -> Array:
-      return loss(upper, tree.merge(first, second), example, key)
-
-    compute = grads.hypergradient(inner, outer, tx)
-    once = jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
-    own_key = rng.stream(key, "loss")
-    found = compute(first, second, state.opt_state[lower], once, batch, own_key)
-
-    def direct(first: PyTree) -> Array:
-      mean = lambda e, k: loss(upper, tree.merge(first, found.params), e, k)  # noqa: E731
-      return grads.batch_mean(mean, batch, rng.stream(own_key, "outer"))
-
-    gradient = jax.tree.map(jnp.add, jax.grad(direct)(first), found.grad)
-    updates, state_upper = tx.update(gradient, state.opt_state[upper], first)
-    params = tree.merge(optax.apply_updates(first, updates), found.params)
-    metrics = {
-      "loss": (found.aux.inner_loss + found.aux.outer_loss) / 2,
-      f"loss/{upper}": found.aux.outer_loss,
-      f"loss/{lower}": found.aux.inner_loss,
-      "grad_norm": optax.tree.norm(gradient),
-      "hyper_norm": optax.tree.norm(found.grad),
-    }
-    states = {upper: state_upper, lower: found.opt_state}
-    return state.replace(step=state.step + 1, params=params, opt_state=states), metrics
-
-  return Step(init, update)
+  cost: Any
+  apart: Any
+  is_there: Any
 
 
-def _shown(parts: Mapping[str, tuple[Array, Array]], norm: Array, clamped: Array) -> Metrics:
-  costs = [cost for cost, _ in parts.values()]
-  metrics = {"loss": sum(costs[1:], costs[0]) / len(costs), "grad_norm": norm, "clamped": clamped}
-  for name, (cost, apart) in parts.items():
-    metrics |= {f"loss/{name}": cost, f"kl/{name}": apart}
+def _shown(parts: Mapping[str, _Part], norm: Array, clamped: Array) -> Metrics:
+  took_part = jnp.stack([part.is_there for part in parts.values()])
+  costs = jnp.stack([jnp.where(part.is_there, part.cost, 0.0) for part in parts.values()])
+  mean = jnp.where(took_part.any(), costs.sum() / took_part.sum().clip(1), jnp.nan)
+  metrics = {"loss": mean, "grad_norm": norm, "clamped": clamped}
+  for name, part in parts.items():
+    metrics |= {f"loss/{name}": part.cost, f"kl/{name}": part.apart}
+    metrics[f"skipped/{name}"] = 1.0 - part.is_there
   return metrics
-
-
-def _check_owners(tasks: Mapping[str, Task], params: Params) -> None:
-  for name in tree.named_leaves(params):
-    owners = [task for task, own in tasks.items() if own.owns(name)]
-    check.require(
-      len(owners) == 1,
-      "every leaf owned by one task",
-      f"{name} by {' and '.join(owners) or 'none'}",
-      "correct `encoder` and `head`",
-    )
