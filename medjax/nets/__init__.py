@@ -1,5 +1,6 @@
 """Networks: Linen modules behind `Model(init, apply)`, and an adapter for NNX."""
 
+from medjax.nets.attention_mil import AttentionMIL, BagOutput
 from medjax.nets.cross_task import CrossTask
 from medjax.nets.densenet import DenseNet
 from medjax.nets.features import features, from_features
@@ -20,6 +21,8 @@ from medjax.nets.wavelet_autoencoder import WaveletAutoencoder
 from medjax.nets.word_decoder import WordCache, WordDecoder
 
 __all__ = [
+  "AttentionMIL",
+  "BagOutput",
   "CrossTask",
   "DenseNet",
   "ImageText",

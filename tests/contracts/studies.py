@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from experiments import (
+  cellfinet,
   classification,
   clinics,
   condistfl,
@@ -166,6 +167,13 @@ ROWS = (
     "--arms lesion context strangers context-site --num_patients 60 --num_folds 2 --num_seeds 1"
     " --num_steps 10 --width 8 --num_layers 1 --num_heads 2 --eval_every 5 --log_every 5"
     " --learning_rate 0.02",
+    "auroc",
+  ),
+  Row(
+    "cellfinet",
+    cellfinet,
+    "--arms tile-forest mean attention linear shuffled --num_bags 60 --num_seeds 1 --width 8"
+    " --num_steps 20 --eval_every 10 --log_every 10",
     "auroc",
   ),
 )
