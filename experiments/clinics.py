@@ -27,8 +27,9 @@ people of one clinic, since two models have no common scale, and among all for t
 
 DEVIATIONS: FLamby trains its pooled model with Adam, here it has the clients' plain descent. Its
 loss breaks ties by the order of a sort, here they are Breslow's. Its split of heart disease cannot
-be drawn without its library; the split here is another one. Columns and colours are scaled by
-the training people of all clinics, but for "flamby", where an age of 90 stands beside columns of 0 and 1.
+be drawn without its library; the split here is another one. Columns and colours are scaled by the
+training people of all clinics, but for "flamby", where an age of 90 stands beside columns of 0 and
+1.
 
 results.json: the common schema of `study.results`; roles are tasks; clinics.<arm>.<clinic>: score
 by seed.
