@@ -1,11 +1,14 @@
-"""The matrix of inner products of all examples' gradients: what it costs beside a plain gradient.
+"""Matrices of inner products of gradients, of examples and of tasks, beside a plain gradient.
 
   python -m experiments.bench.gramian_bench [BATCH] [ROUNDS]        a minute at 64 9 on 2 CPU cores
 
 Two networks: a perceptron with layers of 1,024 (its gradients are large, its pairs small), and four
 convolutions on 32 x 32 pictures (the other way round). Rows: the plain gradient of the mean, the
 sum of clipped gradients by the engine, the matrix by the engine, and the matrix from all gradients
-formed by `jax.vmap`. Rounds run all rows in turn, so that ratios compare like with like.
+formed by `jax.vmap`. A third network has the perceptron's layers as a trunk and a head for each of
+8 tasks; its matrix is that of the tasks' gradients in the trunk, alone and with the gradient of the
+weighted sum that a rule for disagreeing tasks asks for. Rounds run all rows in turn, so that ratios
+compare like with like.
 
 Prints one JSON object: network -> row -> {median_s, low_s, high_s, ratio, temporary_MiB}.
 """
@@ -25,6 +28,7 @@ from medjax.types import Array, Key, Params, PyTree
 
 WIDTHS = (1024, 1024)
 CHANNELS = (16, 32, 32, 64)
+NUM_TASKS, NUM_CLASSES = 8, 10
 
 
 def perceptron(params: Params, image: Array) -> Array:
@@ -73,17 +77,67 @@ def rows(apply: Callable[[Params, Array], Array]) -> dict[str, Callable[..., Any
   }
 
 
+def of_tasks() -> tuple[Params, dict[str, Callable[..., Any]]]:
+  """Parameters of a trunk and heads, and the rows of the tasks."""
+  sizes = (784, *WIDTHS)
+  keys = jax.random.split(jax.random.key(0), len(sizes))
+  trunk = [
+    (jax.random.normal(key, (a, b)) / np.sqrt(a), jnp.zeros(b))
+    for key, a, b in zip(keys, sizes[:-1], sizes[1:], strict=False)
+  ]
+  heads = jax.random.normal(keys[-1], (NUM_TASKS, WIDTHS[-1], NUM_CLASSES)) / np.sqrt(WIDTHS[-1])
+
+  def every(params: Params, example: PyTree, key: Key) -> Array:
+    del key
+    x = example["image"].ravel()
+    for weight, bias in params["trunk"]:
+      x = jnp.tanh(x @ weight + bias)
+    costs = [
+      losses.cross_entropy(x @ w, y)
+      for w, y in zip(params["heads"], example["labels"], strict=True)
+    ]
+    return jnp.stack(costs)
+
+  def plain(params: Params, batch: PyTree, key: Key) -> Params:
+    total = lambda p: grads.batch_mean(lambda e, k: every(p, e, k).sum(), batch, key)  # noqa: E731
+    return jax.grad(total)(params)
+
+  def matrix(method: Any, has_sum: bool) -> Callable[..., Any]:
+    of = grads.task_gradients(every, shared=lambda path: path.startswith("trunk"), method=method)
+
+    def run(params: Params, batch: PyTree, key: Key) -> Any:
+      found = of(params, batch, key)
+      weights = jnp.ones(NUM_TASKS) / NUM_TASKS
+      return (found.gramian, found.combined(weights, weights)) if has_sum else found.gramian
+
+    return run
+
+  return {"trunk": trunk, "heads": list(heads)}, {
+    "plain gradient": plain,
+    "gramian, engine": matrix("ghost", False),
+    "gramian, all gradients": matrix("vmap", False),
+    "gramian and weighted sum, engine": matrix("ghost", True),
+    "gramian and weighted sum, all gradients": matrix("vmap", True),
+  }
+
+
 def measured(batch_size: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
   found = {}
-  for network, (params, apply, shape) in networks().items():
+  every = {
+    name: (params, shape, rows(apply)) for name, (params, apply, shape) in networks().items()
+  }
+  params, functions = of_tasks()
+  every["tasks"] = params, (28, 28, 1), functions
+  for network, (params, shape, functions) in every.items():
     random = np.random.default_rng(0)
     batch = {
       "image": jnp.asarray(random.normal(size=(batch_size, *shape)), jnp.float32),
-      "label": jnp.asarray(random.integers(0, 10, batch_size)),
+      "label": jnp.asarray(random.integers(0, NUM_CLASSES, batch_size)),
+      "labels": jnp.asarray(random.integers(0, NUM_CLASSES, (batch_size, NUM_TASKS))),
     }
     key = jax.random.key(0)
     programs = {
-      name: jax.jit(f).lower(params, batch, key).compile() for name, f in rows(apply).items()
+      name: jax.jit(f).lower(params, batch, key).compile() for name, f in functions.items()
     }
     times: dict[str, list[float]] = {name: [] for name in programs}
     for repeat in range(-1, rounds):

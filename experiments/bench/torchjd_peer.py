@@ -3,7 +3,8 @@
   python -m experiments.bench.torchjd_peer [BATCH] [ROUNDS]      needs torchjd 0.18 and torch
 
 Rows: the plain gradient, the matrix of inner products by torchjd's engine, and from all gradients
-by `torch.func.vmap`. Ratios compare within PyTorch only; seconds of two frameworks differ by their
+by `torch.func.vmap`, of tasks one after the other; of tasks also the matrix and then the gradient
+of a weighted sum. Ratios compare within PyTorch only; seconds of two frameworks differ by their
 convolutions. Memory: how far a process that runs one row rises above one that has built everything
 (resident set, Linux); the plain gradient's own rise stands beside it.
 
@@ -19,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from experiments.bench.gramian_bench import CHANNELS, WIDTHS, summary
+from experiments.bench.gramian_bench import CHANNELS, NUM_CLASSES, NUM_TASKS, WIDTHS, summary
 
 
 def network(torch: Any, name: str) -> tuple[Any, tuple[int, ...]]:
@@ -40,6 +41,8 @@ def network(torch: Any, name: str) -> tuple[Any, tuple[int, ...]]:
 
 def rows(torch: Any, name: str, batch: int) -> dict[str, Callable[[], Any]]:
   """Functions without arguments, each the whole computation of a row."""
+  if name == "tasks":
+    return of_tasks(torch, batch)
   module, shape = network(torch, name)
   hooked, _ = network(torch, name)  # the engine leaves hooks in its module
   engine = importlib.import_module("torchjd.autogram").Engine(hooked, batch_dim=0)
@@ -69,6 +72,60 @@ def rows(torch: Any, name: str, batch: int) -> dict[str, Callable[[], Any]]:
   }
 
 
+def of_tasks(torch: Any, batch: int) -> dict[str, Callable[[], Any]]:
+  """`rows` of a trunk with a head a task: the matrix is that of the trunk's gradients."""
+  nn, sizes = torch.nn, (784, *WIDTHS)
+
+  def layers() -> list[Any]:
+    pairs = zip(sizes[:-1], sizes[1:], strict=True)
+    return [layer for a, b in pairs for layer in (nn.Linear(a, b), nn.Tanh())]
+
+  plain_trunk, hooked = (nn.Sequential(nn.Flatten(), *layers()) for _ in range(2))
+  heads = nn.ModuleList([nn.Linear(sizes[-1], NUM_CLASSES) for _ in range(NUM_TASKS)])
+  engine = importlib.import_module("torchjd.autogram").Engine(hooked, batch_dim=None)
+  images = torch.randn(batch, 1, 28, 28)
+  labels = torch.randint(0, NUM_CLASSES, (NUM_TASKS, batch))
+  cost = torch.nn.functional.cross_entropy
+
+  def costs(trunk: Any) -> Any:
+    features = trunk(images)
+    return torch.stack([cost(h(features), y) for h, y in zip(heads, labels, strict=True)])
+
+  def cleared() -> None:
+    for module in (plain_trunk, hooked, heads):
+      module.zero_grad()
+
+  def plain() -> None:
+    cleared()
+    costs(plain_trunk).sum().backward()
+
+  def formed(has_sum: bool) -> Any:
+    cleared()
+    values, own = costs(plain_trunk), list(plain_trunk.parameters())
+    each = [torch.autograd.grad(value, own, retain_graph=True) for value in values]
+    flat = torch.stack([torch.cat([g.flatten() for g in row]) for row in each])
+    if has_sum:
+      flat.mean(0)
+      (values.sum() / NUM_TASKS).backward(inputs=list(heads.parameters()))
+    return flat @ flat.T
+
+  def engined(has_sum: bool) -> Any:
+    cleared()
+    values = costs(hooked)
+    found = engine.compute_gramian(values)
+    if has_sum:
+      values.backward(torch.ones(NUM_TASKS) / NUM_TASKS)
+    return found
+
+  return {
+    "plain gradient": plain,
+    "gramian, torchjd": lambda: engined(False),
+    "gramian, all gradients": lambda: formed(False),
+    "gramian and weighted sum, torchjd": lambda: engined(True),
+    "gramian and weighted sum, all gradients": lambda: formed(True),
+  }
+
+
 def rise_of(name: str, row: str, batch: int) -> float:
   """MiB by which this process grows when it runs a row once."""
   function = rows(importlib.import_module("torch"), name, batch)[row]
@@ -85,7 +142,7 @@ def _peak_mib() -> float:
 
 def measured(batch: int, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
   torch, found = importlib.import_module("torch"), {}
-  for name in ("perceptron", "convolutions"):
+  for name in ("perceptron", "convolutions", "tasks"):
     torch.manual_seed(0)
     functions = rows(torch, name, batch)
     times: dict[str, list[float]] = {row: [] for row in functions}
