@@ -10,6 +10,10 @@ finding from another word, a graph read from the text can.
                                                     and Chinese, one seed; about 6 minutes
   python -m experiments.report_generation evidence  the same with 2 seeds, 900 updates and
                                                     3 beams; about 25 minutes
+  python -m experiments.report_generation table --data films.csv --report TEXT --keywords effusion
+                                                    your films (column image) and free reports;
+                                                    their graph is which keywords are there or
+                                                    denied; minutes grow with the reports
 
 Times are for 2 CPU cores; extra `text`. Published (no table, only differences): the method over
 R2GenCMN 1.0 BLEU-4, .66 METEOR and .55 ROUGE-L in percent.
@@ -35,17 +39,18 @@ all test reports at once, mean over seeds; unread: sentences outside the grammar
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from experiments import report_grammar as grammar
-from experiments import reported_films, text_scores
+from experiments import report_keywords, reported_films, text_scores
 from experiments.report_writers import Problem, Writer
-from medjax import cli, data, study
+from medjax import check, cli, data, study
 from medjax.train import Report
+
+_LANGUAGES = {**grammar.LANGUAGES, "own": None}  # "own": a table of films and reports
 
 # --- settings
 
@@ -56,6 +61,10 @@ class Config(study.Settings):
 
   arms: tuple[str, ...] = ()  # what is compared, () for all
   languages: tuple[str, ...] = ("english", "chinese")  # each has networks of its own
+  report: str = "report"  # column of a table with the text
+  subject: str = ""  # column of a table with the person; "": each film is a person
+  keywords: tuple[str, ...] = ()  # findings in the words of your reports
+  denials: tuple[str, ...] = ("no", "not", "without", "未", "无", "没有")  # what denies them
   num_films: int = 800  # drawn films, each of a person of their own
   size: int = 32  # side of a film in pixels
   widths: tuple[int, ...] = (16, 32, 32)  # channels of the encoders' convolutions
@@ -73,7 +82,7 @@ class Config(study.Settings):
   def __post_init__(self):
     super().__post_init__()
     study.chosen("arms", self.arms or tuple(ARMS), ARMS)
-    study.chosen("languages", self.languages, grammar.LANGUAGES)
+    study.chosen("languages", self.languages, _LANGUAGES)
 
 
 # --- arms
@@ -99,6 +108,7 @@ ARMS = study.arms(
   study.Arm("denied", "the reference, the same word denying the finding", lambda: None),
 )
 _CHANGED = ("reworded", "denied")
+_BY_GRAMMAR = ("rewritten", "full", "second-writer", *_CHANGED)
 
 # --- questions, written down before the run
 
@@ -135,20 +145,42 @@ def _asked(language: str) -> tuple[study.Question, ...]:
   )
 
 
-QUESTIONS = tuple(question for language in grammar.LANGUAGES for question in _asked(language))
+QUESTIONS = tuple(question for language in _LANGUAGES for question in _asked(language))
 
 PRESETS = {
   "demo": Config(),
   "evidence": Config(num_seeds=2, num_steps=900, num_matches=600, num_beams=3),
+  "table": Config(
+    arms=("plain", "memory", "prompt", "prompt-random", "auxiliary", "shuffled", "one-for-all"),
+    languages=("own",),
+    size=64,
+    num_variants=4,
+  ),
 }
 
 # --- the run and its page
 
 
+def load(config: Config, options: cli.RunOptions) -> reported_films.ReportedFilms:
+  if options.preset != "table":
+    study.paths_of(options.data, 0)
+    return reported_films.drawn(config.num_films, config.size, options.seed)
+  (path,) = study.paths_of(options.data, 1)
+  names = ("report", "subject", "keywords", "denials")
+  films = report_keywords.table(path, config.size, **{n: getattr(config, n) for n in names})
+  written = [arm for arm in config.arms if arm in _BY_GRAMMAR]
+  check.require(
+    config.arms and not written,
+    "arms that need no grammar",
+    ", ".join(written) or "all",
+    f"leave out {', '.join(_BY_GRAMMAR)}",
+  )
+  return films
+
+
 def build(config: Config, options: cli.RunOptions) -> None:
-  study.paths_of(options.data, 0)
   text_scores.text_scores("a", "a")  # a library that is missing is said before anything is trained
-  films = reported_films.drawn(config.num_films, config.size, options.seed)
+  films = load(config, options)
   arms = config.arms or tuple(ARMS)
   parts = study.parted(films.subjects, {"train": 0.6, "test": 0.4}, options.seed)
   people = {part: study.people_of(films.subjects, rows) for part, rows in parts.items()}
@@ -165,11 +197,11 @@ def build(config: Config, options: cli.RunOptions) -> None:
     turn = study.Turn("", None, (), {}, people)
     directory.write_json("splits", study.splits_of([turn], options.seed))
     study.announce(planned)
-    problem = Problem(config, films)
+    problem = Problem(config, films, parts["train"])
     writers = {arm: own for arm in arms if (own := ARMS[arm].make()) is not None}
     cells = [(seed, language) for seed in seeds for language in config.languages]
     learns = any(writer.prompt == "learnt" for writer in writers.values())
-    matching = match_jobs(problem, parts["train"], cells if learns else [])
+    matching = problem.match_jobs(parts["train"], cells if learns else [])
     one_each = study.train_jobs(list(matching.values()), directory, log_every=config.log_every)
     matched = dict(zip(matching, one_each, strict=True))
     jobs: dict[tuple[str, int, str], study.Job] = {}
@@ -197,7 +229,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
         cell = arm, seed, language
         if arm in writers:
           writer = writers[arm]
-          store = problem.store(writer, language, places, prompts[cell], options.seed)
+          store = problem.inputs(writer, places, prompts[cell])
           found = np.asarray(answers[writer.has_memory](trained[cell].params, store))
           said[cell] = [problem.words.text(own) for own in found]
         else:
@@ -205,16 +237,14 @@ def build(config: Config, options: cli.RunOptions) -> None:
         references = [films.texts[language][i] for i in places]
         names = [films.subjects[i] for i in places]
         about = {"arm": arm, "seed": seed, "role": role}
-        rows += text_scores.rows_of_reports(said[cell], references, language, names, about)
-    flops = {}
+        rows += text_scores.rows_of_reports(
+          said[cell], references, films.readings[language], names, about
+        )
+    flops = dict.fromkeys(arms, float("nan"))
     for arm, writer in writers.items():
-      job = jobs[arm, seeds[0], config.languages[0]]
-      flops[arm] = study.flops(job.step, job.params, job.stream(0))
-      if writer.prompt == "learnt":
-        job = matching[seeds[0], config.languages[0]]
-        once = study.flops(job.step, job.params, job.stream(0))
-        flops[arm] += once * config.num_matches / config.num_steps
-    flops |= {arm: float("nan") for arm in arms if arm not in writers}
+      first = [jobs[arm, *cells[0]], *([matching[cells[0]]] if writer.prompt == "learnt" else [])]
+      each = [study.flops(job.step, job.params, job.stream(0)) * job.num_steps for job in first]
+      flops[arm] = sum(each) / config.num_steps
     questions = study.ask(asked, rows, margin=config.margin, costs=flops)
     corpus = {
       language: {
@@ -232,7 +262,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
       planned=planned,
       not_asked=study.not_asked(QUESTIONS, questions),
       flops=flops,
-      is_simulated=True,
+      is_simulated=options.preset != "table",
       corpus=corpus,
     )
     kept = {arm: [one for cell, one in trained.items() if cell[0] == arm] for arm in writers}
@@ -249,20 +279,6 @@ def build(config: Config, options: cli.RunOptions) -> None:
     report.section("Films", "The two films of the reports above.")
     report.images([np.squeeze(film) for film in first], ["first film", "second film"], columns=2)
     study.finish(directory, found, report, trained=[*every, *one_each], rows=rows)
-
-
-def match_jobs(
-  problem: Problem, rows: Sequence[int], cells: Sequence[tuple[int, str]]
-) -> dict[tuple[int, str], study.Job]:
-  """Trainings of the prompts' encoders, one a seed and language."""
-  config, found = problem.config, {}
-  made = {language: problem.matcher(language, rows) for language in {own for _, own in cells}}
-  for seed, language in cells:
-    key, (step, held) = jax.random.key(seed), made[language]
-    stream = data.batches(held, config.batch_size, key, name="matches")
-    name, start = f"matcher-{language}-{seed}", problem.matcher_start(key)
-    found[seed, language] = study.Job(name, step, stream, start, key, config.num_matches)
-  return found
 
 
 def page(

@@ -8,7 +8,7 @@ any text is exact, and a sentence outside the grammar is counted as what cannot 
 
 import functools
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -212,6 +212,48 @@ def rewritten(text: str, language: str, random: np.random.Generator) -> str:
     num_unread == 0, "sentences of the grammar", f"{num_unread} others in {text!r}", "mend the text"
   )
   return written(said, language, random)
+
+
+class Graph(NamedTuple):
+  """What a text says.
+
+  Attributes:
+    edges: of its graph.
+    lesions: what it says to be there.
+    num_unread: sentences that are outside the grammar.
+  """
+
+  edges: frozenset[Hashable]
+  lesions: frozenset[Hashable]
+  num_unread: int
+
+
+class Reading(NamedTuple):
+  """How texts of one kind are read and varied.
+
+  Attributes:
+    graph: `graph(text)`.
+    shuffled: `shuffled(text, random)`, the same sentences in another order.
+    rewritten: `rewritten(text, random)`, the same graph in other words; None where no one can.
+  """
+
+  graph: Callable[[str], Graph]
+  shuffled: Callable[[str, np.random.Generator], str]
+  rewritten: Callable[[str, np.random.Generator], str] | None
+
+
+def reading(language: str) -> Reading:
+  """Of reports of the grammar."""
+
+  def graph(text: str) -> Graph:
+    said, num_unread = read(text, language)
+    return Graph(edges(said), lesions(said), num_unread)
+
+  return Reading(
+    graph,
+    lambda text, random: shuffled(text, language, random),
+    lambda text, random: rewritten(text, language, random),
+  )
 
 
 def one_word_changed(

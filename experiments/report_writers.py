@@ -4,6 +4,7 @@ Not a study: the networks and the losses of `report_generation`.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import report_grammar as grammar
 from experiments.reported_films import ReportedFilms
-from medjax import data, inference, losses, methods, nets, rng
+from medjax import data, inference, losses, methods, nets, rng, study
 from medjax.data.seeds import generator
 from medjax.types import IGNORE, Array, Key, Params, PyTree, Step
 
@@ -51,14 +51,13 @@ class Problem:
   all unknown learns nothing. So those arms have the same parameters and cost the same.
   """
 
-  def __init__(self, config: Any, films: ReportedFilms):
+  def __init__(self, config: Any, films: ReportedFilms, rows: Sequence[int]):
+    """Makes the networks of `config` for films of which `rows` train."""
     self.config, self.films, self.code = config, films, config.widths[-1]
-    every = [text for language in films.texts for text in grammar.sentences(language)]
-    self.words = data.Vocabulary(every)
-    said = [grammar.statements(states) for states in films.states]
-    # A text written anew may be longer than the one that it comes from.
-    self.length = 1 + max(grammar.most_words(own, name) for own in said for name in films.texts)
-    self.encoder = nets.SmallCNN(len(grammar.FINDINGS), config.widths)
+    known = [own[i] for own in films.texts.values() for i in rows]
+    self.words = data.Vocabulary(films.wording or known)
+    self.length = films.max_words + 1
+    self.encoder = nets.SmallCNN(films.states.shape[1], config.widths)
     self.matched = nets.SmallCNN(self.code, config.widths)
     shape = films.image.shape[1:]
     self.patches = nets.features(self.encoder, f"GroupNorm_{len(config.widths) - 1}")
@@ -129,29 +128,29 @@ class Problem:
 
     return jax.jit(jax.vmap(answer, (None, 0)))
 
+  def inputs(self, writer: Writer, rows: Any, prompts: np.ndarray) -> dict[str, np.ndarray]:
+    """What a network is given of films `rows`; `prompts` [n, code] are of all films."""
+    prompt = prompts[np.asarray(rows)] * bool(writer.prompt)
+    return {"image": self.films.image[np.asarray(rows)], "prompt": prompt.astype(np.float32)}
+
   def store(
     self, writer: Writer, language: str, rows: Any, prompts: np.ndarray, seed: int
   ) -> dict[str, np.ndarray]:
-    """What an arm is told of films `rows`; `prompts` [n, code] are of all films."""
-    place, films = np.asarray(rows), self.films
-    told = np.where(writer.is_told, films.states[place] > 0, IGNORE)
-    texts = [self._variants(writer, language, i, seed) for i in place]
-    prompt = prompts[place] * bool(writer.prompt)
-    return {
-      "image": films.image[place],
-      "prompt": prompt.astype(np.float32),
-      "named": told.astype(np.int32),
-      "texts": np.stack(texts),
-    }
+    """And what it learns of them: the findings that a report names, and texts."""
+    told = np.where(writer.is_told, self.films.states[np.asarray(rows)] > 0, IGNORE)
+    texts = np.stack([self._variants(writer, language, i, seed) for i in rows])
+    own = {"named": told.astype(np.int32), "texts": texts}
+    return self.inputs(writer, rows, prompts) | own
 
   def _variants(self, writer: Writer, language: str, index: int, seed: int) -> np.ndarray:
-    text, found = self.films.texts[language][index], []
+    text, reading = self.films.texts[language][index], self.films.readings[language]
+    found = []
     for number in range(self.config.num_variants):
       random, own = generator(seed, f"variant {number} {language}", int(index)), text
-      if writer.is_rewritten:
-        own = grammar.rewritten(own, language, random)
+      if writer.is_rewritten and reading.rewritten is not None:
+        own = reading.rewritten(own, random)
       if writer.is_shuffled:
-        own = grammar.shuffled(own, language, random)
+        own = reading.shuffled(own, random)
       found.append(self.numbers(own if number else text))
     return np.stack(found)
 
@@ -187,6 +186,18 @@ class Problem:
 
     held = {"image": self.films.image[place], "text": texts, "graph": graphs.astype(np.int32)}
     return methods.supervised(loss, self._adam()), held
+
+  def match_jobs(
+    self, rows: Sequence[int], cells: Sequence[tuple[int, str]]
+  ) -> dict[tuple[int, str], study.Job]:
+    """Trainings of the prompts' encoders, one a seed and language."""
+    made, found = {language: self.matcher(language, rows) for _, language in cells}, {}
+    for seed, language in cells:
+      key, (step, held) = jax.random.key(seed), made[language]
+      stream = data.batches(held, self.config.batch_size, key, name="matches")
+      name, start = f"matcher-{language}-{seed}", self.matcher_start(key)
+      found[seed, language] = study.Job(name, step, stream, start, key, self.config.num_matches)
+    return found
 
   def film_vector(self, params: Params, image: Array) -> Array:
     found: Any = self.matched.apply({"params": params["film"]}, image)

@@ -21,8 +21,11 @@ class ReportedFilms:
 
   Attributes:
     image: [n, size, size, 1], mean 0 and variance 1 each.
-    states: [n, finding] numbers of `report_grammar.DEGREES`.
-    texts: language -> n reports.
+    states: [n, finding] numbers of `report_grammar.DEGREES`; 0 is absent.
+    texts: language -> n reports, words parted by spaces.
+    readings: language -> how its texts are read.
+    wording: texts with every word that can be asked for; () where only training reports tell.
+    max_words: of the longest report, also of one that was written anew.
     subjects: [n] people.
     manifest: what the run directory records.
   """
@@ -30,6 +33,9 @@ class ReportedFilms:
   image: np.ndarray
   states: np.ndarray
   texts: Mapping[str, tuple[str, ...]]
+  readings: Mapping[str, grammar.Reading]
+  wording: tuple[str, ...]
+  max_words: int
   subjects: tuple[str, ...]
   manifest: dict[str, Any]
 
@@ -54,10 +60,14 @@ def drawn(num: int, size: int, seed: int) -> ReportedFilms:
     for language, own in texts.items():
       order = range(len(said)) if random.random() < 0.7 else random.permutation(len(said))
       own.append(grammar.written([said[i] for i in order], language, random))
+  said = [grammar.statements(states) for states in every]
   return ReportedFilms(
     np.stack(images),
     np.stack(every),
     {language: tuple(own) for language, own in texts.items()},
+    {language: grammar.reading(language) for language in texts},
+    tuple(text for language in texts for text in grammar.sentences(language)),
+    max(grammar.most_words(own, language) for own in said for language in texts),
     tuple(f"film_{index:05d}" for index in range(num)),
     {"kind": "drawn films with reports", "num": num, "size": size, "seed": seed},
   )

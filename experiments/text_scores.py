@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments import report_grammar as grammar
+from experiments.report_grammar import Reading
 from medjax import check, metrics
 
 
@@ -85,21 +85,20 @@ def corpus_scores(said: Sequence[Sequence[str]], references: Sequence[str]) -> d
 def rows_of_reports(
   said: Sequence[str],
   references: Sequence[str],
-  language: str,
+  reading: Reading,
   names: Sequence[str],
   about: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
   """A row a report; a sentence that cannot be read is an edge that is in no graph."""
   rows = []
   for text, reference, name in zip(said, references, names, strict=True):
-    own, num_unread = grammar.read(text, language)
-    right, _ = grammar.read(reference, language)
-    unread = {("unread", str(k)) for k in range(num_unread)}
+    own, right = reading.graph(text), reading.graph(reference)
+    unread = {("unread", k) for k in range(own.num_unread)}
     figures = {
-      "graph_f1": metrics.graph_score(grammar.edges(own) | unread, grammar.edges(right)).f1,
-      "lesion_f1": metrics.graph_score(grammar.lesions(own), grammar.lesions(right)).f1,
+      "graph_f1": metrics.graph_score(own.edges | unread, right.edges).f1,
+      "lesion_f1": metrics.graph_score(own.lesions, right.lesions).f1,
       **text_scores(text, reference),
-      "unread": float(num_unread),
+      "unread": float(own.num_unread),
     }
     who = {"case": name, "subject": name, "domain": ""}
     rows.append({**about, **who, **{f"{metric}/all": value for metric, value in figures.items()}})

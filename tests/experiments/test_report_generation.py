@@ -6,8 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from experiments import report_generation, reported_films, text_scores
+from experiments import report_generation, report_keywords, reported_films, text_scores
 from experiments import report_grammar as grammar
 from experiments.report_writers import Problem, Writer
 from medjax.check import InputError
@@ -85,10 +86,50 @@ def test_what_cannot_be_read_costs_precision():
   pytest.importorskip("sacrebleu")
   right = "no opacity . no effusion ."
   texts = [right, f"{right} effusion no opacity .", "no opacity ."]
-  rows = text_scores.rows_of_reports(texts, [right] * 3, "english", ["a", "b", "c"], {})
+  rows = text_scores.rows_of_reports(
+    texts, [right] * 3, grammar.reading("english"), ["a", "b", "c"], {}
+  )
   np.testing.assert_allclose([row["graph_f1/all"] for row in rows], [1, 4 / 5, 2 / 3])
   assert [row["unread/all"] for row in rows] == [0, 1, 0]
   assert [row["lesion_f1/all"] for row in rows] == [1, 1, 1]  # none was there and none was named
+
+
+def test_free_reports_are_read_by_keywords_in_both_scripts(tmp_path):
+  chinese = report_keywords.reading(["积液", "阴影"], ["未见", "无"])
+  text = report_keywords.words_of("右肺阴影，密度不均。未见积液；心影无增大。")
+  assert chinese.graph(text).edges == {("阴影", "present"), ("积液", "absent")}
+  assert chinese.graph(text) == chinese.graph(chinese.shuffled(text, np.random.default_rng(0)))
+  english = report_keywords.reading(["effusion", "upper lobe opacity"], ["no", "without"])
+  for said, wanted in (
+    ("No effusion.", {("effusion", "absent")}),
+    ("Small effusion, no change.", {("effusion", "present")}),  # the denial is of something else
+    ("Nodule. Effusion without upper lobe opacity", {("effusion", "present"),
+                                                     ("upper lobe opacity", "absent")}),
+    ("Effusions are hard to see.", set()),  # a keyword is a whole word
+  ):  # fmt: skip
+    assert english.graph(report_keywords.words_of(said)).edges == wanted, said
+  lines = ["image,text,owner"]
+  for index in range(4):
+    pixels = np.random.default_rng(index).integers(0, 255, (16, 16)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    lines.append(f'{index}.png,"{("Effusion.", "No effusion.")[index % 2]}",p{index // 2}')
+  (tmp_path / "films.csv").write_text("\n".join(lines))
+
+  def table(*keywords):
+    own = {"report": "text", "subject": "owner", "keywords": keywords, "denials": ("no",)}
+    return report_keywords.table(tmp_path / "films.csv", 16, **own)
+
+  films = table("effusion")
+  assert films.texts["own"][:2] == ("effusion .", "no effusion .")
+  assert films.states.tolist() == [[1], [0], [1], [0]] and films.subjects[:3] == ("p0", "p0", "p1")
+  np.testing.assert_allclose(films.image.mean((1, 2, 3)), 0, atol=1e-5)
+  with pytest.raises(InputError, match="a report that names a finding, got none with opacity"):
+    table("opacity")
+  with pytest.raises(InputError, match="keywords of findings"):
+    table()
+  (tmp_path / "films.csv").write_text("image,text,owner\n0.png,,p0")
+  with pytest.raises(InputError, match="text"):
+    table("effusion")
 
 
 def test_bad_input_is_named():
@@ -117,7 +158,7 @@ def test_arms_differ_in_what_they_are_told_alone():
   config = dataclasses.replace(
     report_generation.PRESETS["demo"], size=16, widths=(4, 4), num_variants=3
   )
-  problem, prompts = Problem(config, FILMS), np.ones((40, 4), np.float32)
+  problem, prompts = Problem(config, FILMS, range(40)), np.ones((40, 4), np.float32)
   plain = problem.store(Writer(), "chinese", [3, 5], prompts, seed=0)
   assert (plain["named"] == IGNORE).all() and (plain["prompt"] == 0).all()
   assert (plain["texts"] == plain["texts"][:, :1]).all()
