@@ -1,6 +1,15 @@
 """From a trained network and an image of any size to class probabilities."""
 
+from medjax.inference.adaptation import (
+  entropy,
+  noise_outside,
+  over_copies,
+  prototypes,
+  surest,
+  tent,
+)
 from medjax.inference.beam import Texts, beam_search
+from medjax.inference.channels import at_points, channel_scores, highest, softly_highest
 from medjax.inference.components import remove_small_components
 from medjax.inference.exported import export_member, load_exported
 from medjax.inference.predictor import Ensemble, Member, Predictor
@@ -14,12 +23,22 @@ __all__ = [
   "Predictor",
   "Symmetry",
   "Texts",
+  "at_points",
+  "over_copies",
   "beam_search",
   "both",
+  "channel_scores",
+  "entropy",
   "export_member",
+  "highest",
   "load_exported",
   "mirrorings",
+  "noise_outside",
+  "prototypes",
   "remove_small_components",
   "rotations",
   "slide",
+  "softly_highest",
+  "surest",
+  "tent",
 ]

@@ -19,6 +19,7 @@ from experiments import (
   mt_cool,
   report_generation,
   serial_sections,
+  test_time_selection,
   unlearning,
   visual_concepts,
 )
@@ -174,6 +175,13 @@ ROWS = (
     cellfinet,
     "--arms tile-forest mean attention linear shuffled --num_bags 60 --num_seeds 1 --width 8"
     " --num_steps 20 --eval_every 10 --log_every 10",
+    "auroc",
+  ),
+  Row(
+    "test_time_selection",
+    test_time_selection,
+    "--arms plain copies noise background artefact --num_pictures 60 --size 12 --width 4"
+    " --num_steps 20 --num_seeds 1 --log_every 10 --num_points 3 --num_copies 2 --biases 1",
     "auroc",
   ),
 )

@@ -1,0 +1,59 @@
+"""Trap sets: who shows the artefact, and where points lie."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import trap_sets
+from medjax import check
+from medjax.data.formats import png
+from tests.data.folders import real_set, write_json
+
+HELD = trap_sets.discs(60, 20, 0, 0.1)
+ROWS = tuple(range(60))
+LABELS = np.array([scene.label for scene in HELD.scenes]) == 1
+
+
+def test_an_artefact_agrees_with_the_class_in_training_and_misleads_in_the_test():
+  agrees, misleads = (HELD.who_shows(ROWS, 1.0, 0, misleads=m) for m in (False, True))
+  np.testing.assert_array_equal(agrees, LABELS)
+  np.testing.assert_array_equal(misleads, ~LABELS)
+  none, none_too = (HELD.who_shows(ROWS, 0.0, 0, misleads=m) for m in (False, True))
+  np.testing.assert_array_equal(none, none_too)
+  share = np.mean(HELD.who_shows(ROWS, 0.5, 0, misleads=False) == LABELS)
+  assert abs(share - 0.75) < 5 * np.sqrt(0.75 * 0.25 / 60)
+
+
+def test_a_picture_differs_by_its_artefact_alone_and_points_lie_where_they_should():
+  store = [HELD.store(ROWS, np.full(60, shows)) for shows in (False, True)]
+  for i, scene in enumerate(HELD.scenes):
+    changed = np.any(store[0]["image"][i] != store[1]["image"][i], axis=-1)
+    assert not changed[~scene.artefact].any() and not (scene.artefact & scene.lesion).any()
+  scene = HELD.scenes[0]
+  points = trap_sets.points_of(scene, True, 9, np.random.default_rng(0))
+  assert scene.lesion[tuple(points.lesion.T)].all()
+  assert scene.artefact[tuple(points.artefact.T)].all()
+  assert not (scene.lesion | scene.artefact)[tuple(points.background.T)].any()
+  hidden = trap_sets.points_of(scene, False, 9, np.random.default_rng(0))
+  np.testing.assert_array_equal(hidden.artefact, hidden.background)
+
+
+def test_real_rulers_lie_beside_real_lesions():
+  held = trap_sets.skin(real_set("skin_ph2"), real_set("skin_artefacts"), 48, "ruler")
+  assert len(held.scenes) == 160 and len(set(held.subjects)) == 160
+  for scene in held.scenes:
+    assert scene.image.shape == (48, 48, 3) and 0 <= scene.image.min() <= scene.image.max() <= 1
+    assert scene.artefact.any() and scene.lesion.any()
+    assert not (scene.artefact & scene.lesion).any()
+
+
+def test_bad_folders_are_refused(tmp_path):
+  write_json(tmp_path, channels=("red", "green", "blue"), labels={"background": 0, "lesion": 1},
+             ending=".png")  # fmt: skip
+  for kind in ("imagesTr", "labelsTr", "templates/one"):
+    (tmp_path / kind).mkdir(parents=True)
+  png.write_png(tmp_path / "labelsTr" / "a.png", np.zeros((8, 8), np.uint8))
+  (tmp_path / "meta.json").write_text(json.dumps({"artefacts": [{"class": "hair", "name": "one"}]}))
+  with pytest.raises(check.InputError):
+    trap_sets.skin(tmp_path, tmp_path, 8, "ruler")
