@@ -8,7 +8,7 @@ finding from another word, a graph read from the text can.
 
   python -m experiments.report_generation demo      800 drawn films, reports by a grammar in English
                                                     and Chinese, one seed; about 6 minutes
-  python -m experiments.report_generation evidence  the same with 2 seeds, 900 updates and
+  python -m experiments.report_generation evidence  the same with 2 seeds, 800 updates and
                                                     3 beams; about 25 minutes
   python -m experiments.report_generation table --data films.csv --report TEXT --keywords effusion
                                                     your films (column image) and free reports;
@@ -74,7 +74,7 @@ class Config(study.Settings):
   num_beams: int = 1  # texts that the search keeps
   num_variants: int = 8  # forms of a training report that are drawn from
   num_seeds: int = 1
-  num_steps: int = 450  # updates of a writer
+  num_steps: int = 400  # updates of a writer
   num_matches: int = 300  # updates of the encoders that match films and reports
   batch_size: int = 16  # films an update
   learning_rate: float = 3e-3  # Adam's, of all networks
@@ -149,7 +149,7 @@ QUESTIONS = tuple(question for language in _LANGUAGES for question in _asked(lan
 
 PRESETS = {
   "demo": Config(),
-  "evidence": Config(num_seeds=2, num_steps=900, num_matches=600, num_beams=3),
+  "evidence": Config(num_seeds=2, num_steps=800, num_matches=600, num_beams=3),
   "table": Config(
     arms=("plain", "memory", "prompt", "prompt-random", "auxiliary", "shuffled", "one-for-all"),
     languages=("own",),
