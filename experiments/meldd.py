@@ -23,14 +23,15 @@ Published balanced accuracy, sensitivity, specificity, AUC: lesion .765 .887 .64
 
 Every network of a fold has its cut at Youden's J on VALIDATION patients, which the paper leaves
 open. Sexes and ages are tokens of the set. "strangers" has other patients' lesions as context: the
-control. "private" protects whole patients (Beyond the paper); its statement stands on the page. The
-class weights count as public knowledge there, and the other arms of a run protect nobody.
+control. "private" protects whole patients (Beyond the paper); the page shows its statement and what
+that does not cover: a run as a whole, whose other arms protect nobody, is not private.
 
 DEVIATIONS: a patient with more than max_lesions lesions has several sets; two layers of 32 channels
 in the place of four of 64. The weights that rank validation lesions best are kept, as in the paper;
 "private" keeps the last, since a choice by patients' scores would release more.
 
-results.json: the common schema of `study.results`; statement: of the private arm, "" without.
+results.json: the common schema of `study.results`; statement and not_covered: of the private arm,
+"" without.
 """
 
 import dataclasses
@@ -146,6 +147,15 @@ PRESETS = {
 
 # --- the run and its page
 
+_NOT_COVERED = (
+  "The statement is on the weights of the private arm and the patients it was trained on. It does"
+  " not cover what this study takes from the training patients before: mean and deviation of each"
+  " feature, the shares of the classes, the size of sets. Take these from public data, or release"
+  " them with noise, before you publish such weights. Validation patients, on whom the cut is"
+  " chosen, and test patients, whose scores are shown, are not protected; nor is anybody by the"
+  " other arms."
+)
+
 
 def build(config: Config, options: cli.RunOptions) -> None:
   title, lesions = load(config, options)
@@ -205,6 +215,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
       flops=flops,
       is_simulated=lesions.is_drawn,
       statement=statement,
+      not_covered=_NOT_COVERED if statement else "",
     )
     report = page(config, title, lesions, found, trained)
     every_one = [one for own in trained.values() for one in own]
@@ -270,7 +281,7 @@ def page(
   study.page.scores(report, found, ARMS, text=text.strip())
   study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
   if found["statement"]:
-    report.section("Privacy of the private arm", found["statement"])
+    report.section("Privacy of the private arm", f"{found['statement']}\n\n{_NOT_COVERED}")
   first = {arm: own[0] for arm, own in trained.items() if arm != "private"}
   study.page.curves(report, first, {"loss": "loss"}, caption="First fold and seed.")
   flops = {a: o["flops_an_update"] for a, o in found["arms"].items() if "flops_an_update" in o}
