@@ -9,8 +9,6 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from medjax import check, cli, data, losses, study, tables
@@ -203,18 +201,16 @@ def folder(path: pathlib.Path, size: int, *, table: str, label: str, subject: st
   images, masks = [], []
   for example in (source[i] for i in range(len(source))):
     assert example.image is not None and example.label is not None
-    channels = example.image.shape[-1]
-    images.append(jax.image.resize(jnp.asarray(example.image), (size, size, channels), "linear"))
-    filled = jnp.asarray(example.label > 0, jnp.float32)
-    masks.append(jax.image.resize(filled, (size, size), "linear") > 0.5)
+    images.append(resized(np.asarray(example.image), size))
+    masks.append(resized(np.asarray(example.label) > 0, size) > 0.5)
   kinds = [names.index(lines[name].filled(label)) for name in source.names]
   groups = [lines[name].filled(subject) if subject else name for name in source.names]
   return TaskSet(
     f"{path.resolve().name}, {' and '.join(names)}",
     {"outline": ("mask", 2), label: ("class", len(names))},
-    np.stack([np.asarray(x) for x in images]),
+    np.stack(images),
     {
-      "outline": np.stack([np.asarray(x) for x in masks]).astype(np.int32),
+      "outline": np.stack(masks).astype(np.int32),
       label: np.array(kinds, np.int32),
     },
     tuple(groups),
@@ -225,3 +221,21 @@ def folder(path: pathlib.Path, size: int, *, table: str, label: str, subject: st
       "size": size,
     },
   )
+
+
+def resized(picture: np.ndarray, size: int) -> np.ndarray:
+  """A picture [height, width, ...] with both sides scaled to `size`, float32.
+
+  Equals `jax.image.resize(..., "linear")`, which would be a program for each shape of a picture: a
+  pixel is a mean of those around it with weights that fall linearly, over one pixel
+  of the coarser grid.
+  """
+  found = picture.astype(np.float64)
+  for axis in (0, 1):
+    number = picture.shape[axis]
+    centres = (np.arange(size) + 0.5) * number / size - 0.5
+    apart = np.abs(np.arange(number)[:, None] - centres) / max(number / size, 1.0)
+    weights = np.maximum(0.0, 1.0 - apart)
+    weights /= weights.sum(0)
+    found = np.moveaxis(np.tensordot(found, weights, (axis, 0)), -1, axis)
+  return found.astype(np.float32)
