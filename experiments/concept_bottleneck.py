@@ -71,17 +71,19 @@ def by_images(images: str, *, axis: int = 1) -> Way:
   return Way(worth, axis, images)
 
 
-def measured(held: ConceptSet, train: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def measured(
+  held: ConceptSet, train: np.ndarray, shift: float
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """Cosines [image, phrase], and V [phrase] over each set of images.
 
   "own" are the training images; "lengths" are these with vectors that keep their length.
 
   Raises:
-    InputError: cosines from which no shares can be made.
+    InputError: cosines from which no shares can be made, `shift` added.
   """
   text = jnp.asarray(held.text)
   scores = explain.concept_scores(jnp.asarray(held.image), text)
-  explain.check_scores(scores[train])
+  explain.check_scores(scores[train] + shift)
   visual = {
     "own": np.asarray(explain.visual_activation(scores[train])),
     "lengths": (held.image[train] @ held.text.T).std(0),

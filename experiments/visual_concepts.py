@@ -57,6 +57,7 @@ class Config(study.Settings):
   alpha: float = 1.0  # weight of what tells classes apart, D
   beta: float = 1.0  # weight of covering the other phrases
   gamma: float = 1.0  # weight of how visual a phrase is, V
+  shift: float = 0.0  # added to all cosines before D makes shares of them, which have no sign
   num_steps: int = 500  # of Adam on the weights of concepts, all labelled images at once
   learning_rate: float = 0.05  # Adam's
   known: str = ""  # what is known of these data, a sentence shown beside the scores
@@ -166,7 +167,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     study.announce(planned)
     train = np.array(parts["train"])
     subjects = [held.subjects[i] for i in parts["test"]]
-    scores, visual = concept_bottleneck.measured(held, train)
+    scores, visual = concept_bottleneck.measured(held, train, config.shift)
     rows: list[dict[str, Any]] = []
     influence: dict[str, dict[str, float]] = {}
     new = np.array(parts["test"])
@@ -215,7 +216,7 @@ def answers(
   ])  # fmt: skip
   told = jax.jit(jax.vmap(lambda g, y: explain.discriminability(g, y, num_classes)))
   phrases = concept_bottleneck.Phrases(
-    config.beta, np.asarray(told(scores[own], held.label[own])), visual, seeds
+    config.beta, np.asarray(told(scores[own] + config.shift, held.label[own])), visual, seeds
   )
   lists = concept_bottleneck.lists_of(held.owner, num_classes, config.num_kept)
   unit = held.text / np.linalg.norm(held.text, axis=1, keepdims=True)

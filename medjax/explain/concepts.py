@@ -94,7 +94,7 @@ def check_scores(scores: Array) -> None:
     lowest >= 0,  # NaN is refused too
     "cosines of 0 or more, of which the paper makes shares",
     f"{lowest:.3g}",
-    "this joint embedding has texts that point away from images: subtract its lowest cosine",
+    f"some texts point away from images here: add {max(-lowest, 0.0):.3g} or more to all cosines",
   )
 
 

@@ -81,7 +81,7 @@ def test_every_class_chooses_from_its_own_list_by_the_terms_that_count():
 
 def test_planted_phrases_that_name_nothing_vary_less_and_are_longer():
   held = concept_sets.planted(100)
-  scores, visual = concept_bottleneck.measured(held, np.arange(700))
+  scores, visual = concept_bottleneck.measured(held, np.arange(700), 0.0)
   seen = held.is_visual
   assert scores.shape == (700, 700) and scores.min() > 0
   means = {name: (v[seen].mean(), v[~seen].mean()) for name, v in visual.items()}
@@ -90,6 +90,14 @@ def test_planted_phrases_that_name_nothing_vary_less_and_are_longer():
     assert 1.1 < means[name][0] / means[name][1] < 1.6, name
   assert abs(means["noise"][0] / means["noise"][1] - 1) < 0.05
   assert means["lengths"][0] < means["lengths"][1]
+
+
+def test_texts_that_point_away_from_images_want_a_shift():
+  away = HELD._replace(text=HELD.text * np.where(np.arange(24) == 3, -1, 1)[:, None])
+  with pytest.raises(InputError, match="add 0.* or more to all cosines"):
+    concept_bottleneck.measured(away, np.arange(30), 0.0)
+  plain, moved = (concept_bottleneck.measured(HELD, np.arange(30), s) for s in (0.0, 1.0))
+  np.testing.assert_array_equal(plain[0], moved[0])  # a shift is for D alone
 
 
 def test_a_lead_is_the_difference_of_two_roles_person_by_person():
