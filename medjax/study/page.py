@@ -28,13 +28,15 @@ NAMES = {
   "accuracy": "accuracy",
   "balanced": "balanced accuracy",
   "auroc": "AUROC",
+  "sensitivity": "sensitivity",
+  "specificity": "specificity",
   "by_area": "attention in the box by area",
 }
 """Metrics as pages write them; a metric that is not here keeps its own name."""
 
 
 RANGES = {
-  **dict.fromkeys(NAMES, (0.0, 1.0)),
+  **dict.fromkeys((*NAMES, "seen", "focus", "recovered"), (0.0, 1.0)),
   **dict.fromkeys((*DISTANCES, "nearest", "angle", "in_box"), (0.0, np.inf)),
 }
 """Least and largest value of each of these metrics."""
