@@ -128,7 +128,8 @@ def test_fishr_smooths_variances_and_keeps_those_of_absent_domains():
 def test_groupdro_follows_the_worst_domain():
   """q as in Algorithm 1; the direction is the sum of the domains' gradients by q."""
   step = methods.groupdro(loss, optax.sgd(1.0), 4, rate=0.5)
-  state, metrics = jax.jit(step.update)(step.init(PARAMS, KEY), batch_of(), KEY)
+  update = jax.jit(step.update)
+  state, metrics = update(step.init(PARAMS, KEY), batch_of(), KEY)
   losses, _, heads = in_numpy(W, B)
   risks = np.array([own.mean() for own in of_domains(losses)])
   q = np.exp(0.5 * np.insert(risks, 2, 0.0))
@@ -140,6 +141,10 @@ def test_groupdro_follows_the_worst_domain():
   np.testing.assert_allclose(
     [metrics["loss"], metrics["worst_loss"]], [risks.mean(), risks.max()], rtol=1e-5
   )
+  losses, _, _ = in_numpy(*(np.asarray(state.params[name], np.float64) for name in PARAMS))
+  q = q * np.exp(0.5 * np.insert([own.mean() for own in of_domains(losses)], 2, 0.0))
+  state, _ = update(state, batch_of(), KEY)  # the weights are remembered
+  np.testing.assert_allclose(np.exp(state.extra), q / q.sum(), rtol=1e-4)
 
 
 def test_fish_raises_the_products_of_gradients():
