@@ -193,7 +193,10 @@ ROWS = (
   Row(
     "multitask",
     lambda: methods.multitask(
-      {"noisy": _loss, "plain": _outer}, optax.adam(3e-2), combine=grads.combine.upgrad()
+      {"noisy": _loss, "plain": _outer},
+      optax.adam(3e-2),
+      combine=grads.combine.upgrad(),
+      method="ghost",
     ),
     lambda t: batch_of(t, 0),
     _params,
