@@ -164,6 +164,6 @@ def _checked(step: Step) -> Step:
     step.key_of is None,
     "a client's Step whose keys come from the round",
     "one with secret noise keys from the host, such as methods.private",
-    "protect whole clients with federated(privacy=...)",
+    "protect whole clients: methods.private(federated.client_loss(...), tx, plan)",
   )
   return step

@@ -14,6 +14,7 @@ from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.set_transformer import SetOutput, SetTransformer
 from medjax.nets.small_cnn import SmallCNN
+from medjax.nets.split import Split, split
 from medjax.nets.streams import Streams
 from medjax.nets.sum_unet import SumUNet
 from medjax.nets.unet import UNet
@@ -35,6 +36,7 @@ __all__ = [
   "SetOutput",
   "SetTransformer",
   "SmallCNN",
+  "Split",
   "Streams",
   "SumUNet",
   "UNet",
@@ -46,4 +48,5 @@ __all__ = [
   "from_linen",
   "from_nnx",
   "mixstyle",
+  "split",
 ]

@@ -6,12 +6,14 @@ The modules hold more than is exported here, such as `medjax.ops.conv.conv_gener
 
 from medjax.ops.distance_transform import distance_at, distance_transform
 from medjax.ops.local_gradient_sign import local_gradient_sign
+from medjax.ops.lossy_link import lossy_link
 from medjax.ops.soft_segmentation import normalised_relu, soft_overlap_loss
 
 __all__ = [
   "distance_at",
   "distance_transform",
   "local_gradient_sign",
+  "lossy_link",
   "normalised_relu",
   "soft_overlap_loss",
 ]
