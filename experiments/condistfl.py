@@ -10,7 +10,7 @@ is not labelled helps where clients train for long between two rounds.
                                                  65 minutes beside much other work
   python -m experiments.condistfl evidence       does distillation help, and must its teacher look
                                                  at the picture: 1,000 updates, rounds of 50 and
-                                                 250, 4 seeds
+                                                 250, 4 seeds; 21 minutes beside other work
   python -m experiments.condistfl strategies     all arms, rounds of 10, 50 and 250 updates, 4 seeds
   python -m experiments.condistfl volumes        the same arms in 3D; wants an accelerator
 

@@ -14,7 +14,7 @@ from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.set_transformer import SetOutput, SetTransformer
 from medjax.nets.small_cnn import SmallCNN
-from medjax.nets.split import Split, split
+from medjax.nets.split import Cut, Split, split
 from medjax.nets.streams import Streams
 from medjax.nets.sum_unet import SumUNet
 from medjax.nets.unet import UNet
@@ -25,6 +25,7 @@ __all__ = [
   "AttentionMIL",
   "BagOutput",
   "CrossTask",
+  "Cut",
   "DenseNet",
   "ImageText",
   "ImageTextOutput",

@@ -19,6 +19,7 @@ from experiments import (
   mt_cool,
   report_generation,
   serial_sections,
+  splitfed,
   test_time_selection,
   unlearning,
   visual_concepts,
@@ -183,5 +184,12 @@ ROWS = (
     "--arms plain copies noise background artefact --num_pictures 60 --size 12 --width 4"
     " --num_steps 20 --num_seeds 1 --log_every 10 --num_points 3 --num_copies 2 --biases 1",
     "auroc",
+  ),
+  Row(
+    "splitfed",
+    splitfed,
+    "--arms none deep deep-near --loss_rates 0.9 --num_seeds 1 --num_rounds 3 --local_steps 4"
+    " --num_people 6 --shape 12 12 --widths 4 8 --log_every 1 --learning_rate 0.03",
+    "dice",
   ),
 )
