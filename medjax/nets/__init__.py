@@ -14,7 +14,7 @@ from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.set_transformer import SetOutput, SetTransformer
 from medjax.nets.small_cnn import SmallCNN
-from medjax.nets.split import Cut, Split, split
+from medjax.nets.split import Split, SplitKind, split
 from medjax.nets.streams import Streams
 from medjax.nets.sum_unet import SumUNet
 from medjax.nets.unet import UNet
@@ -25,7 +25,6 @@ __all__ = [
   "AttentionMIL",
   "BagOutput",
   "CrossTask",
-  "Cut",
   "DenseNet",
   "ImageText",
   "ImageTextOutput",
@@ -38,6 +37,7 @@ __all__ = [
   "SetTransformer",
   "SmallCNN",
   "Split",
+  "SplitKind",
   "Streams",
   "SumUNet",
   "UNet",

@@ -21,7 +21,7 @@ from medjax import check
 from medjax.nets.unet import UNet
 from medjax.types import Params
 
-Cut = Literal["shallow", "deep", "deep-skip"]
+SplitKind = Literal["shallow", "deep", "deep-skip"]
 CUTS = ("shallow", "deep", "deep-skip")
 Link = Callable[[int, jax.Array], jax.Array]
 """`link(number of the crossing, features [1, *space, channel]) -> features as they arrive`."""
@@ -41,7 +41,7 @@ class Split(NamedTuple):
   num_links: int
 
 
-def split(module: UNet, cut: Cut) -> Split:
+def split(module: UNet, cut: SplitKind) -> Split:
   """Cuts a U-Net.
 
   >>> from medjax import nets

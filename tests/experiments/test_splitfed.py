@@ -1,5 +1,6 @@
 """How an arm of the study of lossy links cuts and joins."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -18,8 +19,8 @@ def test_layers_are_parts_of_their_own_and_hold_every_parameter():
 
 
 def test_nearness_weighs_by_one_over_one_plus_the_distance_from_the_mean():
-  rows = np.array([[0.0, 0.0], [6.0, 0.0], [9.0, 9.0]])
-  weight = np.array([1.0, 2.0, 0.0])  # the third is absent: the mean is (3, 0)
+  rows = jnp.array([[0.0, 0.0], [6.0, 0.0], [9.0, 9.0]])
+  weight = jnp.array([1.0, 2.0, 0.0])  # the third is absent: the mean is (3, 0)
   np.testing.assert_allclose(splitfed.near(rows, weight), [1 / 4, 2 / 4, 0])
 
 
