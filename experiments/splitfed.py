@@ -160,7 +160,7 @@ def near(rows: Array, weight: Array) -> Array:
   """[clients] weights that fall with the distance from the mean of those present."""
   is_there = weight > 0
   mean = (rows * is_there[:, None]).sum(0) / jnp.maximum(is_there.sum(), 1)
-  return weight / (1 + jnp.linalg.norm(rows - mean, axis=1))
+  return weight / (1 + jnp.linalg.norm(rows - mean[None], axis=1))
 
 
 ARMS = study.arms(
