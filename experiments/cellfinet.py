@@ -5,11 +5,11 @@ Slide Images for Diffuse Large B-Cell Lymphoma Patients" (2023): features of nuc
 attention over the tiles of a slide, Shapley values of the slide's features. Claims: attention above
 a forest over tiles; the reasons name the features that matter.
 
-  python -m experiments.cellfinet demo       planted slides, 5 seeds; about 3 minutes
+  python -m experiments.cellfinet demo       planted slides, 5 seeds; 1 minute
   python -m experiments.cellfinet evidence   the same with more slides, 20 seeds; 15 minutes
-  python -m experiments.cellfinet masses     slides put together from real breast masses; 3 minutes
+  python -m experiments.cellfinet masses     slides put together from real breast masses; 1 minute
   python -m experiments.cellfinet tiles --data FILE.npz
-                                             features of your own tiles; about 3 minutes
+                                             features of your own tiles; about 1 minute
 
 Times are for 2 CPU cores; extra `classical`. What FILE.npz holds stands in experiments/bags.py.
 Published AUC, validation and test: forest .675 .715, attention over deep embeddings .686 .737,
