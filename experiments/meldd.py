@@ -5,21 +5,21 @@ over the lesions of a patient, as many as there are, with their sites, the age a
 the context raises specificity, balanced accuracy and AUC; the site adds specificity; age and sex
 keep sensitivity; all together is not additive.
 
-  python -m experiments.meldd demo        simulated patients, 5 folds; about 4 minutes
-  python -m experiments.meldd evidence    1,000 simulated patients, 3 seeds; 25 minutes
+  python -m experiments.meldd demo        simulated patients, 5 folds; about 5 minutes
+  python -m experiments.meldd evidence    1,000 simulated patients, 5 seeds of 3 folds; 10 minutes
   python -m experiments.meldd private     context trained with privacy of whole patients; 5 minutes
   python -m experiments.meldd table --data train.csv
                                           the table of SIIM-ISIC 2020, features drawn; 25 minutes
   python -m experiments.meldd features --data train.csv --data features.npz
                                           with features of your own network; 25 minutes
 
-Times are for 2 CPU cores. In `table` it is real who has how many lesions, where, of which sex and
-age, and which of them are melanomas; every feature is drawn, so what context and site add there is
-what was put in, and only age, sex and the numbers are the world's. features.npz has `name` [n] and
-`feature` [n, d] of the pictures in train.csv; a network that has seen the test patients leaks.
-Published balanced accuracy, sensitivity, specificity, AUC: lesion .765 .887 .643 .837; with context
-.784 .868 .700 .856; and site .790 .827 .753 .861; and age and sex instead .787 .884 .689 .854; all
-.779 .876 .683 .850.
+Times are for 2 CPU cores; "evidence" has not been run. In `table` it is real who has how many
+lesions, where, of which sex and age, and which of them are melanomas; every feature is drawn, so
+what context and site add there is what was put in, and only age, sex and the numbers are the
+world's. features.npz has `name` [n] and `feature` [n, d] of the pictures in train.csv; a network
+that has seen the test patients leaks. Published balanced accuracy, sensitivity, specificity, AUC:
+lesion .765 .887 .643 .837; with context .784 .868 .700 .856; and site .790 .827 .753 .861; and age
+and sex instead .787 .884 .689 .854; all .779 .876 .683 .850.
 
 Every network of a fold has its cut at Youden's J on VALIDATION patients, which the paper leaves
 open. Sexes and ages are tokens of the set. "strangers" has other patients' lesions as context: the
@@ -139,7 +139,7 @@ QUESTIONS = (
 
 PRESETS = {
   "demo": Config(),
-  "evidence": Config(num_patients=1000, num_seeds=3, num_steps=800),
+  "evidence": Config(num_patients=1000, num_seeds=5, num_folds=3),
   "private": Config(arms=("lesion", "context", "private"), num_patients=1000, num_seeds=1),
   "table": Config(num_seeds=1, max_lesions=32, num_steps=500),
   "features": Config(num_seeds=1, max_lesions=32, num_steps=500, learning_rate=3e-4),
