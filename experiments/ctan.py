@@ -6,14 +6,14 @@ bottlenecks attend to each other. Claim, in the mean relative gain over one netw
 above hard parameter sharing above single networks above MTAN.
 
   python -m experiments.ctan demo                simulated outlines and stripes, which conflict by
-                                                 construction; about a minute
+                                                 construction; about 2 minutes
   python -m experiments.ctan evidence            the same, all arms, 4 seeds; about 8 minutes
   python -m experiments.ctan skin --data skin_ph2
                                                  outline and diagnosis of skin lesions, 2 seeds
   python -m experiments.ctan ultrasound --data busi150
                                                  outline and class, near-duplicates kept together
 
-Times are for 2 CPU cores.
+Times are for 2 CPU cores, that of `evidence` by the speed of its first trainings.
 
 Published mean gains over four pairs of tasks, in percent: sharing +3.2, MTAN -5.4, CTAN +4.7, one
 run each. All arms but "stl" train with dynamic weight averaging, as there; "hps-mean" and the arms

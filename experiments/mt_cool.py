@@ -5,7 +5,7 @@ read each other train in turn, the other one's weights being perturbed. Claims: 
 surgery, which is better than joint training; near independent networks of twice the size; the noise
 and the KL term each add.
 
-  python -m experiments.mt_cool demo             simulated outlines and stripes; about a minute
+  python -m experiments.mt_cool demo             simulated outlines and stripes; about 2 minutes
   python -m experiments.mt_cool evidence         the same, nearly all arms, 4 seeds; about 8 minutes
   python -m experiments.mt_cool digits           even and odd digits, all arms, 4 seeds
   python -m experiments.mt_cool skin --data skin_ph2
@@ -13,7 +13,7 @@ and the KL term each add.
   python -m experiments.mt_cool ultrasound --data busi150
                                                  outline and class, near-duplicates kept together
 
-Times are for 2 CPU cores.
+Times are for 2 CPU cores, that of `evidence` by the speed of its first trainings.
 
 Published, accuracy on even and odd MNIST: independent .9941 .9877, joint .9960 .9951, CAGrad .9967
 .9951, alternating .9961 .9937, MT-COOL .9972 .9962. Those had one sample of noise, for which the KL
