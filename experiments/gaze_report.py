@@ -11,8 +11,8 @@ most; the drawn maps lie in the boxes of pneumonia more than those of GradCAM, a
                                                 the same on lungs of 911 real people
 
 Times are for 2 CPU cores, that of `evidence` by the speed of its first trainings. Films, texts and
-gaze are simulated in every preset (`radiographs`); real ones ask for credentials. FOLDER of `shapes`
-holds labels/*.png (1 right lung, 2 left lung).
+gaze are simulated in every preset (`radiographs`); real ones ask for credentials. The folder of
+`shapes` holds labels/*.png (1 right lung, 2 left lung).
 
 Published, AUROC: film .856, with the indication .913, with the report .966; share of attention in
 the boxes by gaze and by GradCAM: .101 .083, .112 .083, .113 .082.
