@@ -9,9 +9,9 @@ keep sensitivity; all together is not additive.
   python -m experiments.meldd evidence    1,000 simulated patients, 5 seeds of 3 folds; 10 minutes
   python -m experiments.meldd private     context trained with privacy of whole patients; 5 minutes
   python -m experiments.meldd table --data train.csv
-                                          the table of SIIM-ISIC 2020, features drawn; 25 minutes
+                                          the table of SIIM-ISIC 2020, features drawn; 5 minutes
   python -m experiments.meldd features --data train.csv --data features.npz
-                                          with features of your own network; 25 minutes
+                                          with features of your own network; 5 minutes
 
 Times are for 2 CPU cores; "evidence" has not been run. In `table` it is real who has how many
 lesions, where, of which sex and age, and which of them are melanomas; every feature is drawn, so
