@@ -8,7 +8,7 @@ pooled one where clinics are alike, and no strategy wins everywhere.
   python -m experiments.clinics demo             simulated survival in four clinics, 5 seeds, 45
                                                  trainings; 2 minutes beside other work
   python -m experiments.clinics tcga --data DIR  breast cancer of six regions, FLamby's split:
-                                                 brca.csv and train_test_split.csv
+                                                 brca.csv and train_test_split.csv; 3 minutes
   python -m experiments.clinics flamby --data DIR  the same with columns as they are, FLamby's
                                                  rates and rounds: held against its figures
   python -m experiments.clinics heart --data DIR  heart disease of four hospitals:
