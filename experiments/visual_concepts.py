@@ -8,7 +8,7 @@ each class, whatever the unlabelled images are.
 
   python -m experiments.visual_concepts demo       planted embeddings, 1, 4 and all images of a
                                                    class, 10 seeds; 1 minute
-  python -m experiments.visual_concepts evidence   1, 2, 4, 8, 16 and all, 20 seeds; 10 minutes
+  python -m experiments.visual_concepts evidence   1, 2, 4, 8, 16 and all, 20 seeds; 2 minutes
   python -m experiments.visual_concepts embeddings --data FILE.npz
                                                    your images and phrases, embedded by one model
                                                    (CLIP, for example); about 3 minutes
