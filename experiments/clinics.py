@@ -17,7 +17,8 @@ pooled one where clinics are alike, and no strategy wins everywhere.
   python -m experiments.clinics laboratories --data DIR  nnU-Net folders side by side: blood cells,
                                                  nuclei
 
-Times are for 2 CPU cores. Published, mean over the clinics' tests and five seeds: concordance in
+Times are for 2 CPU cores; the presets on pictures have run for three rounds, not whole. Published,
+mean over the clinics' tests and five seeds: concordance in
 TCGA-BRCA FedAvg .732, SCAFFOLD .689, FedAdam .819, pooled .680; accuracy in heart disease FedAvg
 .698, FedProx .698, SCAFFOLD .697, FedAdam .736, pooled .747.
 

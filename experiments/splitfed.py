@@ -9,8 +9,9 @@ loss and far better at .9, up to .5 little is lost, and no way of joining the cl
                                                  and .9, 2 seeds, 14 trainings; about 10 minutes
   python -m experiments.splitfed evidence        all arms, 4 seeds
 
-Times are for 2 CPU cores. Published mean Jaccard without losses .826 to .830; up to a rate of .5
-near that for both cuts; at .9 the shallow one near 0.
+The time is an estimate for 2 CPU cores: neither preset has been run whole. Published mean Jaccard
+without losses .826 to .830; up to a rate of .5 near that for both cuts; at .9 the shallow one near
+0.
 
 "none" loses nothing, so both cuts are one network. "deep-skip" is a control: the deep cut also
 keeps a skip connection at the client, and here that connection crosses the link, too. Networks are
