@@ -160,6 +160,9 @@ def load(
   Two cases in two parts that look like one scan are shown in the file `picture`.
   """
   check.require(len(paths) <= 1, "one nnU-Net folder after --data", f"{len(paths)}", "pass one")
+  check.require(
+    paths or not config.labels, "real images beside --labels", "none", "pass --data FOLDER as well"
+  )
   source: Source
   folder = drawn = label_maps = None
   if paths:
@@ -482,8 +485,7 @@ def _label_maps(
   held_out: Sequence[Batch],
 ) -> tuple[Batch, dict[str, Json]]:
   """Label maps alone, of people who are in no other part, and their manifest."""
-  if folder is None or drawn is None:
-    raise check.InputError("real images beside --labels", "none", "pass --data FOLDER as well")
+  assert folder is not None and drawn is not None
   source: Source = data.LabelMapFolder(
     config.labels,
     spacing=config.spacing or None,

@@ -171,7 +171,7 @@ def test_label_maps_alone_come_from_people_who_are_not_tested(finished, tmp_path
   with pytest.raises(check.InputError, match=f"subject in both --labels and test, got {tested}"):
     real_images.load(config, (folder,), 0)
   with pytest.raises(check.InputError, match="pass --data"):
-    real_images.load(dataclasses.replace(config, template_resolution=8.0), (), 0)
+    real_images.load(config, (), 0)
   with pytest.raises(check.InputError, match="zero or strip"):
     dataclasses.replace(config, background="clusters")
 
