@@ -6,10 +6,10 @@ feature maps are lost on the way, forward and back. Claims: a deeper cut is bett
 loss and far better at .9, up to .5 little is lost, and no way of joining the clients wins.
 
   python -m experiments.splitfed demo            simulated abdomens of four hospitals, losses of .5
-                                                 and .9, 2 seeds, 14 trainings; about 10 minutes
+                                                 and .9, 2 seeds, 14 trainings; about 5 minutes
   python -m experiments.splitfed evidence        all arms, 4 seeds
 
-The time is an estimate for 2 CPU cores: neither preset has been run whole. Published mean Jaccard
+Times are for 2 CPU cores; `evidence` has not been run. Published mean Jaccard
 without losses .826 to .830; up to a rate of .5 near that for both cuts; at .9 the shallow one near
 0.
 
