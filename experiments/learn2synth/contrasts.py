@@ -252,7 +252,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
   with options.directory(config, people.source.manifest()) as directory:
     if directory.finished:
       return
-    directory.write_json("splits", {"kind": "people", "seed": options.seed, "parts": people.people})
+    turn = study.Turn("", people.training, people.validation, people.test, people.people)
+    directory.write_json("splits", study.splits_of([turn], options.seed))
     study.announce(planned)
     task = Task(config, people)
     recipes: dict[str, Recipe] = {arm: ARMS[arm].make(task) for arm in config.arms}

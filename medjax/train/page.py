@@ -37,8 +37,7 @@ section { background: var(--paper); border: 1px solid var(--line); border-radius
 h2 { font-size: 1.35rem; letter-spacing: -.01em; line-height: 1.25; margin: 0 0 .7rem; }
 p { max-width: 46rem; margin: .6rem 0; text-wrap: pretty; }
 section > ul:not(.legend) { max-width: 56rem; margin: .6rem 0; padding-left: 1.2rem; }
-li + li { margin-top: .35rem; }
-.legend li + li { margin-top: 0; }
+section > ul:not(.legend) > li + li { margin-top: .35rem; }
 figure { margin: 1.3rem 0 0; }
 figcaption { color: var(--soft); font-size: .88rem; line-height: 1.45; text-align: left; }
 figure > figcaption { margin-top: .6rem; max-width: 46rem; }
