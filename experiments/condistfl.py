@@ -11,8 +11,11 @@ is not labelled helps where clients train for long between two rounds.
   python -m experiments.condistfl evidence       does distillation help, and must its teacher look
                                                  at the picture: 1,000 updates, rounds of 50 and
                                                  250, 4 seeds; 21 minutes beside other work
-  python -m experiments.condistfl strategies     all arms, rounds of 10, 50 and 250 updates, 4 seeds
-  python -m experiments.condistfl volumes        the same arms in 3D; wants an accelerator
+  python -m experiments.condistfl strategies     temperatures, servers and FedProx: rounds of 50,
+                                                 1,000 updates, 3 seeds
+  python -m experiments.condistfl long           rounds of 1,000 updates as in the paper, 5,000 in
+                                                 all, 2 seeds
+  python -m experiments.condistfl volumes        small volumes, rounds of 50, 400 updates, 2 seeds
 
 Times are for 2 CPU cores. Published mean Dice of seven structures: plain loss .393, marginal loss
 with FedAvg .728, FedProx .711, FedOpt .724, ConDistFL .770; each hospital by itself .810.
@@ -44,7 +47,7 @@ from medjax.train import Report
 from medjax.types import Array, Batch, Key, Params, Step
 
 _GROUPS = ((0,), *abdomens.LABELS.values())
-_LOCAL = (10, 50, 250)  # updates between two rounds that questions were asked for
+_LOCAL = (10, 50, 250, 1000)  # updates between two rounds that questions were asked for
 
 # --- settings
 
@@ -191,15 +194,22 @@ def _asked(local: int) -> list[study.Question]:
 
 
 QUESTIONS = tuple(question for local in _LOCAL for question in _asked(local))
-_EVERY: dict[str, Any] = {"arms": tuple(ARMS), "num_seeds": 4}
 PRESETS = {
   "demo": Config(),
   "evidence": Config(
     arms=("marginal", "condist", "shuffled"), local_updates=(50, 250), num_seeds=4, num_updates=1000
   ),
-  "strategies": Config(local_updates=_LOCAL, num_updates=1000, **_EVERY),
+  "strategies": Config(
+    arms=("marginal", "fedavg", "fedprox", "condist", "condist-2"),
+    local_updates=(50,),
+    num_seeds=3,
+    num_updates=1000,
+  ),
+  "long": Config(
+    arms=("marginal", "condist"), local_updates=(1000,), num_updates=5000, log_every=1
+  ),
   "volumes": Config(
-    local_updates=(50, 250), num_updates=2000, shape=(16, 48, 48), widths=(16, 32, 64), **_EVERY
+    arms=("marginal", "condist"), local_updates=(50,), shape=(8, 16, 16), batch_size=2
   ),
 }
 
