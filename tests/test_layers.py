@@ -59,7 +59,7 @@ OWNERS = {
   "matplotlib": {"medjax/train/figures.py"},
   "nilearn": {"medjax/data/sets/mni152.py"},
   "PIL": {"medjax/data/formats/png.py", "medjax/data/sets/class_folders.py"},
-  "safetensors": {"medjax/train/weights.py"},
+  "safetensors": {"medjax/train/weights.py", "medjax/nets/torch_files.py"},
   "tensorboardX": {"medjax/train/writers.py"},
   "wandb": {"medjax/train/writers.py"},
   "dp_accounting": {"medjax/privacy/accounting.py", "medjax/privacy/mixture.py"},

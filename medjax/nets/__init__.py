@@ -3,8 +3,11 @@
 from medjax.nets.attention_mil import AttentionMIL, BagOutput
 from medjax.nets.cross_task import CrossTask
 from medjax.nets.densenet import DenseNet
+from medjax.nets.efficientnet import EfficientNetLite, LiteStage, imagenet_normalised
 from medjax.nets.features import features, from_features
+from medjax.nets.frozen_features import imagenet_features
 from medjax.nets.image_text import ImageText, ImageTextOutput
+from medjax.nets.import_torch import TorchNames, import_torch
 from medjax.nets.in_context import InContext
 from medjax.nets.mixstyle import mixstyle
 from medjax.nets.model import from_linen
@@ -17,6 +20,7 @@ from medjax.nets.small_cnn import SmallCNN
 from medjax.nets.split import Split, SplitKind, split
 from medjax.nets.streams import Streams
 from medjax.nets.sum_unet import SumUNet
+from medjax.nets.torch_files import read_torch
 from medjax.nets.unet import UNet
 from medjax.nets.wavelet_autoencoder import WaveletAutoencoder
 from medjax.nets.word_decoder import WordCache, WordDecoder
@@ -26,9 +30,11 @@ __all__ = [
   "BagOutput",
   "CrossTask",
   "DenseNet",
+  "EfficientNetLite",
   "ImageText",
   "ImageTextOutput",
   "InContext",
+  "LiteStage",
   "MemoryNorm",
   "RelationalMemory",
   "ResNet9",
@@ -40,6 +46,7 @@ __all__ = [
   "SplitKind",
   "Streams",
   "SumUNet",
+  "TorchNames",
   "UNet",
   "WaveletAutoencoder",
   "WordCache",
@@ -48,6 +55,10 @@ __all__ = [
   "from_features",
   "from_linen",
   "from_nnx",
+  "imagenet_features",
+  "imagenet_normalised",
+  "import_torch",
   "mixstyle",
+  "read_torch",
   "split",
 ]

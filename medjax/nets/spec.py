@@ -9,6 +9,7 @@ from flax import linen
 
 from medjax import check, files
 from medjax.nets.densenet import DenseNet
+from medjax.nets.efficientnet import EfficientNetLite
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.small_cnn import SmallCNN
@@ -18,6 +19,7 @@ from medjax.types import Json
 
 CLASSES: dict[str, type[linen.Module]] = {
   "DenseNet": DenseNet,
+  "EfficientNetLite": EfficientNetLite,
   "ResNet9": ResNet9,
   "ResidualUNet": ResidualUNet,
   "SmallCNN": SmallCNN,
