@@ -3,11 +3,11 @@
 from medjax.nets.attention_mil import AttentionMIL, BagOutput
 from medjax.nets.cross_task import CrossTask
 from medjax.nets.densenet import DenseNet
-from medjax.nets.efficientnet import EfficientNetLite, LiteStage, imagenet_normalised
+from medjax.nets.efficientnet import EfficientNetLite0, LiteStage, imagenet_normalised
 from medjax.nets.features import features, from_features
 from medjax.nets.frozen_features import imagenet_features
 from medjax.nets.image_text import ImageText, ImageTextOutput
-from medjax.nets.import_torch import TorchNames, import_torch
+from medjax.nets.import_torch import ImportReport, TorchNames, import_torch
 from medjax.nets.in_context import InContext
 from medjax.nets.mixstyle import mixstyle
 from medjax.nets.model import from_linen
@@ -30,9 +30,10 @@ __all__ = [
   "BagOutput",
   "CrossTask",
   "DenseNet",
-  "EfficientNetLite",
+  "EfficientNetLite0",
   "ImageText",
   "ImageTextOutput",
+  "ImportReport",
   "InContext",
   "LiteStage",
   "MemoryNorm",

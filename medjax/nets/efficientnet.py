@@ -9,8 +9,8 @@ The Lite variants have no squeeze-and-excitation and ReLU6 instead of swish. Con
 TensorFlow's SAME, so pictures of any size are taken. 4,652,008 parameters with a head of 1,000
 classes and 42,016 running statistics, as published.
 
-  network = nets.EfficientNetLite()
-  params, _ = nets.import_torch(path, network, jnp.zeros((224, 224, 3)))
+  network = nets.EfficientNetLite0()
+  params, _, _ = nets.import_torch(path, network)
   logits = nets.from_linen(network).apply(params, nets.imagenet_normalised(picture))[0]
 """
 
@@ -76,8 +76,8 @@ def imagenet_normalised(image: jax.Array) -> jax.Array:
   return (spread - jnp.array(_MEAN).reshape(*axes, 3)) / jnp.array(_STD).reshape(*axes, 3)
 
 
-class EfficientNetLite(nn.Module):
-  """Classifier of [height, width, channel], or its features; Lite0 by default.
+class EfficientNetLite0(nn.Module):
+  """Classifier of [height, width, channel], or its features.
 
   `nets.features(module, "block5")` gives what an inner block hands on, "top" what is averaged.
 
@@ -130,6 +130,7 @@ class EfficientNetLite(nn.Module):
       folds=dict(layers.values()) if self.norm == "folded" else {},
       epsilon=_EPSILON,
       passed_over=() if self.num_outputs else ("_fc.",),
+      inputs=(jax.ShapeDtypeStruct((32, 32, 3), jnp.float32),),
     )
 
 

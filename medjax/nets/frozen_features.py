@@ -7,11 +7,10 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from medjax import check, files
-from medjax.nets.efficientnet import EfficientNetLite, imagenet_normalised
+from medjax.nets.efficientnet import EfficientNetLite0, imagenet_normalised
 from medjax.nets.import_torch import import_torch
 
 _VERSION = 1  # of what is computed; a change of it passes over what older versions kept
@@ -91,12 +90,12 @@ def _compute(
 @functools.lru_cache(maxsize=1)
 def _params(path: pathlib.Path, changed: int) -> Any:
   del changed  # a file that was replaced is read again
-  return import_torch(path, EfficientNetLite(num_outputs=0), jnp.zeros((32, 32, 3)))[0]
+  return import_torch(path, EfficientNetLite0(num_outputs=0))[0]
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def _features(params: Any, images: jax.Array, size: int | None) -> jax.Array:
-  module = EfficientNetLite(num_outputs=0)
+  module = EfficientNetLite0(num_outputs=0)
 
   def one(image: jax.Array) -> jax.Array:
     if size is not None:

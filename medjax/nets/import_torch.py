@@ -1,5 +1,6 @@
 """Weights that PyTorch trained, in a Linen network: a map of names and a strict account of them."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ class TorchNames(NamedTuple):
     layouts: path of a Linen leaf -> function that brings PyTorch's array to the shape of the leaf,
       where the usual rules do not (a packed projection, a transposed convolution).
     passed_over: beginnings of names that the network has no use for, such as another head.
+    inputs: shapes of what the network's `__call__` takes, for `import_torch` without inputs.
   """
 
   modules: Mapping[str, str]
@@ -45,11 +47,35 @@ class TorchNames(NamedTuple):
   epsilon: float = 1e-5
   layouts: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {}
   passed_over: Sequence[str] = ()
+  inputs: tuple[jax.ShapeDtypeStruct, ...] = ()
+
+
+class ImportReport(NamedTuple):
+  """What did not fit, by PyTorch's names; all are empty after a strict import.
+
+  Attributes:
+    missing: arrays that the network needs and the file lacks.
+    unused: arrays of the file that no part of the network has the name of.
+    misshaped: arrays of another shape, each with both shapes.
+    broken: arrays with NaN or an infinity.
+  """
+
+  missing: tuple[str, ...]
+  unused: tuple[str, ...]
+  misshaped: tuple[str, ...]
+  broken: tuple[str, ...]
+
+  def __str__(self) -> str:
+    return "; ".join(_line(title, own) for title, own in self._asdict().items() if own)
 
 
 def import_torch(
-  path: str | os.PathLike, network: linen.Module, *inputs: Any, names: TorchNames | None = None
-) -> tuple[Params, PyTree]:
+  path: str | os.PathLike,
+  network: linen.Module,
+  *inputs: Any,
+  names: TorchNames | None = None,
+  strict: bool = True,
+) -> tuple[Params, PyTree, ImportReport]:
   """Parameters and batch statistics of a Linen network from a PyTorch checkpoint; torch is not
   needed.
 
@@ -60,14 +86,17 @@ def import_torch(
   Args:
     path: safetensors or a zip of `torch.save`, see `read_torch`.
     network: the Linen module.
-    inputs: what its `__call__` takes, arrays or `jax.ShapeDtypeStruct`; nothing is computed.
+    inputs: what its `__call__` takes, arrays or `jax.ShapeDtypeStruct`; nothing is computed. None
+      are needed where the names say them.
     names: PyTorch's names; None asks the network, `network.torch_names()`.
+    strict: refuse what does not fit. False leaves out arrays that are not used, and draws what is
+      missing or of another shape (a new head) as the network draws it, from key 0.
   Returns:
-    (params, model_state), float32 as the network has them, for `nets.from_linen(network).apply`;
-    `model_state` is {} without batch statistics.
+    (params, model_state, report), the first two for `nets.from_linen(network).apply`; `model_state`
+    is {} without batch statistics.
   Raises:
-    InputError: arrays that are missing, not used, of another shape or not finite, the first ten of
-      each by name; or a file that cannot be read.
+    InputError: `strict` and arrays that are missing, not used or of another shape, the first ten of
+      each by name; in any case arrays that are not finite, or a file that cannot be read.
   """
   if names is None:
     names = check.given(
@@ -75,51 +104,68 @@ def import_torch(
       "names=, a TorchNames",
       f"pass it: {type(network).__name__} has no torch_names()",
     )()
+  inputs = inputs or names.inputs
   key = jax.random.key(0)
-  shapes = dict(jax.eval_shape(network.init, {"params": key, "dropout": key}, *inputs))
-  found = _folded(read_torch(path), names)
+  start = functools.partial(network.init, {"params": key, "dropout": key})
+  shapes = dict(jax.eval_shape(start, *inputs))
   wanted = {
     f"{collection}/{leaf}": (leaf, shape)
     for collection in _COLLECTIONS
     for leaf, shape in named_leaves(shapes.get(collection, {})).items()
   }
-  keys = {place: _torch_name(leaf, names) for place, (leaf, _) in wanted.items()}
-  missing = [key for key in keys.values() if key not in found]
-  arrays, other = {}, []
-  for place, (leaf, shape) in wanted.items():
-    if keys[place] in found:
-      arrays[place] = _laid_out(found[keys[place]], leaf, names)
-      if arrays[place].shape != shape.shape:
-        other.append(f"{keys[place]} {arrays[place].shape} for {leaf} {shape.shape}")
-  over = tuple(names.passed_over)
-  unused = [
-    key
-    for key in found
-    if key not in set(keys.values())
-    and not key.endswith("num_batches_tracked")
-    and not (over and key.startswith(over))
-  ]
-  broken = [keys[place] for place, array in arrays.items() if not np.isfinite(array).all()]
-  account = [("missing", missing), ("unused", unused), ("other shape", other)]
-  account += [("not finite", broken)]
+  found = _folded(read_torch(path), names)
+  arrays, report = _matched(found, wanted, names)
+  is_whole = not (report.missing or report.unused or report.misshaped)
   check.require(
-    not any(entries for _, entries in account),
+    (is_whole or not strict) and not report.broken,
     f"a checkpoint of {type(network).__name__} array by array",
-    "; ".join(_line(title, entries) for title, entries in account if entries),
+    str(report),
     "pass the network that it was saved from, or the names of its layers",
   )
+  drawn = {}
+  if len(arrays) < len(wanted):
+    blank = [jnp.zeros(x.shape, x.dtype) for x in jax.tree.leaves(inputs)]
+    fresh = jax.jit(start)(*jax.tree.unflatten(jax.tree.structure(inputs), blank))
+    drawn = {f"{c}/{leaf}": x for c in fresh for leaf, x in named_leaves(fresh[c]).items()}
   trees = {
     collection: jax.tree.unflatten(
-      jax.tree.structure(shapes.get(collection, {})),
+      jax.tree.structure(shapes[collection]),
       [
-        jnp.asarray(arrays[f"{collection}/{leaf}"].astype(np.float32), shape.dtype)
-        for leaf, shape in named_leaves(shapes.get(collection, {})).items()
+        jnp.asarray(arrays.get(place, drawn.get(place)), shape.dtype)
+        for place, (_, shape) in wanted.items()
+        if place.startswith(f"{collection}/")
       ],
     )
     for collection in _COLLECTIONS
+    if collection in shapes
   }
-  state = {"batch_stats": trees["batch_stats"]} if trees["batch_stats"] else {}
-  return trees["params"], state
+  params = trees.pop("params")
+  return params, trees, report
+
+
+def _matched(
+  found: Mapping[str, np.ndarray], wanted: Mapping[str, tuple[str, Any]], names: TorchNames
+) -> tuple[dict[str, np.ndarray], ImportReport]:
+  """Arrays in the layouts of their places, and what did not fit."""
+  keys = {place: _torch_name(leaf, names) for place, (leaf, _) in wanted.items()}
+  arrays, misshaped = {}, []
+  for place, (leaf, shape) in wanted.items():
+    if keys[place] in found:
+      array = _laid_out(found[keys[place]], leaf, names)
+      if array.shape == shape.shape:
+        arrays[place] = array
+      else:
+        misshaped.append(f"{keys[place]} {array.shape} for {leaf} {shape.shape}")
+  used, over = set(keys.values()), tuple(names.passed_over)
+  unused = [key for key in found if key not in used and not key.endswith("num_batches_tracked")]
+  return arrays, ImportReport(
+    missing=tuple(dict.fromkeys(key for key in keys.values() if key not in found)),
+    unused=tuple(key for key in unused if not (over and key.startswith(over))),
+    misshaped=tuple(misshaped),
+    broken=tuple(
+      keys[place] for place, x in arrays.items() if not np.isfinite(x.astype(np.float64)).all()
+    ),
+  )
 
 
 def _torch_name(leaf: str, names: TorchNames) -> str:

@@ -9,7 +9,7 @@ from flax import linen
 
 from medjax import check, files
 from medjax.nets.densenet import DenseNet
-from medjax.nets.efficientnet import EfficientNetLite
+from medjax.nets.efficientnet import EfficientNetLite0
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.small_cnn import SmallCNN
@@ -19,7 +19,7 @@ from medjax.types import Json
 
 CLASSES: dict[str, type[linen.Module]] = {
   "DenseNet": DenseNet,
-  "EfficientNetLite": EfficientNetLite,
+  "EfficientNetLite0": EfficientNetLite0,
   "ResNet9": ResNet9,
   "ResidualUNet": ResidualUNet,
   "SmallCNN": SmallCNN,
