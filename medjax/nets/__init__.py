@@ -6,12 +6,35 @@ from medjax.nets.densenet import DenseNet
 from medjax.nets.efficientnet import EfficientNetLite0, LiteStage, imagenet_normalised
 from medjax.nets.features import features, from_features
 from medjax.nets.frozen_features import imagenet_features
+from medjax.nets.hub_names import sam_hub_names
 from medjax.nets.image_text import ImageText, ImageTextOutput
 from medjax.nets.import_torch import ImportReport, TorchNames, import_torch
 from medjax.nets.in_context import InContext
+from medjax.nets.mask_decoder import MaskDecoder, MaskOutput
 from medjax.nets.mixstyle import mixstyle
 from medjax.nets.model import from_linen
 from medjax.nets.nnx_model import from_nnx
+from medjax.nets.prompt_encoder import (
+  BACKGROUND,
+  BOTTOM_RIGHT,
+  FOREGROUND,
+  IGNORED,
+  NOT_A_POINT,
+  TOP_LEFT,
+  PromptEncoder,
+  Prompts,
+  box_prompt,
+  no_prompt,
+  point_prompt,
+)
+from medjax.nets.promptable import (
+  Promptable,
+  PromptableSegmenter,
+  lite_medsam,
+  mini_promptable,
+  promptable,
+  sam_vit_b,
+)
 from medjax.nets.relational_memory import MemoryNorm, RelationalMemory
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
@@ -20,8 +43,10 @@ from medjax.nets.small_cnn import SmallCNN
 from medjax.nets.split import Split, SplitKind, split
 from medjax.nets.streams import Streams
 from medjax.nets.sum_unet import SumUNet
+from medjax.nets.tiny_vit import TinyViT
 from medjax.nets.torch_files import read_torch
 from medjax.nets.unet import UNet
+from medjax.nets.vit import ViT
 from medjax.nets.wavelet_autoencoder import WaveletAutoencoder
 from medjax.nets.word_decoder import WordCache, WordDecoder
 
@@ -62,4 +87,28 @@ __all__ = [
   "mixstyle",
   "read_torch",
   "split",
+  "IGNORED",
+  "MaskDecoder",
+  "MaskOutput",
+  "Promptable",
+  "PromptableSegmenter",
+  "PromptEncoder",
+  "Prompts",
+  "TinyViT",
+  "ViT",
+  "box_prompt",
+  "lite_medsam",
+  "mini_promptable",
+  "no_prompt",
+  "point_prompt",
+  "promptable",
+  "sam_hub_names",
+  "sam_vit_b",
+  "TorchNames",
+  "import_torch",
+  "BACKGROUND",
+  "BOTTOM_RIGHT",
+  "FOREGROUND",
+  "NOT_A_POINT",
+  "TOP_LEFT",
 ]

@@ -9,22 +9,33 @@ from flax import linen
 
 from medjax import check, files
 from medjax.nets.densenet import DenseNet
-from medjax.nets.efficientnet import EfficientNetLite0
+from medjax.nets.efficientnet import EfficientNetLite, EfficientNetLite0
+from medjax.nets.mask_decoder import MaskDecoder
+from medjax.nets.prompt_encoder import PromptEncoder
+from medjax.nets.promptable import PromptableSegmenter
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.small_cnn import SmallCNN
 from medjax.nets.sum_unet import SumUNet
+from medjax.nets.tiny_vit import TinyViT
 from medjax.nets.unet import UNet
+from medjax.nets.vit import ViT
 from medjax.types import Json
 
 CLASSES: dict[str, type[linen.Module]] = {
   "DenseNet": DenseNet,
   "EfficientNetLite0": EfficientNetLite0,
+  "EfficientNetLite": EfficientNetLite,
+  "MaskDecoder": MaskDecoder,
+  "PromptEncoder": PromptEncoder,
+  "PromptableSegmenter": PromptableSegmenter,
   "ResNet9": ResNet9,
   "ResidualUNet": ResidualUNet,
   "SmallCNN": SmallCNN,
   "SumUNet": SumUNet,
+  "TinyViT": TinyViT,
   "UNet": UNet,
+  "ViT": ViT,
 }
 
 
@@ -55,7 +66,8 @@ def describe(module: linen.Module) -> dict[str, Json]:
   }
   if fields.get("dtype") is not None:
     fields["dtype"] = jnp.dtype(fields["dtype"]).name
-  return {"class": name, "fields": files.plain(fields)}
+  parts = {k: describe(v) for k, v in fields.items() if isinstance(v, linen.Module)}
+  return {"class": name, "fields": files.plain({**fields, **parts})}
 
 
 def build(spec: Mapping[str, Json]) -> linen.Module:
@@ -69,6 +81,9 @@ def build(spec: Mapping[str, Json]) -> linen.Module:
   )
   if fields.get("dtype") is not None:
     fields["dtype"] = jnp.dtype(fields["dtype"])
+  for key, value in fields.items():
+    if isinstance(value, Mapping):  # a network that is made of others
+      fields[key] = build(value)
   return CLASSES[str(name)](**{key: _tuples(value) for key, value in fields.items()})
 
 
