@@ -19,6 +19,7 @@ import numpy as np
 from medjax.grads.ghost import convolution, lengths, looped, rules
 from medjax.grads.ghost.program import GhostSite, Operation, Program
 from medjax.tree import at_least_float32
+from medjax.types import Leaf
 
 _ROUNDING = 8 * float(jnp.finfo(jnp.float32).eps)
 _CANCELLATION = 1e-3  # of the scale of its terms: above it a pair norm is exact to about 1e-5
@@ -38,10 +39,10 @@ class Chunk(NamedTuple):
       all finite adds exactly 0.
   """
 
-  losses: Any
+  losses: Leaf
   aux: Any
-  norms: Any
-  dots: Any
+  norms: Leaf
+  dots: Leaf
   weighted_sum: Callable[[jax.Array], list[jax.Array]]
 
 
@@ -62,13 +63,13 @@ class GhostPlan(NamedTuple):
 class _Found(NamedTuple):
   """What a site gave: per cut norms [chunk] and gradients (None from a pair), dots [chunk]."""
 
-  norms: tuple[Any, ...]
-  gradients: tuple[Any, ...] | None
-  dots: Any
-  weighted_sum: Callable[[list[jax.Array], jax.Array], tuple[Any, ...]]
+  norms: tuple[Leaf, ...]
+  gradients: tuple[Leaf, ...] | None
+  dots: Leaf
+  weighted_sum: Callable[[list[jax.Array], jax.Array], tuple[Leaf, ...]]
 
 
-def plan(program: Program, leaves: Sequence[Any]) -> GhostPlan:
+def plan(program: Program, leaves: Sequence[Leaf]) -> GhostPlan:
   """Chooses the rules."""
   constants, cuts = program.constants(leaves), program.cuts(leaves)
   sites = program.sites.values()
@@ -84,9 +85,9 @@ def plan(program: Program, leaves: Sequence[Any]) -> GhostPlan:
 def run(
   program: Program,
   how: GhostPlan,
-  leaves: Sequence[Any],
-  examples: Sequence[Any],
-  direction: Sequence[Any] | None = None,
+  leaves: Sequence[Leaf],
+  examples: Sequence[Leaf],
+  direction: Sequence[Leaf] | None = None,
   *,
   in_loop: bool = False,
 ) -> Chunk:
@@ -145,8 +146,8 @@ def run(
 
 def backward(
   program: Program,
-  constants: Mapping[int, Any],
-  examples: Sequence[Any],
+  constants: Mapping[int, Leaf],
+  examples: Sequence[Leaf],
   *,
   in_loop: bool = False,
 ) -> tuple[Any, Any]:
@@ -164,7 +165,7 @@ def backward(
 
 
 def of_gradients(
-  losses: jax.Array, aux: Any, gradients: Sequence[Any], direction: Sequence[Any] | None
+  losses: jax.Array, aux: Any, gradients: Sequence[Leaf], direction: Sequence[Leaf] | None
 ) -> Chunk:
   """The same from gradients [chunk, *leaf] that are all there."""
   norms = jnp.stack([lengths.of_rows(g) for g in gradients], axis=1)
@@ -180,16 +181,16 @@ def of_gradients(
 def _form_gradients(
   site: GhostSite,
   rule: rules.GhostRule,
-  cuts: Sequence[Any],
-  toward: Sequence[Any] | None,
-  operands: Any,
-  cotangents: Any,
-  constants: Mapping[int, Any],
+  cuts: Sequence[Leaf],
+  toward: Sequence[Leaf] | None,
+  operands: Sequence[Leaf],
+  cotangents: Sequence[Leaf],
+  constants: Mapping[int, Leaf],
 ) -> _Found:
   del site, constants
   found = jax.vmap(lambda x, b: rule.gradient(cuts, x, b))(operands, cotangents)
 
-  def weighted_sum(weights: list[jax.Array], is_finite: jax.Array) -> tuple[Any, ...]:
+  def weighted_sum(weights: list[jax.Array], is_finite: jax.Array) -> tuple[Leaf, ...]:
     return tuple(_weighted(w, is_finite, g) for w, g in zip(weights, found, strict=True))
 
   dots = None if toward is None else sum(map(_dot, found, toward))
@@ -199,21 +200,21 @@ def _form_gradients(
 def _keep_pair(
   site: GhostSite,
   rule: rules.GhostRule,
-  cuts: Sequence[Any],
-  toward: Sequence[Any] | None,
-  operands: Any,
-  cotangents: Any,
-  constants: Mapping[int, Any],
+  cuts: Sequence[Leaf],
+  toward: Sequence[Leaf] | None,
+  operands: Sequence[Leaf],
+  cotangents: Sequence[Leaf],
+  constants: Mapping[int, Leaf],
   *,
   in_loop: bool,
 ) -> _Found:
   """<g_i, r> = <b_i, d op(a_i, .)[r]>: a tangent, for a lookup beyond its table is not linear."""
   assert rule.pair_norm is not None
 
-  def results(cuts: Sequence[Any], operands: Any) -> tuple[Any, ...]:
+  def results(cuts: Sequence[Leaf], operands: Sequence[Leaf]) -> tuple[Leaf, ...]:
     return jax.vmap(lambda x: site.run(cuts, x, constants))(operands)
 
-  def weighted_sum(weights: list[jax.Array], is_finite: jax.Array) -> tuple[Any, ...]:
+  def weighted_sum(weights: list[jax.Array], is_finite: jax.Array) -> tuple[Leaf, ...]:
     seen = jax.tree.map(lambda x: _cleared(x, is_finite), operands)
     scaled = jax.tree.map(
       lambda b: _cleared(b, is_finite) * _column(weights[0], b).astype(b.dtype), cotangents
@@ -232,7 +233,7 @@ def _keep_pair(
 
 
 def _pair_norm(
-  rule: rules.GhostRule, cuts: Sequence[Any], operands: Any, cotangents: Any
+  rule: rules.GhostRule, cuts: Sequence[Leaf], operands: Sequence[Leaf], cotangents: Sequence[Leaf]
 ) -> jax.Array:
   """[chunk] norms from pairs, except where they would be rounding: there from the gradients.
 
@@ -270,16 +271,16 @@ def at_size_one(x: jax.Array) -> jax.Array:
 
 def added_gradients(
   sites: Sequence[GhostSite],
-  gradients: Sequence[tuple[Any, ...] | None],
+  gradients: Sequence[tuple[Leaf, ...] | None],
   added: frozenset[int],
-  cuts: Sequence[Any],
+  cuts: Sequence[Leaf],
   pull_cuts: Callable[..., Any],
 ) -> dict[int, jax.Array]:
   """[chunk, *leaf] gradients of the leaves in `added`, from those of the sites' cuts."""
   if not added:
     return {}
 
-  def of_leaves(gradients: Any) -> list[Any]:
+  def of_leaves(gradients: Any) -> list[Leaf]:
     full = tuple(
       tuple(
         jnp.zeros_like(at_least_float32(value))
@@ -296,7 +297,7 @@ def added_gradients(
   return dict(zip(sorted(added), totals, strict=True))
 
 
-def is_float32(site: GhostSite, cuts: Sequence[Any]) -> bool:
+def is_float32(site: GhostSite, cuts: Sequence[Leaf]) -> bool:
   """A weighted pair in a narrower type would round above the bound."""
   avals = [*cuts, *site.operation.input_avals, *site.operation.avals]
   return all(a.dtype == jnp.float32 for a in avals if jnp.issubdtype(a.dtype, jnp.inexact))

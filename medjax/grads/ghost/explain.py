@@ -1,6 +1,6 @@
 """What `clipped_sum` does with each leaf of the parameters, and what that costs an example."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +8,7 @@ import jax
 from medjax.check import require
 from medjax.grads import isolation
 from medjax.grads.ghost import engine, program
-from medjax.types import Key, Params, PyTree
+from medjax.types import Key, Leaf, Params, PyTree
 
 
 class LeafCost(NamedTuple):
@@ -128,7 +128,7 @@ def explain(
 def _gradient(traced: program.Program, number: int) -> Callable[..., Any]:
   """The rule of a site with the leaves as an argument, so that shapes are enough."""
 
-  def gradient(leaves: Any, cuts: Any, operands: Any, cotangents: Any) -> Any:
+  def gradient(leaves: Any, cuts: Any, operands: Sequence[Leaf], cotangents: Sequence[Leaf]) -> Any:
     return engine.plan(traced, leaves).rules[number].gradient(cuts, operands, cotangents)
 
   return gradient

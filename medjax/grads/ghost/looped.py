@@ -14,6 +14,7 @@ from jax.extend import core
 
 from medjax.grads.ghost import convolution, derivatives
 from medjax.grads.ghost.program import Literal, Operation, Program
+from medjax.types import Leaf
 
 _CONVOLUTION = "conv_general_dilated"
 
@@ -35,7 +36,7 @@ def is_fast(program: Program) -> bool:
   return True
 
 
-def run(operation: Operation, inputs: Sequence[Any]) -> tuple[Any, ...]:
+def run(operation: Operation, inputs: Sequence[Leaf]) -> tuple[Leaf, ...]:
   """`operation.run`, whose derivative by the image of a convolution is fast in a loop."""
   if operation.primitive.name != _CONVOLUTION:
     return operation.run(inputs)
@@ -63,7 +64,7 @@ def run(operation: Operation, inputs: Sequence[Any]) -> tuple[Any, ...]:
   return (convolve(*inputs),)
 
 
-def _evaluated(jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+def _evaluated(jaxpr: core.Jaxpr, consts: Sequence[Leaf], arguments: Sequence[Leaf]) -> list[Leaf]:
   """The jaxpr's results, its convolutions with kernels in XLA's own order."""
   values: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
   values.update(zip(jaxpr.constvars, consts, strict=True))

@@ -16,13 +16,14 @@ import jax.numpy as jnp
 from medjax.grads.ghost import engine, lengths, rules
 from medjax.grads.ghost.program import GhostSite, Program
 from medjax.tree import at_least_float32
+from medjax.types import Leaf
 
 _CANCELLATION = 0.05
 """Of the size of its terms: a squared norm above it has lost at most two digits to rounding."""
 
 
 def gramian(
-  program: Program, how: engine.GhostPlan, leaves: Sequence[Any], examples: Sequence[Any]
+  program: Program, how: engine.GhostPlan, leaves: Sequence[Leaf], examples: Sequence[Leaf]
 ) -> jax.Array:
   """[examples, examples] inner products, from one forward and one backward pass.
 
@@ -38,7 +39,7 @@ def gramian(
   sites = tuple(program.sites.values())
   size = examples[0].shape[0]
   total = jnp.zeros((size, size), jnp.float32)
-  kept: list[tuple[Any, ...] | None] = []
+  kept: list[tuple[Leaf, ...] | None] = []
   for site, rule, own, a, b in zip(sites, how.rules, cuts, seen.operands, cotangents, strict=True):
     is_added = [cut.leaf in how.added for cut in site.cuts]
     if not any(is_added) and rule.pairs is not None and _pays(site, rule, size, own):
@@ -58,11 +59,11 @@ def of_rows(x: jax.Array) -> jax.Array:
   return jnp.matmul(rows, rows.T, precision=rules.HIGHEST)
 
 
-def _formed(rule: rules.GhostRule, cuts: Sequence[Any], a: Any, b: Any) -> tuple[Any, ...]:
+def _formed(rule: rules.GhostRule, cuts: Sequence[Leaf], a: Any, b: Any) -> tuple[Leaf, ...]:
   return jax.vmap(lambda x, y: rule.gradient(cuts, x, y))(a, b)
 
 
-def _pays(site: GhostSite, rule: rules.GhostRule, size: int, cuts: Sequence[Any]) -> bool:
+def _pays(site: GhostSite, rule: rules.GhostRule, size: int, cuts: Sequence[Leaf]) -> bool:
   """Whether products of pairs need fewer numbers and multiplications than the gradients."""
   if not engine.is_float32(site, cuts):
     return False
@@ -87,7 +88,7 @@ def shapes_of_pairs(site: GhostSite, rule: rules.GhostRule) -> tuple[Any, Any]:
 
 
 def _from_pairs(
-  rule: rules.GhostRule, cuts: Sequence[Any], operands: Any, cotangents: Any
+  rule: rules.GhostRule, cuts: Sequence[Leaf], operands: Sequence[Leaf], cotangents: Sequence[Leaf]
 ) -> jax.Array:
   """Products of the pairs, unless some example's terms cancel: then of the gradients."""
   assert rule.pairs is not None

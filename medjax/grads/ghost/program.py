@@ -18,7 +18,7 @@ from jax.extend import core
 
 from medjax import tree
 from medjax.grads.ghost import derivatives
-from medjax.types import PyTree
+from medjax.types import Leaf, PyTree
 
 _CALLS = ("jit", "closed_call", "remat2")
 # Selections move numbers and change none: the gradient keeps its norm through them.
@@ -36,12 +36,12 @@ class Operation(NamedTuple):
 
   primitive: core.Primitive
   params: dict[str, Any]
-  inputs: tuple[Any, ...]
+  inputs: tuple[int | Literal, ...]
   outputs: tuple[int, ...]
-  input_avals: tuple[Any, ...]
-  avals: tuple[Any, ...]  # of the outputs
+  input_avals: tuple[Leaf, ...]
+  avals: tuple[Leaf, ...]  # of the outputs
 
-  def run(self, inputs: Sequence[Any]) -> tuple[Any, ...]:
+  def run(self, inputs: Sequence[Leaf]) -> tuple[Leaf, ...]:
     out = self.primitive.bind(*inputs, **self.primitive.get_bind_params(self.params))
     return tuple(out) if self.primitive.multiple_results else (out,)
 
@@ -85,8 +85,8 @@ class GhostSite(NamedTuple):
     return len(self.cuts) == 1 and not self.tail and len(direct) == 1
 
   def run(
-    self, cuts: Sequence[Any], examples: Sequence[Any], constants: Mapping[int, Any]
-  ) -> tuple[Any, ...]:
+    self, cuts: Sequence[Leaf], examples: Sequence[Leaf], constants: Mapping[int, Leaf]
+  ) -> tuple[Leaf, ...]:
     """Differentiable results of the site as a function of its cuts."""
     values = {
       **constants,
@@ -103,7 +103,7 @@ class Forward(NamedTuple):
 
   loss: Any
   aux: PyTree
-  operands: tuple[tuple[Any, ...], ...]
+  operands: tuple[tuple[Leaf, ...], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,18 +131,18 @@ class Program:
   sites: dict[int, GhostSite]
   leaf_ids: tuple[int, ...]
   example_ids: tuple[int, ...]
-  results: tuple[Any, ...]
-  aux_tree: Any
+  results: tuple[int | Literal, ...]
+  aux_tree: jax.tree_util.PyTreeDef
   is_example_dependent: bool
   has_own_gradients: bool
 
-  def constants(self, leaves: Sequence[Any]) -> dict[int, Any]:
+  def constants(self, leaves: Sequence[Leaf]) -> dict[int, Any]:
     """Every value that no example touches."""
     values = dict(zip(self.leaf_ids, leaves, strict=True))
     _run_all(self.shared, values)
     return values
 
-  def cuts(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], ...]:
+  def cuts(self, leaves: Sequence[Leaf]) -> tuple[tuple[Leaf, ...], ...]:
     """Values of each site's cuts; linear in the leaves, in the leaves' own types."""
     values = dict(zip(self.leaf_ids, leaves, strict=True))
     _run_all(self.selections, values)
@@ -150,10 +150,10 @@ class Program:
 
   def forward(
     self,
-    constants: Mapping[int, Any],
-    example: Sequence[Any],
-    taps: Sequence[Sequence[Any]],
-    run: Callable[[Operation, Sequence[Any]], tuple[Any, ...]] = Operation.run,
+    constants: Mapping[int, Leaf],
+    example: Sequence[Leaf],
+    taps: Sequence[Sequence[Leaf]],
+    run: Callable[[Operation, Sequence[Leaf]], tuple[Leaf, ...]] = Operation.run,
   ) -> tuple[jax.Array, Forward]:
     """The loss, with `taps` added to the results of the sites; `run` does each operation."""
     values = {**constants, **dict(zip(self.example_ids, example, strict=True))}
@@ -248,12 +248,14 @@ class _Builder:
     self.cuts[value] = Cut(value, number, None)
     self._positions[value] = np.arange(int(np.prod(shape)), dtype=np.int32).reshape(shape)
 
-  def inline(self, jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+  def inline(
+    self, jaxpr: core.Jaxpr, consts: Sequence[Leaf], arguments: Sequence[int | Literal]
+  ) -> list[int | Literal]:
     """Adds the operations of a jaxpr; returns its results."""
-    names: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
+    names: dict[core.Var, int | Literal] = dict(zip(jaxpr.invars, arguments, strict=True))
     names.update(zip(jaxpr.constvars, (Literal(c) for c in consts), strict=True))
 
-    def look_up(atom: Any) -> Any:
+    def look_up(atom: core.Var | core.Literal) -> int | Literal:
       return Literal(atom.val) if isinstance(atom, core.Literal) else names[atom]
 
     for eqn in jaxpr.eqns:
@@ -330,7 +332,7 @@ class _Builder:
     self.selections.append(operation)
 
 
-def _signature(eqn: core.JaxprEqn, inputs: Sequence[Any], avals: Sequence[Any]) -> Any:
+def _signature(eqn: core.JaxprEqn, inputs: Sequence[int | Literal], avals: Sequence[Leaf]) -> Any:
   """Equal for two equations that give the same results; None where that cannot be told."""
 
   def one(x: Any) -> Any:
@@ -349,11 +351,11 @@ def _signature(eqn: core.JaxprEqn, inputs: Sequence[Any], avals: Sequence[Any]) 
   return found
 
 
-def _ids(inputs: Sequence[Any]) -> list[int]:
+def _ids(inputs: Sequence[int | Literal]) -> list[int]:
   return [i for i in inputs if not isinstance(i, Literal)]
 
 
-def read(operation: Operation, values: Mapping[int, Any]) -> list[Any]:
+def read(operation: Operation, values: Mapping[int, Leaf]) -> list[Leaf]:
   return [i.value if isinstance(i, Literal) else values[i] for i in operation.inputs]
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from medjax.grads.ghost import convolution
 from medjax.grads.ghost.program import GhostSite
+from medjax.types import Leaf
 
 HIGHEST = jax.lax.Precision.HIGHEST
 _PRODUCTS_A_NUMBER = 32
@@ -41,12 +42,12 @@ class GhostRule(NamedTuple):
   """
 
   name: str
-  gradient: Callable[[Sequence[Any], Sequence[Any], Sequence[Any]], tuple[Any, ...]]
-  pair_norm: Callable[[Sequence[Any], Sequence[Any]], tuple[jax.Array, jax.Array]] | None
-  pairs: Callable[[Sequence[Any], Sequence[Any]], tuple[jax.Array, jax.Array]] | None = None
+  gradient: Callable[[Sequence[Leaf], Sequence[Leaf], Sequence[Leaf]], tuple[Leaf, ...]]
+  pair_norm: Callable[[Sequence[Leaf], Sequence[Leaf]], tuple[jax.Array, jax.Array]] | None
+  pairs: Callable[[Sequence[Leaf], Sequence[Leaf]], tuple[jax.Array, jax.Array]] | None = None
 
 
-def choose(site: GhostSite, cuts: Sequence[Any], constants: Mapping[int, Any]) -> GhostRule:
+def choose(site: GhostSite, cuts: Sequence[Leaf], constants: Mapping[int, Leaf]) -> GhostRule:
   """The rule of a site whose cuts have the shapes of `cuts`."""
   name = site.operation.primitive.name
   if site.is_plain and name == "dot_general":
@@ -62,8 +63,8 @@ def choose(site: GhostSite, cuts: Sequence[Any], constants: Mapping[int, Any]) -
   return GhostRule(name, _by_vjp(site, constants), None)
 
 
-def _by_vjp(site: GhostSite, constants: Mapping[int, Any]) -> Callable[..., tuple[Any, ...]]:
-  def gradient(cuts: Sequence[Any], operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+def _by_vjp(site: GhostSite, constants: Mapping[int, Leaf]) -> Callable[..., tuple[Leaf, ...]]:
+  def gradient(cuts: Sequence[Leaf], operands: Sequence[Leaf], cotangents: Sequence[Leaf]) -> Any:
     _, pull = jax.vjp(lambda c: site.run(c, operands, constants), tuple(cuts))
     return pull(tuple(cotangents))[0]
 
@@ -71,15 +72,15 @@ def _by_vjp(site: GhostSite, constants: Mapping[int, Any]) -> Callable[..., tupl
 
 
 def _convolution(
-  site: GhostSite, kernel: tuple[int, ...], constants: Mapping[int, Any]
+  site: GhostSite, kernel: tuple[int, ...], constants: Mapping[int, Leaf]
 ) -> GhostRule:
   operation = site.operation
 
-  def gradient(cuts: Sequence[Any], operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+  def gradient(cuts: Sequence[Leaf], operands: Sequence[Leaf], cotangents: Sequence[Leaf]) -> Any:
     del cuts
     return (convolution.kernel_gradient(operation, kernel, operands[0], cotangents[0]),)
 
-  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+  def pair_norm(operands: Sequence[Leaf], cotangents: Sequence[Leaf]) -> Any:
     return convolution.pair_norm(operation, kernel, operands[0], cotangents[0])
 
   image, result = operation.input_avals[0].shape, operation.avals[0].shape
@@ -105,7 +106,7 @@ def _is_lookup(site: GhostSite, table: tuple[int, ...]) -> bool:
   )
 
 
-def _lookup(site: GhostSite, table: tuple[int, ...], constants: Mapping[int, Any]) -> GhostRule:
+def _lookup(site: GhostSite, table: tuple[int, ...], constants: Mapping[int, Leaf]) -> GhostRule:
   """Rows of a table by index: those of equal index are added, so their products count crosswise."""
   operation = site.operation
   offsets = operation.params["dimension_numbers"].offset_dims
@@ -120,7 +121,7 @@ def _lookup(site: GhostSite, table: tuple[int, ...], constants: Mapping[int, Any
     narrow = {**operation.params, "slice_sizes": (1,) * len(table), "fill_value": -1}
     return operation._replace(params=narrow).run([numbers, index])[0]
 
-  def rows_and_cotangents(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+  def rows_and_cotangents(operands: Sequence[Leaf], cotangents: Sequence[Leaf]) -> Any:
     b = cotangents[0]
     leading = [axis for axis in range(b.ndim) if axis not in offsets]
     row = rows_read(operands[0]).reshape(-1)
@@ -128,7 +129,7 @@ def _lookup(site: GhostSite, table: tuple[int, ...], constants: Mapping[int, Any
     # Where no row was read a constant was, which has no gradient.
     return row[None], jnp.where((row >= 0)[:, None], b, 0.0)[None]
 
-  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+  def pair_norm(operands: Sequence[Leaf], cotangents: Sequence[Leaf]) -> Any:
     (row,), (b,) = rows_and_cotangents(operands, cotangents)
     is_same = row[:, None] == row[None, :]
     products = jnp.matmul(b, b.T, precision=HIGHEST)
@@ -141,7 +142,7 @@ def _lookup(site: GhostSite, table: tuple[int, ...], constants: Mapping[int, Any
   return GhostRule("lookup", gradient, pair_norm if pays else None, rows_and_cotangents)
 
 
-def _dense(site: GhostSite, weight: tuple[int, ...], constants: Mapping[int, Any]) -> GhostRule:
+def _dense(site: GhostSite, weight: tuple[int, ...], constants: Mapping[int, Leaf]) -> GhostRule:
   """A matrix product with the parameters on either side."""
   operation = site.operation
   side = 0 if operation.inputs[0] == site.cuts[0].value else 1
@@ -167,10 +168,10 @@ def _dense(site: GhostSite, weight: tuple[int, ...], constants: Mapping[int, Any
       b = cotangent.reshape(blocks, size_out, rows).swapaxes(1, 2)
     return a.astype(jnp.float32), b.astype(jnp.float32)
 
-  def pairs(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+  def pairs(operands: Sequence[Leaf], cotangents: Sequence[Leaf]) -> Any:
     return matrices(operands[0], cotangents[0])
 
-  def pair_norm(operands: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+  def pair_norm(operands: Sequence[Leaf], cotangents: Sequence[Leaf]) -> Any:
     a, b = matrices(operands[0], cotangents[0])
     lengths = (a * a).sum(2) * (b * b).sum(2)  # [block, row]
     if rows == 1:

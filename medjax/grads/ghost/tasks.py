@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from medjax.grads.ghost import engine, products, rules
 from medjax.grads.ghost.program import GhostSite, Program
 from medjax.tree import at_least_float32
+from medjax.types import Leaf
 
 _CANCELLATION = 2e-3
 """Of the size of its terms: a squared norm above it has lost less than three digits to rounding."""
@@ -38,8 +39,8 @@ class Tasks(NamedTuple):
       weight 0 adds exactly 0, whatever its gradient.
   """
 
-  gramian: Any
-  is_finite: Any
+  gramian: Leaf
+  is_finite: Leaf
   values: Any
   weighted_sum: Callable[[Sequence[jax.Array]], list[jax.Array]]
 
@@ -47,7 +48,7 @@ class Tasks(NamedTuple):
 def pays(
   program: Program,
   how: engine.GhostPlan,
-  leaves: Sequence[Any],
+  leaves: Sequence[Leaf],
   shape: tuple[int, int],
   counts: Sequence[bool],
 ) -> bool:
@@ -66,8 +67,8 @@ def pays(
 def run(
   program: Program,
   how: engine.GhostPlan,
-  leaves: Sequence[Any],
-  examples: Sequence[Any],
+  leaves: Sequence[Leaf],
+  examples: Sequence[Leaf],
   share: jax.Array,
   counts: Sequence[bool],
 ) -> Tasks:
@@ -88,7 +89,9 @@ def run(
   sites, num_tasks = tuple(program.sites.values()), share.shape[1]
   total = jnp.zeros((num_tasks, num_tasks), jnp.float32)
   is_finite, pairs = jnp.ones(num_tasks, bool), []
-  formed: list[tuple[Any, ...] | None] = []  # gradients of the tasks by site, None where not formed
+  formed: list[
+    tuple[Leaf, ...] | None
+  ] = []  # gradients of the tasks by site, None where not formed
   for site, rule, own, a, b in zip(sites, how.rules, cuts, operands, cotangents, strict=True):
     # An example that is not finite spoils the tasks that it takes part in, and no other.
     is_whole = _finite(a)
@@ -132,7 +135,7 @@ def run(
 
 
 def _backward(
-  program: Program, constants: Any, examples: Sequence[Any], share: jax.Array
+  program: Program, constants: Any, examples: Sequence[Leaf], share: jax.Array
 ) -> tuple[Any, Any, Any]:
   """Operands [example, ...], losses a task [example], cotangents [example, task, ...]."""
 
@@ -170,19 +173,19 @@ def _summed(values: Any, weights: jax.Array, axis: int) -> Any:
 
 
 def _pulled(
-  site: GhostSite, cuts: Sequence[Any], a: Any, b: Any, constants: Any
-) -> tuple[Any, ...]:
+  site: GhostSite, cuts: Sequence[Leaf], a: Any, b: Any, constants: Any
+) -> tuple[Leaf, ...]:
   """[*cut] of each cut: the sum over the examples, for cotangents [example, ...]."""
 
-  def results(cuts: Sequence[Any]) -> Any:
+  def results(cuts: Sequence[Leaf]) -> Any:
     return jax.vmap(lambda x: site.run(cuts, x, constants))(a)
 
   return jax.vjp(results, tuple(cuts))[1](b)[0]
 
 
 def _formed(
-  site: GhostSite, cuts: Sequence[Any], a: Any, b: Any, constants: Any
-) -> tuple[Any, ...]:
+  site: GhostSite, cuts: Sequence[Leaf], a: Any, b: Any, constants: Any
+) -> tuple[Leaf, ...]:
   """[task, *cut] of each cut: sums over the examples, one task after the other."""
   num_tasks = jax.tree.leaves(b)[0].shape[1]
   rows = [
@@ -195,7 +198,7 @@ def _formed(
 def _by_pairs(
   site: GhostSite,
   rule: rules.GhostRule,
-  cuts: Sequence[Any],
+  cuts: Sequence[Leaf],
   how: engine.GhostPlan,
   shape: tuple[int, ...],
 ) -> bool:
@@ -205,7 +208,7 @@ def _by_pairs(
 
 
 def _pays(
-  site: GhostSite, rule: rules.GhostRule, cuts: Sequence[Any], shape: tuple[int, ...]
+  site: GhostSite, rule: rules.GhostRule, cuts: Sequence[Leaf], shape: tuple[int, ...]
 ) -> bool:
   """Whether pairs need fewer numbers and multiplications than the gradients of the tasks."""
   if not engine.is_float32(site, cuts):
@@ -269,7 +272,7 @@ def _largest(x: jax.Array, axes: tuple[int, ...] | None) -> jax.Array:
   return jnp.where(found == 0, 1.0, found)
 
 
-def _finite(operands: Any) -> jax.Array:
+def _finite(operands: Sequence[Leaf]) -> jax.Array:
   """[example] whether all its numbers are finite."""
   leaves = jax.tree.leaves(operands)
   each = [jnp.isfinite(x).reshape(len(x), -1).all(1) for x in leaves if _is_number(x)]

@@ -12,6 +12,7 @@ import numpy as np
 from medjax import check
 from medjax.privacy.sensitivity import forms, intervals, keys, outputs, primitives
 from medjax.privacy.sensitivity.chance import Chance
+from medjax.privacy.sensitivity.equations import Aval
 from medjax.privacy.sensitivity.ledger import Ledger, ProofStep
 from medjax.privacy.sensitivity.values import Public, Range, Row, Sum, Value
 from medjax.privacy.sensitivity.walker import Walker
@@ -148,7 +149,7 @@ def check_sensitivity(
   )
 
 
-def _argument(aval: Any, number: int) -> Public:
+def _argument(aval: Aval, number: int) -> Public:
   """A public argument of which nothing is known; keys of different arguments are different."""
   shape = tuple(aval.shape)
   if not jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 
 from medjax.privacy.sensitivity import intervals, moves, norms, owners
+from medjax.privacy.sensitivity.equations import Aval, DType, Equation
 from medjax.privacy.sensitivity.kinds import Asked, Primitive
 from medjax.privacy.sensitivity.ledger import Ledger, together
-from medjax.privacy.sensitivity.values import Public, Range, Row, Value, is_float, is_wide
+from medjax.privacy.sensitivity.values import Operand, Public, Range, Row, Value, is_float, is_wide
 
 
-def apply(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def apply(ledger: Ledger, eqn: Equation, ins: Sequence[Operand]) -> list[Value]:
   """Rule of every elementwise operation with a row among its operands."""
   aval = eqn.outvars[0].aval
   ins = [moves.broadcast_to(ledger, v, aval.shape) for v in ins]
@@ -34,7 +35,9 @@ def _apart(ledger: Ledger, row: Row, whose: owners.Owners) -> Row:
   return ledger.fresh(aval, whose, row, suspects=row.suspects, **known)
 
 
-def _result(ledger: Ledger, eqn: Any, aval: Any, ins: Sequence[Any], whose: owners.Owners) -> Value:
+def _result(
+  ledger: Ledger, eqn: Equation, aval: Aval, ins: Sequence[Operand], whose: owners.Owners
+) -> Value:
   name, params = eqn.primitive.name, eqn.params
   row = ledger.primitive(name)
   if name in ("add", "add_any", "sub") and isinstance(ins[1], Public) and ins[1].is_zero:
@@ -43,8 +46,9 @@ def _result(ledger: Ledger, eqn: Any, aval: Any, ins: Sequence[Any], whose: owne
     return ins[1]
   if row.is_alias:
     return moves.alias(ledger, ins[0], aval)
-  if name == "convert_element_type" and _is_exact(ins[0].dtype, aval.dtype):
-    return _converted(ledger, ins[0], aval)
+  x = ins[0]
+  if name == "convert_element_type" and isinstance(x, Row) and _is_exact(x.dtype, aval.dtype):
+    return _converted(ledger, x, aval)
   is_self = len(ins) == 2 and ins[0] is ins[1]
   asked = Asked(params, aval.dtype, [v.range for v in ins], is_self)
   found, is_sound = intervals.of(row.range, asked)
@@ -72,13 +76,13 @@ def _result(ledger: Ledger, eqn: Any, aval: Any, ins: Sequence[Any], whose: owne
   return ledger.fresh(aval, whose, *ins, suspects=suspects, **said, **known)
 
 
-def _is_exact(source: Any, target: Any) -> bool:
+def _is_exact(source: DType, target: DType) -> bool:
   """Whether a conversion keeps every number, to rounding."""
   is_number = is_float(source) or jnp.issubdtype(source, jnp.integer) or source == jnp.bool_
   return is_float(target) and is_number or source == jnp.bool_
 
 
-def _converted(ledger: Ledger, v: Row, aval: Any) -> Value:
+def _converted(ledger: Ledger, v: Row, aval: Aval) -> Value:
   if is_float(v.dtype) and is_wide(v.dtype) and not is_wide(aval.dtype):
     return _narrowed(ledger, v, aval)
   out: Any = moves.alias(ledger, v, aval)
@@ -89,7 +93,7 @@ def _converted(ledger: Ledger, v: Row, aval: Any) -> Value:
   return dataclasses.replace(out, suspects=v.suspects | ledger.suspect())  # it may overflow
 
 
-def _narrowed(ledger: Ledger, v: Row, aval: Any) -> Row:
+def _narrowed(ledger: Ledger, v: Row, aval: Aval) -> Row:
   """A row in fewer digits: of what is known its interval stays, which rounding moves with it."""
   found = intervals.fitted(v.range, aval.dtype)
   known: dict[str, Any] = {"is_padding_zero": v.is_padding_zero, "range": found}
@@ -98,7 +102,7 @@ def _narrowed(ledger: Ledger, v: Row, aval: Any) -> Row:
   return ledger.fresh(aval, v.owners, v, **known)
 
 
-def _is_padding_zero(row: Primitive, eqn: Any, aval: Any, ins: Sequence[Any]) -> bool:
+def _is_padding_zero(row: Primitive, eqn: Equation, aval: Aval, ins: Sequence[Operand]) -> bool:
   """Whether operands that are 0 at padding make a result that is."""
   zero = [v.is_zero if isinstance(v, Public) else v.is_padding_zero for v in ins]
   if row.zero_at_zero and all(zero):

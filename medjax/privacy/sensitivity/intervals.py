@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from medjax.privacy.sensitivity.equations import DType
 from medjax.privacy.sensitivity.kinds import Asked, RangeRule
 from medjax.privacy.sensitivity.values import Range
 
@@ -22,7 +23,7 @@ def of(rule: RangeRule | None, asked: Asked) -> tuple[Range, bool]:
   return fitted(found, asked.dtype), is_sound
 
 
-def fitted(found: Range, dtype: Any) -> Range:
+def fitted(found: Range, dtype: DType) -> Range:
   """A range in the numbers of a type: integers wrap around, floats overflow."""
   if dtype == jnp.bool_:
     return _cut(found, 0.0, 1.0)
@@ -43,7 +44,7 @@ def fitted(found: Range, dtype: Any) -> Range:
   return Range(low, high, found.is_finite or max(abs(low), abs(high)) < _INF)
 
 
-def default(dtype: Any) -> Range:
+def default(dtype: DType) -> Range:
   """What the type says."""
   if dtype == jnp.bool_:
     return Range(0.0, 1.0, True)

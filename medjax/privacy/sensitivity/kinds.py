@@ -5,6 +5,7 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from medjax.privacy.sensitivity.equations import DType
 from medjax.privacy.sensitivity.values import Range, Value
 
 
@@ -29,7 +30,7 @@ class Asked(NamedTuple):
   """
 
   params: Mapping[str, Any]
-  dtype: Any
+  dtype: DType
   ins: Sequence[Range]
   is_self: bool = False
 

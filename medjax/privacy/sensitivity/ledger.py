@@ -13,6 +13,7 @@ import numpy as np
 from medjax import grads
 from medjax.privacy.sensitivity import forms, intervals, keys, owners
 from medjax.privacy.sensitivity.chance import Chance
+from medjax.privacy.sensitivity.equations import Aval, Traced
 from medjax.privacy.sensitivity.keys import Path
 from medjax.privacy.sensitivity.kinds import UNKNOWN, Primitive, Table
 from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Sum, Value
@@ -93,7 +94,7 @@ class Ledger:
     if step not in self.steps:
       self.steps.append(step)
 
-  def fresh(self, aval: Any, whose: owners.Owners, *sources: Value, **known: Any) -> Row:
+  def fresh(self, aval: Aval, whose: owners.Owners, *sources: Value, **known: Any) -> Row:
     """A row of which nothing is known but what is passed, made of `sources`."""
     atom = known.pop("atom", None) or self.number()
     rows = [s for s in sources if isinstance(s, Row)]
@@ -131,9 +132,9 @@ class Ledger:
       self._everyone[id(value)] = (value, self.fresh(value, whose, **known))
     return self._everyone[id(value)][1]
 
-  def at(self, eqn: Any) -> None:
+  def at(self, eqn: Traced) -> None:
     """Goes on to an equation; one of JAX's own is at the line that called it."""
-    out = eqn.outvars[0].aval.str_short(short_dtypes=True) if eqn.outvars else "no result"
+    out = _short(eqn.outvars[0].aval) if eqn.outvars else "no result"
     self._line = _line(eqn.source_info) or self._caller
     self.where = f"{eqn.primitive.name} -> {out} at {self._line}"
 
@@ -150,6 +151,10 @@ _HIDDEN += tuple(
   str(pathlib.Path(__file__).parents[1] / name) for name in ("noise.py", "mechanism.py")
 )
 _FACTS = {"form", "above", "above_square", "below", "when", "totals", "finite_when"}
+
+
+def _short(aval: Any) -> str:
+  return aval.str_short(short_dtypes=True)
 
 
 def _line(source: Any) -> str:

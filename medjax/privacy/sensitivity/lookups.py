@@ -6,18 +6,19 @@ from typing import Any
 import numpy as np
 
 from medjax.privacy.sensitivity import owners
+from medjax.privacy.sensitivity.equations import Aval, Equation
 from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import NOBODY, OWN_ROWS, Axes, MixesError, Owners
-from medjax.privacy.sensitivity.values import Public, Range, Row, Value
+from medjax.privacy.sensitivity.values import Operand, Public, Range, Row, Value
 
 BOUNDED = ("CLIP", "PROMISE_IN_BOUNDS")
 
 
-def _whose(v: Any) -> Owners:
+def _whose(v: Value) -> Owners:
   return v.owners if isinstance(v, Row) else np.full((1,) * len(v.shape), NOBODY, np.int32)
 
 
-def gather(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def gather(ledger: Ledger, eqn: Equation, ins: Sequence[Operand]) -> list[Value]:
   operand, indices = ins
   aval, numbers = eqn.outvars[0].aval, eqn.params["dimension_numbers"]
   range_ = operand.range if eqn.params["mode"].name in BOUNDED else Range()
@@ -33,7 +34,7 @@ def gather(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   return [_read(ledger, aval, owners.merged(left, index), ins, range_)]
 
 
-def _read(ledger: Ledger, aval: Any, whose: Owners, ins: Sequence[Any], range_: Range) -> Row:
+def _read(ledger: Ledger, aval: Aval, whose: Owners, ins: Sequence[Value], range_: Range) -> Row:
   if range_.cap == np.inf:
     return ledger.fresh(aval, whose, *ins)
   return ledger.fresh(aval, whose, *ins, range=range_)
@@ -66,7 +67,7 @@ def _through_gather(operand: Any, sizes: Axes, numbers: Any, lead: Axes, rank: i
   return whose.transpose([*order, *rest]).reshape(out)
 
 
-def scatter(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def scatter(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   operand, indices, updates = ins
   aval, numbers = eqn.outvars[0].aval, eqn.params["dimension_numbers"]
   rank = len(operand.shape)
@@ -96,7 +97,7 @@ def scatter(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   return [ledger.fresh(aval, owners.merged(*parts), *ins)]
 
 
-def convolution(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def convolution(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   image, kernel = ins
   p = eqn.params
   numbers, aval = p["dimension_numbers"], eqn.outvars[0].aval
@@ -131,7 +132,7 @@ def convolution(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   return [ledger.fresh(aval, owners.placed(found, positions, len(aval.shape)), *ins)]
 
 
-def windows(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def windows(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   """Pooling and its derivatives, with windows inside rows."""
   p = eqn.params
   rows = [v for v in ins if isinstance(v, Row) and v.shape]
@@ -144,7 +145,7 @@ def windows(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   return [ledger.fresh(var.aval, whose, *ins) for var in eqn.outvars]
 
 
-def keys(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def keys(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   """Random bits and keys from keys that belong to examples: axes of the result come behind."""
   rank = len(eqn.outvars[0].aval.shape)
   (v,) = ins[:1]

@@ -10,9 +10,9 @@ import numpy as np
 
 from medjax.privacy.sensitivity import elementwise, forms, intervals, noise, owners, parts, sums
 from medjax.privacy.sensitivity.chance import Chance
+from medjax.privacy.sensitivity.equations import Aval, Equation, Part
 from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import MixesError
-from medjax.privacy.sensitivity.reductions import Equation
 from medjax.privacy.sensitivity.values import Cause, Public, Row, Sum, Value
 
 _UNROLLED = 64
@@ -20,7 +20,7 @@ _UNROLLED = 64
 PREDICATE = "stop or branch by public values; jnp.where chooses for single examples"
 
 
-def scan(walker: Any, eqn: Any, ins: list[Value]) -> list[Value]:
+def scan(walker: Any, eqn: Equation, ins: list[Value]) -> list[Value]:
   p = eqn.params
   first, count, length = p["num_consts"], p["num_carry"], p["length"]
   consts, carry, xs = ins[:first], ins[first : first + count], ins[first + count :]
@@ -74,7 +74,7 @@ def _of_step(ledger: Ledger, x: Public, step: int | None) -> Public:
   )
 
 
-def _stacked(walker: Any, eqn: Any, aval: Any, steps: Sequence[Any]) -> Value:
+def _stacked(walker: Any, eqn: Equation, aval: Aval, steps: Sequence[Any]) -> Value:
   if all(isinstance(v, Public) for v in steps):
     every = intervals.union(*(v.range for v in steps))
     return noise.blended(walker.ledger, Public(tuple(aval.shape), aval.dtype, every), steps)
@@ -85,7 +85,7 @@ def _stacked(walker: Any, eqn: Any, aval: Any, steps: Sequence[Any]) -> Value:
     return walker.given_up(eqn, steps, *problem.args)[0]
 
 
-def _repeated(walker: Any, aval: Any, y: Value) -> Value:
+def _repeated(walker: Any, aval: Aval, y: Value) -> Value:
   """Results of all steps, of which one is known."""
   if isinstance(y, Public):
     every = dataclasses.replace(y, shape=tuple(aval.shape), is_even=False)
@@ -103,7 +103,7 @@ def _repeated(walker: Any, aval: Any, y: Value) -> Value:
 
 
 def _steady(
-  walker: Any, eqn: Any, body: Callable[[list[Value]], list[Value]], carry: list[Value]
+  walker: Any, eqn: Equation, body: Callable[[list[Value]], list[Value]], carry: list[Value]
 ) -> tuple[list[Value], list[Value]]:
   """What holds of a carry before every step, and results of one such step."""
   for _ in range(6 * len(carry) + 6):
@@ -117,14 +117,14 @@ def _steady(
   raise AssertionError("a loop whose values do not settle")
 
 
-def _kind(v: Any) -> Any:
+def _kind(v: Any) -> tuple[object, ...]:
   if isinstance(v, Public):
     return "public", v.chance.used
   kind = "row", v.owners.shape, v.owners.tobytes(), v.is_padding_zero, v.is_repeated
   return *kind, v.chance.used
 
 
-def _forgotten(walker: Any, eqn: Any, v: Value) -> Value:
+def _forgotten(walker: Any, eqn: Equation, v: Value) -> Value:
   """A value of the same kind of which nothing else is known."""
   if isinstance(v, Public):
     known = {"range": intervals.default(v.dtype), "is_even": False}
@@ -144,7 +144,7 @@ def _forgotten(walker: Any, eqn: Any, v: Value) -> Value:
   return noise.blended(walker.ledger, row, [v])
 
 
-def _join(walker: Any, eqn: Any, a: Any, b: Any) -> Value:
+def _join(walker: Any, eqn: Equation, a: Any, b: Any) -> Value:
   if isinstance(a, Public) and isinstance(b, Public):
     return noise.blended(walker.ledger, a, [b])
   a, b = (_forgotten(walker, eqn, v) for v in (a, b))
@@ -161,7 +161,7 @@ def _join(walker: Any, eqn: Any, a: Any, b: Any) -> Value:
   return noise.blended(walker.ledger, walker.ledger.fresh(aval, whose, *rows, **known), [a, b])
 
 
-def while_(walker: Any, eqn: Any, ins: list[Value]) -> list[Value]:
+def while_(walker: Any, eqn: Equation, ins: list[Value]) -> list[Value]:
   p = eqn.params
   a, b = p["cond_nconsts"], p["body_nconsts"]
   test, step = p["cond_jaxpr"], p["body_jaxpr"]
@@ -173,7 +173,7 @@ def while_(walker: Any, eqn: Any, ins: list[Value]) -> list[Value]:
   return carry
 
 
-def cond(walker: Any, eqn: Any, ins: list[Value]) -> list[Value]:
+def cond(walker: Any, eqn: Equation, ins: list[Value]) -> list[Value]:
   which, *operands = ins
   if not isinstance(which, Public):
     return walker.given_up(eqn, ins, "branches by private values", PREDICATE)
@@ -189,18 +189,16 @@ def cond(walker: Any, eqn: Any, ins: list[Value]) -> list[Value]:
   return out
 
 
-def _chosen(walker: Any, eqn: Any, aval: Any, which: Public, cases: Sequence[Any]) -> Value:
+def _chosen(walker: Any, eqn: Equation, aval: Aval, which: Public, cases: Sequence[Any]) -> Value:
   found = _either(walker, aval, which, cases)
-  return noise.followed(walker.ledger, Equation("select_n", {}, [aval]), [which, *cases], [found])[
-    0
-  ]
+  return noise.followed(walker.ledger, Part("select_n", {}, [aval]), [which, *cases], [found])[0]
 
 
-def _either(walker: Any, aval: Any, which: Public, cases: Sequence[Any]) -> Value:
+def _either(walker: Any, aval: Aval, which: Public, cases: Sequence[Any]) -> Value:
   if all(isinstance(v, Public) for v in cases):
     ranges = intervals.union(*(v.range for v in cases))
     return Public(tuple(aval.shape), aval.dtype, ranges)
-  select = Equation("select_n", {}, [aval])
+  select = Part("select_n", {}, [aval])
   rule = sums.apply if any(isinstance(v, Sum) for v in cases) else elementwise.apply
   scalar = dataclasses.replace(which, is_even=True)
   try:

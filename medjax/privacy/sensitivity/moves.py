@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from medjax.privacy.sensitivity import forms, owners
+from medjax.privacy.sensitivity.equations import Aval, Equation
 from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import Axes, MixesError
 from medjax.privacy.sensitivity.values import Public, Row, Sum, Value
@@ -17,7 +18,7 @@ from medjax.privacy.sensitivity.values import Public, Row, Sum, Value
 def alias(
   ledger: Ledger,
   v: Value,
-  aval: Any,
+  aval: Aval,
   whose: owners.Owners | None = None,
   *,
   is_moved: bool = False,
@@ -65,7 +66,7 @@ def broadcast_to(ledger: Ledger, value: Value, shape: Axes) -> Any:
   return broadcast(ledger, value, jax.ShapeDtypeStruct(shape, value.dtype), tuple(positions))
 
 
-def broadcast(ledger: Ledger, v: Value, aval: Any, positions: Axes) -> Value:
+def broadcast(ledger: Ledger, v: Value, aval: Aval, positions: Axes) -> Value:
   shape = tuple(aval.shape)
   if isinstance(v, Public):
     return dataclasses.replace(v, shape=shape, is_even=v.is_even or math.prod(v.shape) == 1)
@@ -90,12 +91,12 @@ def broadcast(ledger: Ledger, v: Value, aval: Any, positions: Axes) -> Value:
   )
 
 
-def broadcast_in_dim(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def broadcast_in_dim(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   positions = eqn.params["broadcast_dimensions"]
   return [broadcast(ledger, ins[0], eqn.outvars[0].aval, positions)]
 
 
-def reshape(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def reshape(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   (v,) = ins[:1]
   aval, order = eqn.outvars[0].aval, eqn.params["dimensions"]
   if not isinstance(v, Row):
@@ -112,7 +113,7 @@ def reorders(v: Row, order: Axes) -> bool:
   return moving != sorted(moving)
 
 
-def transpose(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def transpose(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   (v,) = ins
   order = eqn.params["permutation"]
   if not isinstance(v, Row):
@@ -121,14 +122,14 @@ def transpose(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   return [alias(ledger, v, eqn.outvars[0].aval, whose, is_moved=reorders(v, order))]
 
 
-def squeeze(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def squeeze(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   (v,) = ins
   gone = tuple(d % len(v.shape) for d in eqn.params["dimensions"])
   whose = v.owners.squeeze(gone) if isinstance(v, Row) else None
   return [alias(ledger, v, eqn.outvars[0].aval, whose)]
 
 
-def rev(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def rev(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   (v,) = ins
   aval, dimensions = eqn.outvars[0].aval, tuple(eqn.params["dimensions"])
   if not isinstance(v, Row):
@@ -137,7 +138,7 @@ def rev(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   return [alias(ledger, v, aval, np.flip(v.owners, dimensions), is_moved=is_moved)]
 
 
-def tile(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def tile(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   """Copies beside copies: new axes, merged into the old ones."""
   (v,) = ins
   reps, rank = eqn.params["reps"], len(v.shape)

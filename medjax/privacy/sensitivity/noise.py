@@ -18,10 +18,10 @@ import numpy as np
 from medjax.privacy import noise
 from medjax.privacy.sensitivity import chance, keys, parts
 from medjax.privacy.sensitivity.chance import NOTHING, Chance, Law
+from medjax.privacy.sensitivity.equations import DType, Equation, Part, Traced
 from medjax.privacy.sensitivity.keys import ANY, MANY, Path
 from medjax.privacy.sensitivity.kinds import Primitive
 from medjax.privacy.sensitivity.ledger import Ledger
-from medjax.privacy.sensitivity.reductions import Equation
 from medjax.privacy.sensitivity.values import Public, Row, Sum, Value, is_wide, with_chance
 
 _V = TypeVar("_V", bound=Value)
@@ -54,7 +54,7 @@ GENERATORS = (
 )
 
 
-def drawn(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> list[Value] | None:
+def drawn(ledger: Ledger, eqn: Traced, ins: Sequence[Value]) -> list[Value] | None:
   """Results of a call that draws normal numbers with one public key; None of any other."""
   if eqn.primitive.name != "jit" or len(eqn.invars) != 1 or len(eqn.outvars) != 1:
     return None
@@ -77,7 +77,7 @@ def drawn(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> list[Value] | None:
   return None
 
 
-def added(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> list[Value] | None:
+def added(ledger: Ledger, eqn: Traced, ins: Sequence[Value]) -> list[Value] | None:
   """Results of a call of medjax's own noise, `privacy.noise.added`; None of any other.
 
   Its promise: the result is the sum, moved by no more than the size of the noise pays for, plus
@@ -96,7 +96,7 @@ def added(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> list[Value] | None:
   (path,) = _paths(key) or (("data", MANY),)
   law = chance.drawn(ledger.draw(path, ("medjax", aval.shape)), tuple(aval.shape))
   noisy = Public(tuple(aval.shape), aval.dtype, chance=Chance(Law(law.number, law.std * std)))
-  sum_ = Equation("add", {}, [aval])
+  sum_ = Part("add", {}, [aval])
   out = dataclasses.replace(total, dtype=aval.dtype)
   if isinstance(out, Public):
     out = Public(tuple(aval.shape), aval.dtype)
@@ -111,7 +111,9 @@ def _program(draw: Callable[..., Any], shape: tuple[int, ...], dtype: str, key: 
   return str(eqn.params["jaxpr"])
 
 
-def followed(ledger: Ledger, eqn: Any, ins: Sequence[Value], outs: Sequence[Value]) -> list[Value]:
+def followed(
+  ledger: Ledger, eqn: Equation, ins: Sequence[Value], outs: Sequence[Value]
+) -> list[Value]:
   """The results of an equation, with what of them is random."""
   name = eqn.primitive.name
   if name != "random_seed" and all(v.chance is NOTHING for v in ins):
@@ -152,7 +154,7 @@ def blended(ledger: Ledger, v: Value, sources: Sequence[Value]) -> Value:
   return spent(ledger, with_chance(v, Chance(used=keys.covering(used))))
 
 
-def _is_key(dtype: Any) -> bool:
+def _is_key(dtype: DType) -> bool:
   return jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
@@ -189,7 +191,7 @@ def _one_of(paths: Sequence[Path] | frozenset[Path]) -> Path:
 
 
 def _derived(
-  row: Primitive, eqn: Any, ins: Sequence[Value], out: Value, inherited: frozenset[Path]
+  row: Primitive, eqn: Equation, ins: Sequence[Value], out: Value, inherited: frozenset[Path]
 ) -> Chance:
   """Paths of keys that were made of others."""
   name, first = eqn.primitive.name, ins[0]
@@ -230,7 +232,7 @@ def _known(v: Value) -> int | None:
   return int(v.range.low) if is_one and isinstance(v, Public) else None
 
 
-def _seed(eqn: Any, seed: Value) -> Path:
+def _seed(eqn: Equation, seed: Value) -> Path:
   number = _known(seed)
   if number is None:
     return ("seed", ANY)
@@ -238,7 +240,7 @@ def _seed(eqn: Any, seed: Value) -> Path:
   return keys.FIXED, np.asarray(jax.random.key_data(made)).tobytes()
 
 
-def _cut(eqn: Any, ins: Sequence[Value], x: np.ndarray) -> np.ndarray | None:
+def _cut(eqn: Equation, ins: Sequence[Value], x: np.ndarray) -> np.ndarray | None:
   """x[starts : starts + sizes] where the starts are known."""
   starts = parts.known_starts(ins[1:], x.shape, eqn.params["slice_sizes"])
   if starts is None:
@@ -252,7 +254,7 @@ def _cut(eqn: Any, ins: Sequence[Value], x: np.ndarray) -> np.ndarray | None:
 Found = list[tuple[Law | None, frozenset[Path]]] | None
 
 
-def _laws(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def _laws(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> Found:
   row = ledger.primitive(eqn.primitive.name)
   if all(v.chance.law is None for v in ins):
     return None
@@ -271,7 +273,7 @@ def _laid(law: Law | None, shape: tuple[int, ...]) -> Law:
   return Law(np.broadcast_to(law.number, shape), np.broadcast_to(law.std, shape))
 
 
-def plus(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def plus(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> Found:
   shape = tuple(eqn.outvars[0].aval.shape)
   a, b = (_laid(v.chance.law, shape) for v in ins)
   is_twice = (a.number != 0) & (b.number != 0)
@@ -282,7 +284,7 @@ def plus(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   return [(Law(number, std), frozenset(ledger.draws[d] for d in left))]
 
 
-def times(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def times(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> Found:
   a, b = ins
   if a.chance.law is not None and b.chance.law is not None:
     return None
@@ -300,12 +302,12 @@ def times(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   return [(Law(law.number, law.std * factor), frozenset())]
 
 
-def converted(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def converted(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> Found:
   is_kept = is_wide(ins[0].dtype) and is_wide(eqn.params["new_dtype"])
   return [(ins[0].chance.law, frozenset())] if is_kept else None
 
 
-def joined(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def joined(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> Found:
   laws = [_laid(v.chance.law, tuple(v.shape)) for v in ins]
   if eqn.primitive.name == "stack":
     pair = [np.stack(x, eqn.params["axis"]) for x in zip(*laws, strict=True)]
@@ -314,7 +316,7 @@ def joined(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   return [(Law(*pair), frozenset())]
 
 
-def cut(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def cut(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> Found:
   law = ins[0].chance.law
   if law is None or any(v.chance is not NOTHING for v in ins[1:]):
     return None
@@ -322,7 +324,7 @@ def cut(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
   return None if number is None or std is None else [(Law(number, std), frozenset())]
 
 
-def selected(ledger: Ledger, eqn: Any, ins: Sequence[Value]) -> Found:
+def selected(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> Found:
   which, *cases = ins
   number = _known(which)
   if number is not None:

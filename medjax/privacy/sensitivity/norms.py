@@ -11,7 +11,7 @@ bound on a factor, and a product of a row with such a factor a bound on the row:
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from medjax.privacy.sensitivity import forms, intervals
 from medjax.privacy.sensitivity.forms import Form, Term
 from medjax.privacy.sensitivity.ledger import Ledger, together
-from medjax.privacy.sensitivity.values import Cover, Norm, Public, Range, Row, Value
+from medjax.privacy.sensitivity.values import Cover, Norm, Operand, Public, Range, Row, Value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Facts:
     return said if form is None else said | {"form": form}
 
 
-def square(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def square(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Row]) -> Facts:
   if params.get("y", 2) == -1:
     return Facts(below=_Factor(ins[0], is_inverse=True).below)
   if params.get("y", 2) != 2:
@@ -63,14 +63,14 @@ def square(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Fac
   return Facts(totals=ins[0].covers, above_square=above_square)
 
 
-def multiply(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def multiply(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Operand]) -> Facts:
   a, b = ins
-  if a is b:
-    return square(ledger, {}, ins)
+  if a is b and isinstance(a, Row):
+    return square(ledger, {}, [a])
   return _product(ledger, a, b)
 
 
-def divide(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def divide(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Operand]) -> Facts:
   a, b = ins
   return _product(ledger, a, b, is_quotient=True)
 
@@ -78,7 +78,7 @@ def divide(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Fac
 class _Factor:
   """What a product needs to know of one operand."""
 
-  def __init__(self, v: Any, is_inverse: bool = False):
+  def __init__(self, v: Operand, is_inverse: bool = False):
     self.value = v
     self.range = v.range
     self.above = v.above if isinstance(v, Row) else {}
@@ -100,7 +100,7 @@ class _Factor:
     return max(low, -high, 0.0)
 
 
-def _product(ledger: Ledger, x: Value, y: Value, is_quotient: bool = False) -> Facts:
+def _product(ledger: Ledger, x: Operand, y: Operand, is_quotient: bool = False) -> Facts:
   a, b = _Factor(x), _Factor(y, is_quotient)
   below = _scaled_facts(a.below, b.cap) | _scaled_facts(b.below, a.cap)
   above: dict[Norm, float] = {}
@@ -181,7 +181,7 @@ def through(form: Form, norm: Norm, k: float, cap: float) -> Form | None:
   return out
 
 
-def add(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def add(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Operand]) -> Facts:
   a, b = ins
   facts = difference(ledger, params, ins)
   sources = [(a, b), (b, a)]
@@ -213,7 +213,7 @@ def _sums(a: Row, b: Row) -> dict[Norm, float]:
   return out
 
 
-def difference(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def difference(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Operand]) -> Facts:
   a, b = ins
   if not (isinstance(a, Row) and isinstance(b, Row)):
     return Facts()
@@ -224,7 +224,7 @@ def difference(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) ->
   return facts
 
 
-def maximum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def maximum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Operand]) -> Facts:
   a, b = (_Factor(v) for v in ins)
   below = _larger([a, b], [{}, {}])
   square: dict[Norm, float] = {}
@@ -233,7 +233,7 @@ def maximum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Fa
   return Facts(below=below, above={**a.above, **b.above}, above_square=square)
 
 
-def minimum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def minimum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Operand]) -> Facts:
   a, b = (_Factor(v) for v in ins)
   above = {x: min(a.above[x], b.above[x]) for x in a.above.keys() & b.above.keys()}
   if a.range.low >= 0 and b.range.low >= 0:
@@ -245,15 +245,15 @@ def minimum(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Fa
   return Facts(below=below, above=above)
 
 
-def root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Row]) -> Facts:
   return Facts(above={x: math.sqrt(a) for x, a in ins[0].above_square.items()})
 
 
-def inverse_root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def inverse_root(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Row]) -> Facts:
   return Facts(below={x: 1 / math.sqrt(a) for x, a in ins[0].above_square.items()})
 
 
-def power(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def power(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Operand]) -> Facts:
   base, exponent = ins
   ends = exponent.range if isinstance(exponent, Public) else Range()
   if not isinstance(base, Row) or ends.low != ends.high:
@@ -264,24 +264,26 @@ def power(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Fact
   return rules[ends.low](ledger, params, [base]) if ends.low in rules else Facts()
 
 
-def clamp(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def clamp(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Operand]) -> Facts:
   low, x, high = ins
-  is_cut = isinstance(x, Row) and low.range.high <= 0 <= min(high.range.low, x.range.low)
+  if not isinstance(x, Row):
+    return Facts()
+  is_cut = low.range.high <= 0 <= min(high.range.low, x.range.low)
   return Facts(below=x.below) if is_cut else Facts()
 
 
-def negate(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def negate(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Row]) -> Facts:
   (a,) = ins
   return Facts(atom=a.atom, form=a.form, below=a.below, covers=a.covers)
 
 
-def absolute(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def absolute(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Row]) -> Facts:
   (a,) = ins
   return replace(negate(ledger, params, ins), above=a.above, above_square=a.above_square)
 
 
-def compare(name: str) -> Any:
-  def rule(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def compare(name: str) -> Callable[[Ledger, Mapping[str, Any], Sequence[Operand]], Facts]:
+  def rule(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Operand]) -> Facts:
     left, right = ins if name in ("lt", "le", "eq") else (ins[1], ins[0])
     if name == "ne":
       return Facts()
@@ -292,7 +294,7 @@ def compare(name: str) -> Any:
   return rule
 
 
-def _limits(v: Any, bound: Any) -> dict[Norm, float]:
+def _limits(v: Operand, bound: Operand) -> dict[Norm, float]:
   """N(X) <= r from v <= bound."""
   if not isinstance(v, Row) or not bound.range.high < math.inf:
     return {}
@@ -301,13 +303,13 @@ def _limits(v: Any, bound: Any) -> dict[Norm, float]:
   return limits | {x: math.sqrt(high / a) for x, a in v.above_square.items()}
 
 
-def finite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def finite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Row]) -> Facts:
   (a,) = ins
   finite_when = a.witnesses if a.is_even else frozenset()
   return Facts(tests=a, finite_when=finite_when, suspects=frozenset())
 
 
-def both(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def both(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Operand]) -> Facts:
   rows = [v for v in ins if isinstance(v, Row)]
   if rows[0].dtype != jnp.bool_:
     return Facts()
@@ -318,16 +320,16 @@ def both(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts
   return Facts(when=({}, when), finite_when=finite_when)
 
 
-def opposite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def opposite(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Row]) -> Facts:
   return Facts(when=ins[0].when[::-1]) if ins[0].dtype == jnp.bool_ else Facts()
 
 
-def select(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Facts:
+def select(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Operand]) -> Facts:
   pred, *cases = ins
   if isinstance(pred, Row) and len(cases) == 2 and _is_bare(cases[1]) and pred.tests is cases[1]:
     if not _is_zero(cases[0]):
       return Facts()
-    return Facts(form=cases[1].form, suspects=together(cases[0]))
+    return Facts(form=pred.tests.form, suspects=together(cases[0]))
   limits = pred.when if isinstance(pred, Row) and len(cases) == 2 else ({},) * len(cases)
   factors = [_Factor(case) for case in cases]
   below = _larger(factors, limits)
@@ -348,7 +350,7 @@ def select(ledger: Ledger, params: Mapping[str, Any], ins: Sequence[Any]) -> Fac
   return facts
 
 
-def is_even(v: Any) -> bool:
+def is_even(v: Operand) -> bool:
   """Whether all elements of a row are equal."""
   return v.is_even or (isinstance(v, Public) and v.range.low == v.range.high)
 
@@ -357,7 +359,7 @@ def _is_zero(v: Value) -> bool:
   return isinstance(v, Public) and v.is_zero
 
 
-def _is_bare(v: Value) -> bool:
+def _is_bare(v: Operand) -> bool:
   """Whether nothing is claimed of a row but that it is finite."""
   return isinstance(v, Row) and v.form == forms.free(v.atom) and v.suspects <= v.witnesses
 
@@ -385,7 +387,7 @@ def _product_limit(f: _Factor, limit: Mapping[Norm, float], norm: Norm) -> float
   return min(known)
 
 
-def _case_form(case: Any, limit: Mapping[Norm, float]) -> Form | None:
+def _case_form(case: Operand, limit: Mapping[Norm, float]) -> Form | None:
   if isinstance(case, Public):
     return {} if case.is_zero else None
   if forms.is_bounded(case.bounded_form):

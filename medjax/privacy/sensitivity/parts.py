@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from medjax.privacy.sensitivity import forms, intervals, owners
+from medjax.privacy.sensitivity.equations import Aval, Equation
 from medjax.privacy.sensitivity.forms import Form, Piece
 from medjax.privacy.sensitivity.ledger import Ledger, together
 from medjax.privacy.sensitivity.moves import alias
@@ -16,7 +17,7 @@ from medjax.privacy.sensitivity.owners import NOBODY, Axes, MixesError
 from medjax.privacy.sensitivity.values import Public, Row, Sum, Value
 
 
-def slice_(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def slice_(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   (v,) = ins
   starts, stops = eqn.params["start_indices"], eqn.params["limit_indices"]
   strides = eqn.params["strides"] or (1,) * len(starts)
@@ -26,7 +27,7 @@ def slice_(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
 def taken(
   ledger: Ledger,
   v: Any,
-  aval: Any,
+  aval: Aval,
   starts: Axes,
   stops: Axes,
   strides: Axes,
@@ -71,7 +72,7 @@ def taken(
   )
 
 
-def split(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def split(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   (v,) = ins
   axis, out, start = eqn.params["axis"], [], 0
   for size, var in zip(eqn.params["sizes"], eqn.outvars, strict=True):
@@ -82,25 +83,25 @@ def split(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   return out
 
 
-def stack(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def stack(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   axis = eqn.params["axis"]
   wide = [widened(ledger, v, axis) for v in ins]
   return [joined(ledger, eqn.outvars[0].aval, wide, axis)]
 
 
-def widened(ledger: Ledger, v: Any, axis: Any) -> Value:
+def widened(ledger: Ledger, v: Value, axis: Any) -> Value:
   """With an axis of size 1."""
   shape = (*v.shape[:axis], 1, *v.shape[axis:])
   whose = np.expand_dims(v.owners, axis) if isinstance(v, Row) else None
   return alias(ledger, v, jax.ShapeDtypeStruct(shape, v.dtype), whose)
 
 
-def unstack(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def unstack(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   axis = eqn.params["axis"]
   return [element(ledger, ins[0], axis, place) for place in range(len(eqn.outvars))]
 
 
-def element(ledger: Ledger, v: Any, axis: Any, place: int) -> Value:
+def element(ledger: Ledger, v: Value, axis: Any, place: int) -> Value:
   """v[place] along an axis."""
   starts, stops = [0] * len(v.shape), list(v.shape)
   starts[axis], stops[axis] = place, place + 1
@@ -111,11 +112,11 @@ def element(ledger: Ledger, v: Any, axis: Any, place: int) -> Value:
   return alias(ledger, piece, jax.ShapeDtypeStruct(shape, v.dtype), whose)
 
 
-def concatenate(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def concatenate(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   return [joined(ledger, eqn.outvars[0].aval, ins, eqn.params["dimension"])]
 
 
-def joined(ledger: Ledger, aval: Any, ins: Sequence[Any], axis: Any) -> Value:
+def joined(ledger: Ledger, aval: Aval, ins: Sequence[Value], axis: Any) -> Value:
   """One array after the other along an axis."""
   if any(isinstance(v, Sum) for v in ins):
     return _joined_sums(aval, ins)
@@ -146,7 +147,7 @@ def _has_gaps(v: Any, whose: owners.Owners) -> bool:
   return bool(((v.owners == NOBODY) & (whose != NOBODY)).any())
 
 
-def _joined_sums(aval: Any, ins: Sequence[Any]) -> Sum:
+def _joined_sums(aval: Aval, ins: Sequence[Value]) -> Sum:
   """Of sums and public arrays."""
   if any(isinstance(v, Row) for v in ins):
     raise MixesError("puts single examples beside a sum over the batch", owners.OWN_ROWS)
@@ -161,7 +162,7 @@ def _joined_sums(aval: Any, ins: Sequence[Any]) -> Sum:
   )
 
 
-def _union(ins: Sequence[Any]) -> Any:
+def _union(ins: Sequence[Any]) -> intervals.Range:
   return intervals.union(*(v.range for v in ins))
 
 
@@ -173,7 +174,7 @@ def _form_elsewhere(ledger: Ledger, v: Row) -> Form | None:
   return forms.at_most(bound, ledger.number()) if math.isfinite(bound) else None
 
 
-def pad(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def pad(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   v, filling = ins
   aval = eqn.outvars[0].aval
   if not isinstance(filling, Public):
@@ -193,7 +194,7 @@ def pad(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   return [ledger.fresh(aval, whose, *ins, **known)]
 
 
-def dynamic_slice(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def dynamic_slice(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   v, *starts = ins
   aval, sizes = eqn.outvars[0].aval, eqn.params["slice_sizes"]
   places = known_starts(starts, v.shape, sizes)
@@ -239,7 +240,7 @@ def _stay(v: Row, sizes: Axes) -> None:
     raise MixesError(what, "pick examples by places known before the run, or loop over all of them")
 
 
-def dynamic_update_slice(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def dynamic_update_slice(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   v, update, *starts = ins
   aval = eqn.outvars[0].aval
   places = known_starts(starts, v.shape, update.shape)
@@ -270,11 +271,11 @@ def dynamic_update_slice(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[V
   return [ledger.fresh(aval, out, *ins, **known)]
 
 
-def _is_padding_zero(v: Any) -> bool:
+def _is_padding_zero(v: Value) -> bool:
   return v.is_zero if isinstance(v, Public) else v.is_padding_zero
 
 
-def _written(v: Any, update: Any, starts: Axes) -> owners.Owners:
+def _written(v: Value, update: Any, starts: Axes) -> owners.Owners:
   """Owners after an update at a known place, which takes the axes that it does not fill apart."""
   nobody = np.full((1,) * len(v.shape), NOBODY, np.int32)
   below, above = (s.owners if isinstance(s, Row) else nobody for s in (v, update))

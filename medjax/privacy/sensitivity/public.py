@@ -2,22 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from medjax.privacy.sensitivity import intervals
+from medjax.privacy.sensitivity.equations import Aval, Equation
 from medjax.privacy.sensitivity.kinds import Asked, Kind, Primitive
 from medjax.privacy.sensitivity.lookups import BOUNDED
 from medjax.privacy.sensitivity.values import Public, Range
 
 
-def apply(row: Primitive, eqn: Any, ins: Sequence[Public]) -> list[Public]:
+def apply(row: Primitive, eqn: Equation, ins: Sequence[Public]) -> list[Public]:
   """Results of an operation on public values."""
   return [
     Public(tuple(v.aval.shape), v.aval.dtype, _range(row, eqn, v.aval, ins)) for v in eqn.outvars
   ]
 
 
-def _range(row: Primitive, eqn: Any, aval: Any, ins: Sequence[Public]) -> Range:
+def _range(row: Primitive, eqn: Equation, aval: Aval, ins: Sequence[Public]) -> Range:
   name = eqn.primitive.name
   ranges = [v.range for v in ins]
   if name == "iota":

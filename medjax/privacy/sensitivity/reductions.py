@@ -12,16 +12,26 @@ import jax
 import numpy as np
 
 from medjax.privacy.sensitivity import elementwise, forms, intervals, moves, owners
+from medjax.privacy.sensitivity.equations import Aval, Equation, Part
 from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import Axes, MixesError
-from medjax.privacy.sensitivity.values import Norm, Range, Row, Sum, Value, is_float, is_wide
+from medjax.privacy.sensitivity.values import (
+  Norm,
+  Operand,
+  Range,
+  Row,
+  Sum,
+  Value,
+  is_float,
+  is_wide,
+)
 
 
-def reduce_sum(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def reduce_sum(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   return [summed(ledger, ins[0], eqn.params["axes"], eqn.outvars[0].aval)]
 
 
-def summed(ledger: Ledger, v: Any, axes: Axes, aval: Any) -> Value:
+def summed(ledger: Ledger, v: Any, axes: Axes, aval: Aval) -> Value:
   """Sum of a row within itself, or over examples, or both."""
   axes = tuple(int(a) for a in axes)
   count = math.prod(v.shape[a] for a in axes)
@@ -37,7 +47,7 @@ def summed(ledger: Ledger, v: Any, axes: Axes, aval: Any) -> Value:
   return _within(ledger, v, axes, aval)
 
 
-def _within(ledger: Ledger, v: Row, axes: Axes, aval: Any, keeps_axes: bool = False) -> Row:
+def _within(ledger: Ledger, v: Row, axes: Axes, aval: Aval, keeps_axes: bool = False) -> Row:
   """Sum over axes within a row."""
   if is_float(v.dtype) and not is_wide(v.dtype):  # sums in few digits lose terms
     whose = v.owners if keeps_axes else v.owners.squeeze(tuple(axes))
@@ -70,7 +80,7 @@ def norm(cover: Any) -> Norm:
   return frozenset(cover.items())
 
 
-def over_examples(ledger: Ledger, v: Row, aval: Any) -> Sum:
+def over_examples(ledger: Ledger, v: Row, aval: Aval) -> Sum:
   """Sum over the batch; an example adds its rows, wherever in the result they go."""
   if v.is_everyones:
     raise AssertionError("a value of everyone has no batch axis")
@@ -91,7 +101,7 @@ def over_examples(ledger: Ledger, v: Row, aval: Any) -> Sum:
   )
 
 
-def dot_general(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def dot_general(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   """A product of rows placed side by side, then a sum."""
   (contract, batch) = eqn.params["dimension_numbers"]
   aval = eqn.outvars[0].aval
@@ -106,7 +116,7 @@ def dot_general(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   count, num_batch, rank = len(sizes[1]), len(sizes[0]), len(shape)
   ends = range(rank - count, rank)
   first = num_batch, num_batch + len(lefts)
-  sides = []
+  sides: list[Operand] = []
   for v, c, t, f, start in zip(ins, contract, batch, free, first, strict=True):
     order = [*t, *f, *c]
     positions = [*range(num_batch), *range(start, start + len(f)), *ends]
@@ -114,33 +124,14 @@ def dot_general(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   is_square = a is b and (contract[0], batch[0]) == (contract[1], batch[1])
   if is_square and all(n == 1 for n in (*lefts, *rights)):
     sides[1] = sides[0]
-  product = Equation("mul", {}, [jax.ShapeDtypeStruct(shape, aval.dtype)])
+  product = Part("mul", {}, [jax.ShapeDtypeStruct(shape, aval.dtype)])
   (made,) = elementwise.apply(ledger, product, sides)
   if not count:
     return [moves.alias(ledger, made, aval)]
   return [summed(ledger, made, list(ends), aval)]
 
 
-@dataclasses.dataclass
-class _Named:
-  name: str
-
-
-class _Out:
-  def __init__(self, aval: Any):
-    self.aval = aval
-
-
-class Equation:
-  """An equation that is part of another one."""
-
-  def __init__(self, name: str, params: dict[str, Any], avals: Sequence[Any]):
-    self.primitive = _Named(name)
-    self.params = params
-    self.outvars = [_Out(aval) for aval in avals]
-
-
-def _spread(ledger: Ledger, v: Value, order: Axes, positions: Axes, shape: Axes) -> Value:
+def _spread(ledger: Ledger, v: Value, order: Axes, positions: Axes, shape: Axes) -> Any:
   moved = jax.ShapeDtypeStruct(tuple(v.shape[d] for d in order), v.dtype)
   if isinstance(v, Row):
     is_moved = moves.reorders(v, order)
@@ -153,7 +144,7 @@ def _spread(ledger: Ledger, v: Value, order: Axes, positions: Axes, shape: Axes)
   return moves.broadcast(ledger, v, aval, positions)
 
 
-def reduce_other(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def reduce_other(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   """Maxima, minima, products and the like, within rows."""
   (v,) = ins
   assert isinstance(v, Row)
@@ -174,7 +165,7 @@ def reduce_other(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   return [out]
 
 
-def along_axis(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def along_axis(ledger: Ledger, eqn: Equation, ins: Sequence[Operand]) -> list[Value]:
   """Cumulative operations and sorts, within rows."""
   axis = eqn.params.get("axis", eqn.params.get("dimension"))
   rows = [v for v in ins if isinstance(v, Row)]
@@ -190,7 +181,7 @@ def along_axis(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   return out
 
 
-def on_matrices(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def on_matrices(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   """Factorisations, solvers and transforms of the last axes."""
   rows = [v for v in ins if isinstance(v, Row)]
   count = len(eqn.params["fft_lengths"]) if eqn.primitive.name == "fft" else 2

@@ -3,19 +3,19 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from medjax.privacy.sensitivity import forms, moves, owners
+from medjax.privacy.sensitivity.equations import Equation
 from medjax.privacy.sensitivity.kinds import PrimitiveRule
 from medjax.privacy.sensitivity.ledger import Ledger, together
 from medjax.privacy.sensitivity.owners import MixesError
-from medjax.privacy.sensitivity.values import Row, Sum, Value, is_wide
+from medjax.privacy.sensitivity.values import Linear, Public, Row, Sum, Value, is_wide
 
 FACTOR = "use a public factor that does not depend on the batch"
 DIVISOR = "divide by a public constant, such as the expected batch size, not by a private count"
 
 
-def apply(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def apply(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   """Rule of an operation with a sum among its operands."""
   rule = ledger.primitive(eqn.primitive.name).linear
   if rule is not None:
@@ -24,18 +24,18 @@ def apply(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   raise MixesError("is not linear in a sum over the batch", "release the sum, then go on from that")
 
 
-def _refuse_rows(ins: Sequence[Any]) -> None:
+def _refuse_rows(ins: Sequence[Value]) -> None:
   if any(isinstance(v, Row) for v in ins):
     what = "lets rows of single examples depend on a sum over the batch"
     raise MixesError(what, owners.OWN_ROWS)
 
 
-def same(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def same(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   """Of an operation that keeps the size of every element."""
   return [moves.alias(ledger, ins[0], eqn.outvars[0].aval)]
 
 
-def converted(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+def converted(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
   aval = eqn.outvars[0].aval
   if is_wide(aval.dtype):
     return [moves.alias(ledger, ins[0], aval)]
@@ -43,10 +43,10 @@ def converted(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
   raise MixesError(what, "sum, add noise and release in float32; convert what was released")
 
 
-def elementwise(rule: Callable[[Sequence[Any]], Sum]) -> PrimitiveRule:
+def elementwise(rule: Callable[[Sequence[Linear]], Sum]) -> PrimitiveRule:
   """Of an operation on sums and public values of one shape."""
 
-  def broadcast(ledger: Ledger, eqn: Any, ins: Sequence[Any]) -> list[Value]:
+  def broadcast(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Value]:
     _refuse_rows(ins)
     aval = eqn.outvars[0].aval
     wide = [moves.broadcast_to(ledger, v, aval.shape) for v in ins]
@@ -55,40 +55,46 @@ def elementwise(rule: Callable[[Sequence[Any]], Sum]) -> PrimitiveRule:
   return broadcast
 
 
-def add(ins: Sequence[Any]) -> Sum:
+def add(ins: Sequence[Linear]) -> Sum:
   a, b = ins
   if isinstance(a, Sum) and isinstance(b, Sum):
     form, where = forms.added(a.form, b.form), a.where
     is_zero = a.is_padding_zero and b.is_padding_zero
     return Sum(a.shape, a.dtype, form, where, together(a, b), is_zero)
-  return a if isinstance(a, Sum) else b
+  return _sum(a, b)
+
+
+def _sum(*ins: Linear) -> Sum:
+  """The one of two operands that is a sum."""
+  return next(v for v in ins if isinstance(v, Sum))
 
 
 def _scale(total: Sum, factor: float) -> Sum:
   return dataclasses.replace(total, form=forms.scaled(total.form, factor))
 
 
-def multiply(ins: Sequence[Any]) -> Sum:
+def multiply(ins: Sequence[Linear]) -> Sum:
   a, b = ins
   if isinstance(a, Sum) and isinstance(b, Sum):
     raise MixesError("multiplies two sums over the batch", FACTOR)
-  total, public = (a, b) if isinstance(a, Sum) else (b, a)
+  total, public = _sum(a, b), a if isinstance(a, Public) else b
+  assert isinstance(public, Public)
   if not public.range.cap < math.inf:
     raise MixesError("multiplies a sum by a number of unknown size", "close over a constant")
   return _scale(total, public.range.cap)
 
 
-def divide(ins: Sequence[Any]) -> Sum:
+def divide(ins: Sequence[Linear]) -> Sum:
   total, divisor = ins
   if isinstance(divisor, Sum):
     raise MixesError("divides by a sum over the batch", DIVISOR)
   low = max(divisor.range.low, -divisor.range.high)
   if not low > 0:
     raise MixesError("divides a sum by a number of unknown size", "close over a constant")
-  return _scale(total, 1 / low)
+  return _scale(_sum(total), 1 / low)
 
 
-def select(ins: Sequence[Any]) -> Sum:
+def select(ins: Sequence[Linear]) -> Sum:
   pred, *cases = ins
   if isinstance(pred, Sum):
     raise MixesError("chooses by a sum over the batch", "choose by released values")

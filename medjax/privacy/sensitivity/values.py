@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from medjax.privacy.sensitivity import forms, owners
 from medjax.privacy.sensitivity.chance import NOTHING, Chance
+from medjax.privacy.sensitivity.equations import DType
 from medjax.privacy.sensitivity.forms import Form
 
 Cover = Mapping[int, float]
@@ -59,7 +60,7 @@ class Public:
   """
 
   shape: tuple[int, ...]
-  dtype: Any
+  dtype: DType
   range: Range = Range()  # noqa: RUF009
   is_even: bool = False
   chance: Chance = NOTHING
@@ -99,7 +100,7 @@ class Row:
   """
 
   shape: tuple[int, ...]
-  dtype: Any
+  dtype: DType
   owners: owners.Owners
   atom: int
   form: Form
@@ -149,7 +150,7 @@ class Sum:
   """
 
   shape: tuple[int, ...]
-  dtype: Any
+  dtype: DType
   form: Form
   where: str
   suspects: frozenset[int] = frozenset()
@@ -158,6 +159,10 @@ class Sum:
 
 
 Value = Public | Row | Sum
+Operand = Public | Row
+"""What an operation within rows works on; a sum over examples has rules of its own."""
+Linear = Public | Sum
+"""What a linear operation on sums over examples works on."""
 _V = TypeVar("_V", bound=Value)
 
 
@@ -166,11 +171,11 @@ def with_chance(v: _V, chance: Chance) -> _V:
   return v if v.chance is chance else dataclasses.replace(v, chance=chance)
 
 
-def is_float(dtype: Any) -> bool:
+def is_float(dtype: DType) -> bool:
   return jnp.issubdtype(dtype, jnp.floating)
 
 
-def is_wide(dtype: Any) -> bool:
+def is_wide(dtype: DType) -> bool:
   """Whether a type has the digits and the exponents of float32 or more.
 
   In a narrower one sums stop growing (256 + 1 = 256 in bfloat16), large numbers end at the largest
