@@ -6,6 +6,7 @@ Projections of queries, keys and values are four plain `Dense` layers, so that l
 (`medjax.adapt`) find matrices of [in, out].
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -95,13 +96,15 @@ def packed_names(own: str, packed: str, shape: tuple[int, ...], axis: int) -> To
   Args:
     own: path of an `Attention`.
     packed: name of the layer in PyTorch, without ".weight".
-    shape: how the rows of its weight are ordered; one entry of 3 for queries, keys and values.
+      shape: how the rows of its weight are ordered; one entry of 3 for queries, keys and values.
     axis: the place of that entry.
   """
   modules, layouts = {}, {}
   for place, name in enumerate(("query", "key", "value")):
 
     def rows(array: np.ndarray, place: int = place) -> np.ndarray:
+      if array.shape[0] % abs(math.prod(shape)):
+        return array  # of another network: the import reports its shape
       apart = array.reshape(*shape, *array.shape[1:])
       kept = np.take(apart, place, axis)
       return kept.reshape(-1, *array.shape[1:]).T  # [out, in] -> [in, out]; of a bias nothing

@@ -116,26 +116,6 @@ def import_torch(
   found = _folded(read_torch(path), names)
   arrays, report = _matched(found, wanted, names)
   is_whole = not (report.missing or report.unused or report.misshaped)
-  keys = {place: _torch_name(leaf, names) for place, (leaf, _) in wanted.items()}
-  # A packed projection is the source of several leaves: each name is told once.
-  missing = list(dict.fromkeys(key for key in keys.values() if key not in found))
-  arrays, other = {}, []
-  for place, (leaf, shape) in wanted.items():
-    if keys[place] in found:
-      arrays[place] = _laid_out(found[keys[place]], leaf, names)
-      if arrays[place].shape != shape.shape:
-        other.append(f"{keys[place]} {arrays[place].shape} for {leaf} {shape.shape}")
-  over = tuple(names.passed_over)
-  unused = [
-    key
-    for key in found
-    if key not in set(keys.values())
-    and not key.endswith("num_batches_tracked")
-    and not (over and key.startswith(over))
-  ]
-  broken = [keys[place] for place, array in arrays.items() if not np.isfinite(array).all()]
-  account = [("missing", missing), ("unused", unused), ("other shape", other)]
-  account += [("not finite", broken)]
   check.require(
     (is_whole or not strict) and not report.broken,
     f"a checkpoint of {type(network).__name__} array by array",

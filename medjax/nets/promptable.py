@@ -69,7 +69,9 @@ class PromptableSegmenter(nn.Module):
       modules |= {f"{own}/{a}": f"{theirs}.{b}" for a, b in found.modules.items()}
       folds |= {f"{theirs}.{a}": f"{theirs}.{b}" for a, b in found.folds.items()}
       layouts |= {f"{own}/{a}": layout for a, layout in found.layouts.items()}
-    return TorchNames(modules, folds, layouts=layouts)
+    side = 64 * self.stride  # any size gives the same parameters
+    image = jax.ShapeDtypeStruct((side, side, 3), "float32")
+    return TorchNames(modules, folds, layouts=layouts, inputs=(image,))
 
 
 class Promptable(NamedTuple):

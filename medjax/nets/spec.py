@@ -9,7 +9,7 @@ from flax import linen
 
 from medjax import check, files
 from medjax.nets.densenet import DenseNet
-from medjax.nets.efficientnet import EfficientNetLite, EfficientNetLite0
+from medjax.nets.efficientnet import EfficientNetLite0
 from medjax.nets.mask_decoder import MaskDecoder
 from medjax.nets.prompt_encoder import PromptEncoder
 from medjax.nets.promptable import PromptableSegmenter
@@ -25,7 +25,6 @@ from medjax.types import Json
 CLASSES: dict[str, type[linen.Module]] = {
   "DenseNet": DenseNet,
   "EfficientNetLite0": EfficientNetLite0,
-  "EfficientNetLite": EfficientNetLite,
   "MaskDecoder": MaskDecoder,
   "PromptEncoder": PromptEncoder,
   "PromptableSegmenter": PromptableSegmenter,

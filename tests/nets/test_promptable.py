@@ -46,10 +46,9 @@ def tiny():
     decoder=MaskDecoder(width=16, num_heads=2, mlp_width=16),
     stride=4,
   )
-  shape = jax.ShapeDtypeStruct((32, 32, 3), jnp.float32)
   names = nets.sam_hub_names(module)
   names = names._replace(passed_over=(*names.passed_over, "oracle."))
-  params, state = nets.import_torch(TINY, module, shape, names=names)
+  params, state, _ = nets.import_torch(TINY, module, names=names)
   assert state == {}
   found = weights.read_weights(TINY).arrays
   oracle = {name[7:]: jnp.asarray(x) for name, x in found.items() if name.startswith("oracle.")}
@@ -161,8 +160,7 @@ def test_points_without_labels_are_refused():
 @functools.cache
 def lite():
   module = nets.lite_medsam()
-  image = jax.ShapeDtypeStruct((256, 256, 3), jnp.float32)
-  params, state = nets.import_torch(LITE, module, image)
+  params, state, _ = nets.import_torch(LITE, module)
   assert state == {}
   return nets.promptable(module), params, dict(np.load(WEIGHTS / "lite_medsam_oracle.npz"))
 
@@ -170,8 +168,7 @@ def lite():
 @needs_weights
 def test_another_network_is_refused_with_its_first_keys():
   with pytest.raises(check.InputError, match="missing.*encoder.blocks.0.*and .* more; unused"):
-    image = jax.ShapeDtypeStruct((64, 64, 1), jnp.float32)
-    nets.import_torch(LITE, nets.mini_promptable(), image)
+    nets.import_torch(LITE, nets.mini_promptable())
 
 
 @needs_weights
