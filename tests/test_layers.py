@@ -42,6 +42,7 @@ MAY_IMPORT = {
   | {"sweeps", "ops", "losses", "metrics", "nets", "synth", "data", "grads", "privacy"},
   "inference": BASE | {"ops", "data"},
   "train": BASE | {"sweeps", "metrics", "data"},
+  "adapt": BASE | {"data", "train"},
   "study": BASE | {"metrics", "synth", "data", "inference", "train"},
   "loading": BASE | {"nets", "data", "inference", "train"},
   "synthesisers": BASE | {"nets", "synth", "train"},

@@ -15,6 +15,8 @@ from medjax import check, tree
 from medjax.methods.supervised import supervised
 from medjax.types import Key, LossFn, Params, PyTree, Step
 
+_TUNED, _FROZEN = "tuned by only", "frozen by only"
+
 
 def l2sp(loss_fn: LossFn, tx: optax.GradientTransformation, *, alpha: float | int = 0.1) -> Step:
   """Supervised training held near its start.
@@ -52,24 +54,32 @@ def only(
   Statistics of BatchNorm are no parameters: a network that has them still adapts those.
 
   The gradients are still those of all parameters, and so are their norms. Where these count - in
-  private training, whose clipping would spend most of its bound on what stays, or where clients
-  send gradients - take the parameters apart instead, see `with_frozen`.
+  private training, whose clipping would spend most of its bound on what stays, and which therefore
+  refuses this optimiser, or where clients send gradients - take the parameters apart instead, see
+  `with_frozen` and `medjax.adapt`.
 
   Raises:
     InputError: on init, no parameter is chosen.
   """
 
   def labels(params: Params) -> PyTree:
-    found = tree.map_named(lambda name, _: "tuned" if is_tuned(name) else "frozen", params)
+    found = tree.map_named(lambda name, _: _TUNED if is_tuned(name) else _FROZEN, params)
     check.require(
-      "tuned" in jax.tree.leaves(found),
+      _TUNED in jax.tree.leaves(found),
       "at least one parameter to tune",
       f"none of {', '.join(tree.named_leaves(params))}",
       "correct the rule",
     )
     return found
 
-  return optax.partition({"tuned": tx, "frozen": optax.set_to_zero()}, labels)
+  return optax.partition({_TUNED: tx, _FROZEN: optax.set_to_zero()}, labels)
+
+
+def freezes_leaves(opt_state: PyTree) -> bool:
+  """Whether the state is that of an optimiser with `only` somewhere in it that freezes a leaf."""
+  is_parted = lambda x: isinstance(x, optax.transforms.PartitionState)  # noqa: E731
+  parted = [x for x in jax.tree.leaves(opt_state, is_leaf=is_parted) if is_parted(x)]
+  return any(set(x.inner_states) == {_TUNED, _FROZEN} for x in parted)
 
 
 def with_frozen(loss_fn: LossFn, frozen: PyTree) -> LossFn:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, grads, sweeps
+from medjax.methods.fine_tuning import freezes_leaves
 from medjax.privacy.adaptive import adaptive
 from medjax.privacy.alignment import Filter, no_filter
 from medjax.privacy.diagnostics import diagnosed
@@ -112,8 +113,15 @@ def private(
 
   def init(params: Params, key: Key) -> TrainState:
     del key
+    opt_state = tx.init(params)
+    check.require(
+      not freezes_leaves(opt_state),
+      "an optimiser that moves whatever is clipped",
+      "leaves that methods.only freezes, which would fill the clipping norm and get noise",
+      "take the part that trains out with adapt.take and give it the loss of adapt.adapted_loss",
+    )
     extra = PrivateState(filter.init(params), jnp.float32(plan.max_norm))
-    return TrainState.start(params, tx.init(params), extra=extra)
+    return TrainState.start(params, opt_state, extra=extra)
 
   options = {f"filter_{name}": value for name, value in filter.options.items()}
   manifest = {**plan.manifest(), "filter": filter.name, **options, "multiplicity": multiplicity}
