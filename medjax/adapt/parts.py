@@ -10,7 +10,7 @@ from medjax import check, tree
 from medjax.adapt.lora import low_rank, with_low_rank
 from medjax.types import AnyLossFn, Key, Params, PyTree
 
-Rule = Callable[[str], bool]
+LeafRule = Callable[[str], bool]
 
 
 class SmallPart(NamedTuple):
@@ -25,7 +25,7 @@ class SmallPart(NamedTuple):
   factors: PyTree
 
 
-def under(*patterns: str) -> Rule:
+def under(*patterns: str) -> LeafRule:
   """A rule for paths that match one of the patterns of a shell.
 
   >>> rule = under("decoder/*", "*/adapter?/*", "*norm*")
@@ -38,8 +38,8 @@ def under(*patterns: str) -> Rule:
 def take(
   params: Params,
   *,
-  trains: Rule | None = None,
-  low_rank_of: Rule | None = None,
+  trains: LeafRule | None = None,
+  low_rank_of: LeafRule | None = None,
   rank: int = 4,
   key: Key | None = None,
 ) -> tuple[SmallPart, PyTree]:
