@@ -223,19 +223,18 @@ def build(config: Config, options: cli.RunOptions) -> None:
         ).rows
     batch = data.batches(turn.train, config.batch_size, 0)(0)
     flops = {arm: study.flops(step, trained[arm][0].params, batch) for arm, step in steps.items()}
-    questions = study.ask(QUESTIONS, rows, margin=config.margin, costs=flops)
-    found = study.results(
+    found = study.answered(
       rows,
       ("auroc",) if task.is_findings else ("accuracy", "balanced", "auroc"),
-      questions=questions,
+      QUESTIONS,
+      margin=config.margin,
+      costs=flops,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       flops=flops,
       is_simulated=options.preset != "folder",
       knows_people=inspection.knows_people(source),
     )
-    every = [one for own in trained.values() for one in own]
-    study.finish(directory, found, page(config, title, found, trained), trained=every, rows=rows)
+    study.finish(directory, found, page(config, title, found, trained), trained=trained, rows=rows)
 
 
 def page(
@@ -248,12 +247,8 @@ def page(
   report = study.page.start(f"Classification of {title}", found, lead)
   study.page.scores(report, found, ARMS, text=config.known)
   study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
-  first = {arm: own[0] for arm, own in trained.items()}
   labels = {"loss": "loss", "validation/accuracy": "accuracy on validation people"}
-  shown = {name: text for name, text in labels.items() if next(iter(first.values())).curve(name)[0]}
-  study.page.curves(report, first, shown, caption="First seed.")
-  flops = {arm: own["flops_an_update"] for arm, own in found["arms"].items()}
-  study.page.costs(report, trained, flops)
+  study.page.trainings(report, found, trained, labels)
   return report
 
 

@@ -221,21 +221,20 @@ def build(config: Config, options: cli.RunOptions) -> None:
     batch = data.batches(train, config.batch_size, 0)(0)
     flops = {arm: study.flops(step, trained[arm][0].params, batch) for arm, step in steps.items()}
     flops |= {arm: float("nan") for arm in config.arms if arm not in steps}
-    questions = study.ask(QUESTIONS, rows, margin=config.margin, costs=flops)
-    found = study.results(
+    found = study.answered(
       rows,
       ("auroc", "accuracy", "in_box", "by_area"),
-      questions=questions,
+      QUESTIONS,
+      margin=config.margin,
+      costs=flops,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       flops=flops,
       is_simulated=True,
     )
-    every = [one for own in trained.values() for one in own]
     own = {"film": test["image"], "box": test["box"], "gaze": test["gaze"]}
     films_shown = {name: values[sick[: config.num_shown]] for name, values in own.items()}
     report = page(config, films.title, found, trained, {**films_shown, **shown})
-    study.finish(directory, found, report, trained=every, rows=rows)
+    study.finish(directory, found, report, trained=trained, rows=rows)
 
 
 def page(
@@ -253,10 +252,7 @@ def page(
   panels = [np.squeeze(own[k]) for k in range(len(shown["box"])) for own in shown.values()]
   report.images(panels, [*shown] * len(shown["box"]), columns=len(shown))
   study.page.conflicts(report, trained)
-  first = {arm: own[0] for arm, own in trained.items()}
-  study.page.curves(report, first, {"loss": "loss"}, caption="First seed.")
-  flops = {arm: own["flops_an_update"] for arm, own in found["arms"].items()}
-  study.page.costs(report, trained, flops)
+  study.page.trainings(report, found, trained, {"loss": "loss"})
   return report
 
 

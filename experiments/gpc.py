@@ -175,14 +175,15 @@ def build(config: Config, options: cli.RunOptions) -> None:
         invalid[arm].append(float((said < 0).mean()))
         if is_above.any():
           above[arm].append(float((said == tested["label"])[is_above].mean()))
-    questions = study.ask(asked, rows, margin=config.margin, costs=flops)
     graded = study.tables(rows, "kappa", role="graded") if "graded" in members else {}
-    found = study.results(
+    found = study.answered(
       rows,
       ("accuracy",),
-      questions=questions,
+      asked,
+      margin=config.margin,
+      every=QUESTIONS,
+      costs=flops,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       flops=flops,
       is_simulated=options.preset != "folders",
       kappa={arm: study.interval(own) for arm, own in graded.items()},
@@ -193,8 +194,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
         for arm, own in trained.items()
       },
     )
-    every = [one for own in trained.values() for one in own]
-    study.finish(directory, found, page(config, found, trained), trained=every, rows=rows)
+    study.finish(directory, found, page(config, found, trained), trained=trained, rows=rows)
 
 
 def step_of(config: Config, cases: word_sets.Cases, network: word_networks.Network) -> Any:
@@ -267,10 +267,8 @@ def page(config: Config, found: dict[str, Any], trained: dict[str, list[study.Tr
   )
   study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
   study.page.conflicts(report, trained)
-  first = {arm: own[0] for arm, own in trained.items()}
-  study.page.curves(report, first, {"loss": "loss"}, caption="First seed, first network.")
-  flops = {arm: own["flops_an_update"] for arm, own in found["arms"].items()}
-  study.page.costs(report, trained, flops)
+  caption = "First seed, first network."
+  study.page.trainings(report, found, trained, {"loss": "loss"}, caption=caption)
   return report
 
 

@@ -32,19 +32,18 @@ that the classifier gets wrong, by seed.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from experiments import classical, classification, known_samples
+from experiments import classical, classification, known_pictures, known_samples
 from experiments.known_samples import MOST
 from medjax import check, cli, data, losses, methods, nets, rng, study
 from medjax.methods import in_context
 from medjax.train import Report
-from medjax.types import Array, Batch, Key, Params, Source, Step
+from medjax.types import Array, Batch, Key, Params, Step
 
 # --- settings
 
@@ -75,63 +74,6 @@ class Config(study.Settings):
     super().__post_init__()
     study.chosen("arms", self.arms or tuple(ARMS), ARMS)
     check.in_interval("ratio", self.ratio, 0.01, 1.0)
-
-
-# --- data
-
-
-class Pictures(NamedTuple):
-  """What is trained on, known and tested; no person is in two parts.
-
-  Attributes:
-    title: for the page.
-    class_names: of the labels.
-    parts: "train", "known" and "test".
-    people: of each part.
-    subjects: person of each test picture.
-    manifest: what the run directory records.
-  """
-
-  title: str
-  class_names: tuple[str, ...]
-  parts: dict[str, Batch]
-  people: Mapping[str, Sequence[str]]
-  subjects: list[str]
-  manifest: dict[str, Any]
-
-
-def load(config: Config, options: cli.RunOptions) -> Pictures:
-  if options.preset != "folder":
-    study.paths_of(options.data, 0)
-    digits: Source = classical.Digits()
-    rest = len(digits) - config.num_train - config.num_known
-    check.require(
-      rest > 0,
-      f"num_train + num_known below {len(digits)}, the number of digits",
-      f"{config.num_train} + {config.num_known}",
-      "the digits that are left are the test set",
-    )
-    wanted = (config.num_train, config.num_known, rest)
-    shares = {p: n / len(digits) for p, n in zip(("train", "known", "test"), wanted, strict=True)}
-    rows = study.parted(digits.subjects, shares, options.seed)
-    held: dict[str, Any] = {part: data.stack(digits, own) for part, own in rows.items()}
-    title, source = "written digits", digits
-  else:
-    given = {name: getattr(config, name) for name in ("size", "label", "subject")}
-    title, source, turn = classification.load(classification.Config(**given), options)
-    check.require(
-      2 <= len(source.class_names) <= MOST,
-      f"2 to {MOST} classes",
-      f"{len(source.class_names)}",
-      "join rare classes",
-    )
-    names = {"train": "train", "validation": "known", "test": "test"}
-    own = classification.parts_of(source, options.seed)
-    rows = {names[part]: tuple(places) for part, places in own.items()}
-    held = {"train": turn.train, "known": turn.validation, "test": turn.test["test"]}
-  people = {part: study.people_of(source.subjects, own) for part, own in rows.items()}
-  subjects = [source.subjects[i] for i in rows["test"]]
-  return Pictures(title, tuple(source.class_names), held, people, subjects, source.manifest())
 
 
 # --- arms: what is asked is a `known_samples.Question`
@@ -208,7 +150,11 @@ PRESETS = {
 
 
 def build(config: Config, options: cli.RunOptions) -> None:
-  pictures = load(config, options)
+  if options.preset == "folder":
+    shown = classification.Config(size=config.size, label=config.label, subject=config.subject)
+    pictures = known_pictures.folder(shown, options)
+  else:
+    pictures = known_pictures.digits(config.num_train, config.num_known, options)
   parts, people = pictures.parts, pictures.people
   arms = config.arms or tuple(ARMS)
   seeds = range(options.seed, options.seed + config.num_seeds)
@@ -276,20 +222,18 @@ def build(config: Config, options: cli.RunOptions) -> None:
           rows += study.classes(
             said, answers, about=about, subjects=pictures.subjects, wanted=wanted
           )
-    questions = study.ask(QUESTIONS, rows, margin=config.margin)
-    found = study.results(
+    found = study.answered(
       rows,
       ("balanced", "accuracy"),
-      questions=questions,
+      QUESTIONS,
+      margin=config.margin,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=False,
       scales=scales,
       wrong=wrong,
     )
     report = page(config, pictures.title, len(parts["known"].image), found, trained)
-    every = [one for own in trained.values() for one in own]
-    study.finish(directory, found, report, trained=every, rows=rows)
+    study.finish(directory, found, report, trained=trained, rows=rows)
 
 
 def page(
@@ -318,9 +262,7 @@ def page(
     [[role, ", ".join(f"{s:g}" for s in own)] for role, own in found["scales"].items()],
     "Chosen on known samples, each judged by the others; a small scale is one nearest neighbour.",
   )
-  first = {name: own[0] for name, own in trained.items()}
-  study.page.curves(report, first, {"loss": "loss"}, caption="First seed.")
-  study.page.costs(report, trained)
+  study.page.trainings(report, found, trained, {"loss": "loss"})
   return report
 
 

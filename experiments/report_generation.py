@@ -245,7 +245,6 @@ def build(config: Config, options: cli.RunOptions) -> None:
       first = [jobs[arm, *cells[0]], *([matching[cells[0]]] if writer.prompt == "learnt" else [])]
       each = [study.flops(job.step, job.params, job.stream(0)) * job.num_steps for job in first]
       flops[arm] = sum(each) / config.num_steps
-    questions = study.ask(asked, rows, margin=config.margin, costs=flops)
     corpus = {
       language: {
         arm: text_scores.corpus_scores([said[arm, seed, language] for seed in seeds], right)
@@ -255,12 +254,14 @@ def build(config: Config, options: cli.RunOptions) -> None:
       for language in config.languages
       for right in [[films.texts[language][i] for i in parts["test"]]]
     }
-    found = study.results(
+    found = study.answered(
       rows,
       ("graph_f1", "lesion_f1", "bleu", "rouge_l", "meteor", "unread"),
-      questions=questions,
+      asked,
+      margin=config.margin,
+      every=QUESTIONS,
+      costs=flops,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       flops=flops,
       is_simulated=options.preset != "table",
       corpus=corpus,
@@ -313,10 +314,8 @@ def page(
       for arm, text in own.items()
     ],
   )
-  first = {arm: own[0] for arm, own in trained.items()}
-  study.page.curves(report, first, {"loss": "loss"}, caption="First seed, first language.")
-  flops = {arm: own["flops_an_update"] for arm, own in found["arms"].items()}
-  study.page.costs(report, trained, flops)
+  caption = "First seed, first language."
+  study.page.trainings(report, found, trained, {"loss": "loss"}, caption=caption)
   return report
 
 

@@ -224,13 +224,13 @@ def build(config: Config, options: cli.RunOptions) -> None:
           rows += score(block, found, {"arm": arm, "seed": seed})
     shapes = _pairs(tissue_blocks.cut(config, *blocks[0], is_real, options.seed), jax.random.key(0))
     flops = {arm: programs.flops(jax.jit(f).lower(*shapes)) / 4 for arm, f in register.items()}
-    questions = study.ask(QUESTIONS, rows, margin=config.margin, costs=flops)
-    found = study.results(
+    found = study.answered(
       rows,
       ("rmse", "nearest", "angle"),
-      questions=questions,
+      QUESTIONS,
+      margin=config.margin,
+      costs=flops,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       flops=flops,
       is_simulated=not is_real,
     )

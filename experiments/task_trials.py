@@ -257,20 +257,20 @@ def run(
       repeats=frame.repeats,
       measure=None if frame.measure is None else frame.measure(problem),
     )
-    questions = study.ask(asked, done.rows, margin=config.margin, costs=done.flops)
-    found = study.results(
+    found = study.answered(
       done.rows,
       measured,
-      questions=questions,
+      asked,
+      margin=config.margin,
+      every=frame.questions,
+      costs=done.flops,
       planned=planned,
-      not_asked=study.not_asked(frame.questions, questions),
       flops=done.flops,
       is_simulated=not options.data,
       num_parameters={arm: tree.size(own[0].params) for arm, own in done.trained.items()},
     )
     report = page(frame, config, cases, found, done.trained)
-    every = [one for own in done.trained.values() for one in own]
-    study.finish(directory, found, report, trained=every, rows=done.rows)
+    study.finish(directory, found, report, trained=done.trained, rows=done.rows)
 
 
 def page(
@@ -289,11 +289,8 @@ def page(
   sizes = [[arm, number] for arm, number in found["num_parameters"].items()]
   report.table(["arm", "parameters"], sizes, "All networks of an arm together.")
   study.page.conflicts(report, trained)
-  first = {arm: own[0] for arm, own in trained.items()}
   labels = {
     f"{m}/{name}": f"{text} {name}" for m, text in frame.labels.items() for name in cases.tasks
   }
-  study.page.curves(report, first, labels, caption="First seed.")
-  flops = {arm: own["flops_an_update"] for arm, own in found["arms"].items()}
-  study.page.costs(report, trained, flops)
+  study.page.trainings(report, found, trained, labels)
   return report

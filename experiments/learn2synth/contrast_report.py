@@ -71,9 +71,6 @@ def page(
   study.page.pictures(
     report, {arm: own[0].pictures for arm, own in scored.items()}, people.source.class_names
   )
-  first = {arm: own[0] for arm, own in trained.items()}
   labels = {"validation/dice": "Dice on validation people", "loss": "loss", "theta/sigma": "sigma"}
-  study.page.curves(report, first, labels, caption="First seed.")
-  flops = {arm: own["flops_an_update"] for arm, own in found["arms"].items() if arm in trained}
-  study.page.costs(report, trained, flops)
+  study.page.trainings(report, found, trained, labels)
   return report

@@ -10,7 +10,7 @@ scores     ChunkedPredictor, classes    a network on test cases: rows of people
 questions  Question, ask, tables        rows -> arrays [seed, subject] -> verdicts
 power      planned, announce            what the design could find, before anything is trained
 page       page.start and its sections  sentences derived from the rows
-end        results, finish              cases.csv, timing.json, report.html, and results.json last
+end        answered, results, finish    cases.csv, timing.json, report.html, and results.json last
 
 The kit knows no method, no network and no loss; a test of the layers holds it to that. Example of a
 whole study: experiments/fusestyle.py.
@@ -24,7 +24,7 @@ from medjax.study.kept import kept
 from medjax.study.power import announce, planned, smallest_detectable
 from medjax.study.predict import ChunkedPredictor, accuracy_of
 from medjax.study.questions import Question, against, ask, ask_each, not_asked, sentence
-from medjax.study.results import check_arms_differ, finish, mean_of_curves, results
+from medjax.study.results import answered, check_arms_differ, finish, mean_of_curves, results
 from medjax.study.scores import Scored, ShownPlane, classes, findings, masks
 from medjax.study.settings import Settings, check_fields, paths_of
 from medjax.study.tables import interval, mean, table, tables
@@ -43,6 +43,7 @@ __all__ = [
   "accuracy_of",
   "against",
   "announce",
+  "answered",
   "arms",
   "ask",
   "ask_each",

@@ -303,6 +303,23 @@ def pictures(
   )
 
 
+def trainings(
+  report: Report,
+  found: Mapping[str, Json],
+  trained: Mapping[str, Sequence[Trained]],
+  labels: Mapping[str, str],
+  *,
+  xlabel: str = "step",
+  caption: str = "First seed.",
+) -> None:
+  """Curves of the first training of each arm, then what the trainings of each arm cost."""
+  first = {arm: own[0] for arm, own in trained.items() if own}
+  curves(report, first, labels, xlabel=xlabel, caption=caption)
+  unknown = float("nan")
+  flops = {arm: own.get("flops_an_update", unknown) for arm, own in found["arms"].items()}
+  costs(report, trained, flops)
+
+
 def costs(
   report: Report,
   trained: Mapping[str, Sequence[Trained]],

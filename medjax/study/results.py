@@ -8,6 +8,7 @@ import numpy as np
 from medjax import check, train
 from medjax.metrics import case_table
 from medjax.study.jobs import Trained
+from medjax.study.questions import Question, ask, not_asked
 from medjax.study.tables import ResultRow, interval, tables
 from medjax.train.report import Report
 from medjax.types import Json
@@ -65,6 +66,32 @@ def results(
   }
 
 
+def answered(
+  rows: Sequence[ResultRow],
+  metrics: Sequence[str],
+  questions: Sequence[Question],
+  *,
+  margin: float,
+  every: Sequence[Question] | None = None,
+  costs: Mapping[str, float] | None = None,
+  **more: Any,
+) -> dict[str, Json]:
+  """The common schema with the questions asked of its own rows: `ask`, `not_asked` and `results`.
+
+  Args:
+    rows: rows of cases, of all arms and roles.
+    metrics: that are tabled.
+    questions: that are asked.
+    margin: that a difference has to exceed, fixed before the run.
+    every: all questions of the study, of which those without an answer are named; None: the same.
+    costs: arm -> operations of its whole training, for the remarks on equal compute.
+    more: further arguments of `results`.
+  """
+  asked = ask(questions, rows, margin=margin, costs=costs)
+  left = not_asked(questions if every is None else every, asked)
+  return results(rows, metrics, questions=asked, not_asked=left, **more)
+
+
 def check_arms_differ(rows: Sequence[ResultRow], metric: str, *, but: Iterable[str] = ()) -> None:
   """Refuses two arms with the same score in every case: one of them does nothing.
 
@@ -101,7 +128,7 @@ def finish(
   found: Mapping[str, Json],
   report: Report,
   *,
-  trained: Iterable[Trained] = (),
+  trained: Iterable[Trained] | Mapping[str, Sequence[Trained]] = (),
   rows: Sequence[ResultRow] = (),
   times: Mapping[str, Json] | None = None,
 ) -> None:
@@ -111,7 +138,7 @@ def finish(
     directory: of the run.
     found: what results.json holds.
     report: the page; what ran is added to it.
-    trained: trainings whose times are kept, under their names.
+    trained: trainings whose times are kept, under their names; those of each arm may stay apart.
     rows: rows of cases.csv; none of a private run, whose rows name people.
     times: what else timing.json holds.
   Raises:
@@ -125,7 +152,10 @@ def finish(
   )
   if rows:
     case_table.write_cases(directory.path / "cases.csv", rows)
-  own = {one.name: {**one.fit.timing._asdict(), "hours": one.hours} for one in trained}
+  apart = trained.values() if isinstance(trained, Mapping) else [trained]
+  own = {
+    one.name: {**one.fit.timing._asdict(), "hours": one.hours} for each in apart for one in each
+  }
   directory.write_json("timing", {**own, **(times or {})})
   report.what_ran(directory.config).write(directory.path / "report.html")
   directory.write_json("results", found)

@@ -55,7 +55,7 @@ class Equation(Protocol):
 
 
 @runtime_checkable
-class Traced(Equation, Protocol):
+class TracedEquation(Equation, Protocol):
   """An equation of a jaxpr itself.
 
   Attributes:
@@ -84,7 +84,7 @@ class _Result:
   aval: Aval
 
 
-class Part:
+class InnerEquation:
   """An equation that a rule makes as a part of another one."""
 
   def __init__(self, name: str, params: Mapping[str, Any], avals: Sequence[Aval]):

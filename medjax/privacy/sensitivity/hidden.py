@@ -5,7 +5,7 @@ from typing import Any
 
 from medjax.grads.ghost.derivatives import sub_jaxprs
 from medjax.grads.isolation import named_axes
-from medjax.privacy.sensitivity.equations import Traced
+from medjax.privacy.sensitivity.equations import TracedEquation
 
 
 def _equations(jaxpr: Any) -> Iterator[Any]:
@@ -16,7 +16,7 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
       yield from _equations(inside)
 
 
-def is_shown(eqn: Traced) -> bool:
+def is_shown(eqn: TracedEquation) -> bool:
   """Whether an equation by itself hands its operands to the host."""
   name = eqn.primitive.name
   if any(True for _ in sub_jaxprs(eqn.params)):
@@ -26,7 +26,7 @@ def is_shown(eqn: Traced) -> bool:
   return bool(effects) or "callback" in name or "debug" in name
 
 
-def shows(eqn: Traced) -> bool:
+def shows(eqn: TracedEquation) -> bool:
   """Whether a program inside of an equation hands anything to the host."""
   return any(is_shown(e) for inside in sub_jaxprs(eqn.params) for e in _equations(inside))
 

@@ -13,7 +13,7 @@ import numpy as np
 from medjax import grads
 from medjax.privacy.sensitivity import forms, intervals, keys, owners
 from medjax.privacy.sensitivity.chance import Chance
-from medjax.privacy.sensitivity.equations import Aval, Traced
+from medjax.privacy.sensitivity.equations import Aval, TracedEquation
 from medjax.privacy.sensitivity.keys import Path
 from medjax.privacy.sensitivity.kinds import UNKNOWN, Primitive, Table
 from medjax.privacy.sensitivity.values import Cause, Public, Range, Row, Sum, Value
@@ -132,7 +132,7 @@ class Ledger:
       self._everyone[id(value)] = (value, self.fresh(value, whose, **known))
     return self._everyone[id(value)][1]
 
-  def at(self, eqn: Traced) -> None:
+  def at(self, eqn: TracedEquation) -> None:
     """Goes on to an equation; one of JAX's own is at the line that called it."""
     out = _short(eqn.outvars[0].aval) if eqn.outvars else "no result"
     self._line = _line(eqn.source_info) or self._caller

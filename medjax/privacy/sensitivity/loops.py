@@ -10,7 +10,7 @@ import numpy as np
 
 from medjax.privacy.sensitivity import elementwise, forms, intervals, noise, owners, parts, sums
 from medjax.privacy.sensitivity.chance import Chance
-from medjax.privacy.sensitivity.equations import Aval, Equation, Part
+from medjax.privacy.sensitivity.equations import Aval, Equation, InnerEquation
 from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import MixesError
 from medjax.privacy.sensitivity.values import Cause, Public, Row, Sum, Value
@@ -191,14 +191,16 @@ def cond(walker: Any, eqn: Equation, ins: list[Value]) -> list[Value]:
 
 def _chosen(walker: Any, eqn: Equation, aval: Aval, which: Public, cases: Sequence[Any]) -> Value:
   found = _either(walker, aval, which, cases)
-  return noise.followed(walker.ledger, Part("select_n", {}, [aval]), [which, *cases], [found])[0]
+  return noise.followed(
+    walker.ledger, InnerEquation("select_n", {}, [aval]), [which, *cases], [found]
+  )[0]
 
 
 def _either(walker: Any, aval: Aval, which: Public, cases: Sequence[Any]) -> Value:
   if all(isinstance(v, Public) for v in cases):
     ranges = intervals.union(*(v.range for v in cases))
     return Public(tuple(aval.shape), aval.dtype, ranges)
-  select = Part("select_n", {}, [aval])
+  select = InnerEquation("select_n", {}, [aval])
   rule = sums.apply if any(isinstance(v, Sum) for v in cases) else elementwise.apply
   scalar = dataclasses.replace(which, is_even=True)
   try:

@@ -18,7 +18,7 @@ import numpy as np
 from medjax.privacy import noise
 from medjax.privacy.sensitivity import chance, keys, parts
 from medjax.privacy.sensitivity.chance import NOTHING, Chance, Law
-from medjax.privacy.sensitivity.equations import DType, Equation, Part, Traced
+from medjax.privacy.sensitivity.equations import DType, Equation, InnerEquation, TracedEquation
 from medjax.privacy.sensitivity.keys import ANY, MANY, Path
 from medjax.privacy.sensitivity.kinds import Primitive
 from medjax.privacy.sensitivity.ledger import Ledger
@@ -54,7 +54,7 @@ GENERATORS = (
 )
 
 
-def drawn(ledger: Ledger, eqn: Traced, ins: Sequence[Value]) -> list[Value] | None:
+def drawn(ledger: Ledger, eqn: TracedEquation, ins: Sequence[Value]) -> list[Value] | None:
   """Results of a call that draws normal numbers with one public key; None of any other."""
   if eqn.primitive.name != "jit" or len(eqn.invars) != 1 or len(eqn.outvars) != 1:
     return None
@@ -77,7 +77,7 @@ def drawn(ledger: Ledger, eqn: Traced, ins: Sequence[Value]) -> list[Value] | No
   return None
 
 
-def added(ledger: Ledger, eqn: Traced, ins: Sequence[Value]) -> list[Value] | None:
+def added(ledger: Ledger, eqn: TracedEquation, ins: Sequence[Value]) -> list[Value] | None:
   """Results of a call of medjax's own noise, `privacy.noise.added`; None of any other.
 
   Its promise: the result is the sum, moved by no more than the size of the noise pays for, plus
@@ -96,7 +96,7 @@ def added(ledger: Ledger, eqn: Traced, ins: Sequence[Value]) -> list[Value] | No
   (path,) = _paths(key) or (("data", MANY),)
   law = chance.drawn(ledger.draw(path, ("medjax", aval.shape)), tuple(aval.shape))
   noisy = Public(tuple(aval.shape), aval.dtype, chance=Chance(Law(law.number, law.std * std)))
-  sum_ = Part("add", {}, [aval])
+  sum_ = InnerEquation("add", {}, [aval])
   out = dataclasses.replace(total, dtype=aval.dtype)
   if isinstance(out, Public):
     out = Public(tuple(aval.shape), aval.dtype)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from medjax.privacy.sensitivity import elementwise, forms, intervals, moves, owners
-from medjax.privacy.sensitivity.equations import Aval, Equation, Part
+from medjax.privacy.sensitivity.equations import Aval, Equation, InnerEquation
 from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import Axes, MixesError
 from medjax.privacy.sensitivity.values import (
@@ -124,7 +124,7 @@ def dot_general(ledger: Ledger, eqn: Equation, ins: Sequence[Value]) -> list[Val
   is_square = a is b and (contract[0], batch[0]) == (contract[1], batch[1])
   if is_square and all(n == 1 for n in (*lefts, *rights)):
     sides[1] = sides[0]
-  product = Part("mul", {}, [jax.ShapeDtypeStruct(shape, aval.dtype)])
+  product = InnerEquation("mul", {}, [jax.ShapeDtypeStruct(shape, aval.dtype)])
   (made,) = elementwise.apply(ledger, product, sides)
   if not count:
     return [moves.alias(ledger, made, aval)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from medjax.grads.contract import Contract
 from medjax.privacy.sensitivity import forms, owners
-from medjax.privacy.sensitivity.equations import Traced
+from medjax.privacy.sensitivity.equations import TracedEquation
 from medjax.privacy.sensitivity.forms import Term
 from medjax.privacy.sensitivity.ledger import Ledger
 from medjax.privacy.sensitivity.owners import MixesError
@@ -40,7 +40,7 @@ def _call(contract: Contract, values: Sequence[Any]) -> _Call:
   return _Call(values[:first], bounds, params, batch, next(rest), next(rest), list(rest))
 
 
-def fits(contract: Contract, eqn: Traced) -> bool:
+def fits(contract: Contract, eqn: TracedEquation) -> bool:
   """Whether the results have the shapes that the contract speaks of."""
   call, leaves = _call(contract, eqn.invars), len(contract.groups)
   outs = [v.aval.shape for v in eqn.outvars]
@@ -56,7 +56,9 @@ def fits(contract: Contract, eqn: Traced) -> bool:
   )
 
 
-def apply(ledger: Ledger, eqn: Traced, contract: Contract, ins: Sequence[Value]) -> list[Value]:
+def apply(
+  ledger: Ledger, eqn: TracedEquation, contract: Contract, ins: Sequence[Value]
+) -> list[Value]:
   """Sums with the bounds of the contract, and one row an example for the rest."""
   call, leaves = _call(contract, ins), len(contract.groups)
   for v in (*call.closed_over, *call.bounds, *call.params, *call.direction):
@@ -78,7 +80,7 @@ def apply(ledger: Ledger, eqn: Traced, contract: Contract, ins: Sequence[Value])
 
 
 def _sums(
-  ledger: Ledger, eqn: Traced, contract: Contract, call: _Call, whose: owners.Owners
+  ledger: Ledger, eqn: TracedEquation, contract: Contract, call: _Call, whose: owners.Owners
 ) -> list[Sum]:
   weights, given = call.weights, iter(call.bounds)
   bounds = [next(given).range.cap if b is None else b for b in contract.bounds]

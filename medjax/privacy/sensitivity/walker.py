@@ -10,7 +10,7 @@ from medjax import check
 from medjax.grads.contract import Contract, contract_of, is_marked
 from medjax.privacy.sensitivity import elementwise, hidden, noise, owners, public, sums, trusted
 from medjax.privacy.sensitivity.chance import Chance
-from medjax.privacy.sensitivity.equations import Traced
+from medjax.privacy.sensitivity.equations import TracedEquation
 from medjax.privacy.sensitivity.kinds import Kind, Primitive, PrimitiveRule
 from medjax.privacy.sensitivity.ledger import Ledger, constant
 from medjax.privacy.sensitivity.owners import MixesError
@@ -47,7 +47,7 @@ class Walker:
       return constant(numbers)
     return self._literals.setdefault((str(atom.aval), numbers.tobytes()), constant(numbers))
 
-  def _equation(self, eqn: Traced, ins: list[Any]) -> list[Value]:
+  def _equation(self, eqn: TracedEquation, ins: list[Any]) -> list[Value]:
     name = eqn.primitive.name
     self.ledger.at(eqn)
     is_private = not all(isinstance(v, Public) for v in ins)
@@ -76,7 +76,7 @@ class Walker:
       self._done[key] = (ins, self._parameters_read(lambda: self._single(eqn, ins), eqn, ins))
     return self._done[key][1]
 
-  def _single(self, eqn: Traced, ins: list[Value]) -> list[Value]:
+  def _single(self, eqn: TracedEquation, ins: list[Value]) -> list[Value]:
     """Results of an operation that holds no program."""
     publics = [v for v in ins if isinstance(v, Public)]
     if len(publics) == len(ins):
@@ -94,7 +94,7 @@ class Walker:
     released.append((self.ledger.where, v))
     return Public(v.shape, v.dtype, chance=Chance(used=v.chance.used))
 
-  def _parameters_read(self, rule: Any, eqn: Traced, ins: list[Value]) -> list[Value]:
+  def _parameters_read(self, rule: Any, eqn: TracedEquation, ins: list[Value]) -> list[Value]:
     """Results of a rule; where it looks for a parameter that this JAX calls otherwise, unknown."""
     try:
       return rule()
@@ -102,7 +102,7 @@ class Walker:
       what = f"has not the parameters that the check knows ({problem})"
       return self.given_up(eqn, ins, what, "use a version of JAX that medjax is tested with")
 
-  def _clipped_sum(self, eqn: Traced, contract: Contract, ins: list[Any]) -> list[Value]:
+  def _clipped_sum(self, eqn: TracedEquation, contract: Contract, ins: list[Any]) -> list[Value]:
     """Results of a clipped_sum, whose loss must keep to one example and to itself."""
     found = hidden.mixing(eqn.params["jaxpr"])
     if found is not None:
@@ -115,7 +115,7 @@ class Walker:
     outs = self._guarded(eqn, ins, lambda v: trusted.apply(self.ledger, eqn, contract, v))
     return [noise.blended(self.ledger, out, ins) for out in outs]
 
-  def _rule(self, eqn: Traced, ins: list[Value]) -> list[Value]:
+  def _rule(self, eqn: TracedEquation, ins: list[Value]) -> list[Value]:
     name = eqn.primitive.name
     coupled = next((v for v in ins if isinstance(v, Row) and v.is_everyones), None)
     if coupled is not None and coupled.cause is not None:
@@ -127,7 +127,7 @@ class Walker:
     nothing = Range(0.0, 0.0, True)
     return [Public(v.shape, v.dtype, nothing) if 0 in v.shape else v for v in out]
 
-  def _guarded(self, eqn: Traced, ins: list[Value], rule: Any) -> list[Value]:
+  def _guarded(self, eqn: TracedEquation, ins: list[Value], rule: Any) -> list[Value]:
     """Results of a rule; where examples mix, values that depend on all of them."""
     try:
       return rule(ins)
@@ -142,7 +142,9 @@ class Walker:
     except (MixesError, UnknownError):
       return self.given_up(eqn, mixed, cause.what, cause.remedy)
 
-  def given_up(self, eqn: Traced, ins: Sequence[Value], what: str, remedy: str) -> list[Value]:
+  def given_up(
+    self, eqn: TracedEquation, ins: Sequence[Value], what: str, remedy: str
+  ) -> list[Value]:
     """Results that may depend on all examples in any way."""
     self.ledger.at(eqn)
     if hidden.shows(eqn):
@@ -181,7 +183,7 @@ class UnknownError(Exception):
   """No rule for an operation on private values."""
 
 
-def _body(eqn: Traced) -> Any:
+def _body(eqn: TracedEquation) -> Any:
   """The jaxpr that a call runs."""
   for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
     if name in eqn.params:
