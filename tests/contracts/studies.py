@@ -4,12 +4,14 @@ from types import ModuleType
 from typing import NamedTuple
 
 from experiments import (
+  boosted_tables,
   cellfinet,
   classification,
   clinics,
   condistfl,
   ctan,
   disbelieve,
+  ebm_biomarkers,
   fed_mas,
   fusestyle,
   gaze_report,
@@ -177,6 +179,21 @@ ROWS = (
     "--arms tile-forest mean attention linear shuffled --num_bags 60 --num_seeds 1 --width 8"
     " --num_steps 20 --eval_every 10 --log_every 10",
     "auroc",
+  ),
+  Row(
+    "ebm_biomarkers",
+    ebm_biomarkers,
+    "--num_people 60 --size 12 --num_seeds 1 --num_folds 2 --num_regions 3 --region_size 4"
+    " --num_mapped 6 --widths 4 --width 4 --num_steps 10 --log_every 5 --num_bags 2"
+    " --learning_rate 0.01",
+    "auroc",
+  ),
+  Row(
+    "boosted_tables",
+    boosted_tables,
+    "--arms machine no-pairs logistic labels --num_seeds 1 --num_folds 2 --num_bags 1",
+    "auroc",
+    trains=False,
   ),
   Row(
     "test_time_selection",
