@@ -4,7 +4,11 @@ Every label map lies on the grid of its input: the same shape, affine, sform and
 units, with the label values of the training set. A folder with a DICOM series gives a NIfTI file.
 Probabilities are averaged over windows, symmetries and networks, brought back to that grid, and
 only then compared. A network that was trained on classes or findings of pictures gives
-predictions.csv instead, see `predict_classes`.
+predictions.csv instead, see `predict_classes`. A promptable network segments what --boxes, --points
+or --grid ask for, see `predict_prompts`:
+
+  python -m medjax.predict --run lite_medsam.safetensors --network lite_medsam --boxes boxes.csv \
+                           --input IMAGES --output LABELS
 """
 
 import dataclasses
@@ -32,8 +36,10 @@ from medjax.inference import (
   remove_small_components,
   rotations,
 )
+from medjax.inference.prompted import Prompted
 from medjax.loading import load_members
 from medjax.predict_classes import predict_classes
+from medjax.predict_prompts import TABLE, load_promptable, predict_prompts
 from medjax.train.progress import counted
 
 SETTINGS = "prediction.json"
@@ -165,9 +171,24 @@ class Config:
   """Remove connected components below this share of their class; 1 keeps the largest alone."""
   overwrite: bool = False
   """Replace other predictions in the output folder."""
+  boxes: pathlib.Path | None = None
+  """For a promptable network: CSV with case, x_min, y_min, x_max, y_max (volumes: z_min, z_max)."""
+  points: pathlib.Path | None = None
+  """For a promptable network: CSV with case, x, y, inside (1 or 0); rows of one object together."""
+  grid: int = 0
+  """For a promptable network: clicks along each side of a picture, in place of prompts."""
+  network: str = ""
+  """What a weight file of others is: lite_medsam, sam_vit_b, or sam_vit_b_hub."""
+  base: pathlib.Path | None = None
+  """The frozen weights that a small file after --run was trained on."""
+  embeddings: pathlib.Path | None = None
+  """Folder that keeps embeddings, so that new prompts cost no encoder; else OUTPUT/embeddings."""
 
 
 def run(config: Config) -> None:
+  if config.boxes or config.points or config.grid:
+    _run_prompts(config)
+    return
   members = _members(config)
   preprocess = members[0].preprocess
   known = {digest for path in config.run for digest in training_files(path)}
@@ -198,6 +219,35 @@ def run(config: Config) -> None:
     training_files=known,
   )
   print(f"{len(paths)} label maps in {config.output}")
+
+
+def _run_prompts(config: Config) -> None:
+  from medjax import nets
+
+  require(len(config.run) == 1, "one promptable network", f"{len(config.run)}", "pass one --run")
+  module, params, size, channels = load_promptable(
+    config.run[0], network=config.network, base=config.base
+  )
+  net = nets.promptable(module)
+  prompted = Prompted(
+    net.embed,
+    lambda params, embedding, asked: net.decode(params, embedding, nets.Prompts(*asked)),
+    params,
+    size=size,
+    channels=channels,
+    cache=config.embeddings or config.output / "embeddings",
+    best_of_three=bool(config.grid),
+  )
+  paths = predict_prompts(
+    prompted,
+    config.input,
+    config.output,
+    boxes=config.boxes,
+    points=config.points,
+    grid=config.grid,
+    overwrite=config.overwrite,
+  )
+  print(f"{len(paths)} label maps and {TABLE} in {config.output}")
 
 
 def training_files(path: pathlib.Path) -> set[str]:

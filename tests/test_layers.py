@@ -48,7 +48,9 @@ MAY_IMPORT = {
   "synthesisers": BASE | {"nets", "synth", "train"},
   "cli": BASE | {"train"},
   "predict_classes": BASE | {"data", "inference", "metrics", "train"},
-  "predict": BASE | {"cli", "data", "inference", "loading", "predict_classes", "train"},
+  "predict_prompts": BASE | {"adapt", "data", "inference", "metrics", "nets", "tables", "train"},
+  "predict": BASE
+  | {"cli", "data", "inference", "loading", "nets", "predict_classes", "predict_prompts", "train"},
   "export": BASE | {"cli", "inference", "loading", "train"},
 }
 OWNERS = {
