@@ -6,6 +6,7 @@ from medjax.federated.cohort import Cohort, CohortStream, cohorts
 from medjax.federated.compress import Compressor, int8, top_k
 from medjax.federated.drift import fedprox, scaffold
 from medjax.federated.history import History
+from medjax.federated.insiders import PrivateClients, client_plans, local_private, private_clients
 from medjax.federated.membership import log_odds, membership_ratio
 from medjax.federated.partition import by_domain, by_shard, check_people, dirichlet, evenly
 from medjax.federated.parts import Part
@@ -24,6 +25,7 @@ __all__ = [
   "Compressor",
   "History",
   "Part",
+  "PrivateClients",
   "Received",
   "Rounds",
   "aggregate",
@@ -32,6 +34,7 @@ __all__ = [
   "by_shard",
   "check_people",
   "client_loss",
+  "client_plans",
   "client_units",
   "cohorts",
   "dirichlet",
@@ -40,9 +43,11 @@ __all__ = [
   "fedprox",
   "int8",
   "local",
+  "local_private",
   "log_odds",
   "membership_ratio",
   "params_of",
+  "private_clients",
   "rescue_factor",
   "rescued",
   "restart",

@@ -6,14 +6,14 @@ the client reports delta = state.params - theta                   (FedAvg, McMah
 
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
 from medjax import check, rng
 from medjax.tree import entry
-from medjax.types import Json, Key, Leaf, Metrics, Params, PyTree, Step, TrainState
+from medjax.types import Beginning, Json, Key, Leaf, Metrics, Params, PyTree, Step, TrainState
 
 
 class Broadcast(NamedTuple):
@@ -50,6 +50,18 @@ class ClientReport(NamedTuple):
   weight: Leaf = 1.0
 
 
+@runtime_checkable
+class Guard(Protocol):
+  """What answers for the releases of clients that protect their own people; see `Step`."""
+
+  @property
+  def num_clients(self) -> int: ...
+  def begin(self, beginning: Beginning) -> str | None: ...
+  def admit(self, round: int, blocks: PyTree) -> None: ...
+  def key_of(self, round: int) -> Key: ...
+  def check_by_hand(self) -> None: ...
+
+
 class Client(NamedTuple):
   """One client of a federation; pure functions of one client, without an axis of clients.
 
@@ -61,6 +73,8 @@ class Client(NamedTuple):
     shared: `shared(kept of all, [num_clients, ...]) -> tree` that the server broadcasts; clients
       send as many numbers back to keep it up to date.
     manifest: flat dict for the run's manifest.
+    guard: what answers for the samples and the noise of a client that is private inside; None:
+      nothing is promised.
   """
 
   init: Callable[[Params, Key], tuple[PyTree, PyTree]]
@@ -68,6 +82,7 @@ class Client(NamedTuple):
   metrics: tuple[str, ...] = ("loss",)
   shared: Callable[[PyTree], PyTree] = lambda kept: ()
   manifest: Mapping[str, Json] = types.MappingProxyType({})
+  guard: Guard | None = None
 
 
 def local(
@@ -92,19 +107,19 @@ def local(
     Client whose update t draws from fold_in(stream(its key, "update"), t). A batch whose weights
     are all 0 is skipped, so clients may have different numbers of local updates.
   Raises:
-    InputError: a Step whose noise keys come from the host: `federated` could not hand them out.
+    InputError: a Step whose noise keys come from the host; `local_private` hands those out.
   """
   for name in keep:
     check.one_of("keep", name, ("opt_state", "extra", "model_state"))
   make = (lambda broadcast: step) if isinstance(step, Step) else step
 
   def init(params: Params, key: Key) -> tuple[PyTree, PyTree]:
-    state = _checked(make(Broadcast(params, {}, ()))).init(params, key)
+    state = checked(make(Broadcast(params, {}, ()))).init(params, key)
     kept = {name: getattr(state, name) for name in keep}
     return kept, {} if "model_state" in keep else state.model_state
 
   def run(broadcast: Broadcast, kept: PyTree, batches: PyTree, key: Key) -> ClientReport:
-    own = _checked(make(broadcast))
+    own = checked(make(broadcast))
     state = own.init(broadcast.params, rng.stream(key, "init"))
     state = state.replace(**{"model_state": broadcast.model_state, **kept})
     state, means = repeat(own, state, batches, rng.stream(key, "update"), metrics, max_unrolled)
@@ -159,11 +174,12 @@ def repeat(
   return state, {name: total / count for name, total in sums.items()}
 
 
-def _checked(step: Step) -> Step:
+def checked(step: Step) -> Step:
   check.require(
     step.key_of is None,
     "a client's Step whose keys come from the round",
     "one with secret noise keys from the host, such as methods.private",
-    "protect whole clients: methods.private(federated.client_loss(...), tx, plan)",
+    "to protect the people of a client take federated.local_private, to protect whole clients"
+    " methods.private(federated.client_loss(...), tx, plan)",
   )
   return step

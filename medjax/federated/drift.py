@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, rng
-from medjax.federated.client import Broadcast, Client, ClientReport, local, repeat
+from medjax.federated.client import Broadcast, Client, ClientReport, checked, local, repeat
 from medjax.tree import entry
 from medjax.types import AnyLossFn, Key, Params, PyTree, Step
 
@@ -74,7 +74,7 @@ def scaffold(
       value = jnp.asarray(optax.tree.vdot(correction, params))
       return value - jax.lax.stop_gradient(value)  # a gradient without a value: "loss" stays
 
-    step = make(_plus(loss_fn, extra))
+    step = checked(make(_plus(loss_fn, extra)))
     state = step.init(broadcast.params, rng.stream(key, "init"))
     state = state.replace(model_state=broadcast.model_state)
     update_key = rng.stream(key, "update")

@@ -45,6 +45,12 @@ class History:
     chunked = self.step.chunked
     if chunked is None:
       raise check.InputError("a Step in chunks, from federated", "one without", "pass that one")
+    check.require(
+      self.step.admit is None,
+      "clients whose updates may be computed again",
+      "a Step whose clients add secret noise",
+      "their noise is drawn for one training and for no other use: store what they sent",
+    )
     init_key, self._update_key = rng.streams(self.key, "init", "update")
     self._start = jax.jit(self.step.init)(self.params, init_key)
     self._begin = jax.jit(chunked.begin)

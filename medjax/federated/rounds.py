@@ -8,6 +8,7 @@ FedAdam and so on (Reddi et al. 2021). The loop knows nothing of it: data, check
 resume are those of every training.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -98,6 +99,13 @@ def federated(
     each.check_size(cohort)
   if attack is not None:
     check.in_interval("f of the attack", attack.f, 1, num_clients)
+  guard = client.guard
+  check.require(
+    guard is None or guard.num_clients == num_clients,
+    f"a client that was made for {num_clients} clients",
+    "one for another number",
+    "pass num_clients=clients.num_clients",
+  )
 
   def init(params: Params, key: Key) -> TrainState:
     return _start(federation, params, key)
@@ -116,7 +124,17 @@ def federated(
 
   chunked = Chunked(begin, (Sweep(accumulate, finish),))
   update = sweeps.on_one_chunk(chunked)
-  return Step(init, update, _manifest(federation), {"too_few": _TOO_FEW}, chunked)
+  step = Step(init, update, _manifest(federation), {"too_few": _TOO_FEW}, chunked)
+  if guard is None:
+    return step
+
+  def by_hand(state: TrainState, batch: PyTree, key: Key) -> tuple[TrainState, Metrics]:
+    guard.check_by_hand()
+    return update(state, batch, key)
+
+  return dataclasses.replace(
+    step, update=by_hand, key_of=guard.key_of, begin=guard.begin, admit=guard.admit
+  )
 
 
 def _start(federation: Federation, params: Params, key: Key) -> TrainState:
