@@ -51,7 +51,7 @@ class ClientReport(NamedTuple):
 
 
 @runtime_checkable
-class Guard(Protocol):
+class Answerable(Protocol):
   """What answers for the releases of clients that protect their own people; see `Step`."""
 
   @property
@@ -82,7 +82,7 @@ class Client(NamedTuple):
   metrics: tuple[str, ...] = ("loss",)
   shared: Callable[[PyTree], PyTree] = lambda kept: ()
   manifest: Mapping[str, Json] = types.MappingProxyType({})
-  guard: Guard | None = None
+  guard: Answerable | None = None
 
 
 def local(
