@@ -30,23 +30,23 @@ with one GroupNorm group (a norm of single channels would take the style away be
 stands for a pre-trained ResNet50. V-REx, GroupDRO and Fish are not among the arms, and there is no
 detector.
 
-results.json: the common schema of `study.results`; partners.<arm> and hubs.<arm>: different
-partners in a batch, and pictures with the partner that most of them have, as shares of the batch,
-means over the trainings (a random cycle has 1, and 1 over the size of the batch).
+results.json: the common schema of `study.results` in the roles of `left_out_sites`; by_site.<arm>;
+partners.<arm> and hubs.<arm>: different partners in a batch, and pictures with the partner that
+most of them have, as shares of the batch, means over the trainings (a random cycle has 1, and 1
+over the size of the batch).
 """
 
 import dataclasses
-import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import optax
 
-from experiments import scanner_sets
-from medjax import cli, data, losses, methods, nets, rng, study
+from experiments import left_out, left_out_sites, scanner_sets
+from medjax import cli, losses, methods, nets, rng, study
 from medjax.methods import fusestyle, mixing
 from medjax.train import Report
-from medjax.types import Batch, Key, Params, Source, Step
+from medjax.types import Array, Batch, Key, Params, Source, Step
 
 _LAYERS = ("GroupNorm_0", "GroupNorm_1")
 
@@ -55,52 +55,38 @@ _LAYERS = ("GroupNorm_0", "GroupNorm_1")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.Settings):
+class Config(left_out_sites.Settings):
   """Classifiers of tissue that meet a scanner they have never seen."""
 
   num_pictures: int = 600  # simulated pictures a scanner
   size: int = 32  # side of a picture in pixels
   arms: tuple[str, ...] = ("erm", "mixstyle", "fusestyle", "fusestyle-raw")  # what is compared
   widths: tuple[int, ...] = (8, 16, 16)  # channels of the network's convolutions
-  num_steps: int = 400  # updates
-  batch_size: int = 32  # pictures an update
   learning_rate: float = 3e-3  # Adam's, constant, the same for every arm
   alpha: float = 0.3  # of the Beta distribution that says how much of one's own style stays
   mix_fraction: float = 0.5  # of the pictures whose style is mixed at all
   table: str = ""  # CSV beside the sites with the slide of each file; "": files say who is who
-  eval_every: int = 100  # updates between two evaluations on validation pictures of the sources
-  known: str = ""  # what is known of these data, a sentence shown beside the scores
+  choose: Literal["best", "last"] = "last"  # weights: best on validation people of sources, or last
+  resample: bool = False  # sites, and classes within them, come equally often
 
   def __post_init__(self):
     super().__post_init__()
     study.chosen("arms", self.arms, ARMS)
 
 
-# --- data: each scanner is left out in turn
+# --- data
 
 
-def load(config: Config, options: cli.RunOptions) -> tuple[str, Source, list[study.Turn]]:
-  """Title, all sites as one source, and a turn for each site that is left out."""
+def load(config: Config, options: cli.RunOptions) -> dict[str, Source]:
+  """The sites by name."""
   if options.preset in ("demo", "evidence"):
     study.paths_of(options.data, 0)
-    sites = {
+    return {
       name: scanner_sets.tissue(config.num_pictures, config.size, options.seed, name)
       for name in scanner_sets.SCANNERS
     }
-    title = "simulated tissue under three scanners"
-  else:
-    paths = [path.resolve() for path in study.paths_of(options.data, None)]
-    sites = {p.name: scanner_sets.folder(p, config.size, config.table) for p in paths}
-    title = " and ".join(sites)
-  whole = data.concat(sites)
-  turns = study.turns_of(
-    whole,
-    [(site,) for site in sites],
-    lambda rows: data.stack(whole, rows),
-    fractions={"train": 0.6, "validation": 0.1, "test": 0.3},
-    seed=options.seed,
-  )
-  return title, whole, turns
+  paths = [path.resolve() for path in study.paths_of(options.data, None)]
+  return {p.name: scanner_sets.folder(p, config.size, config.table) for p in paths}
 
 
 # --- model and arms
@@ -115,7 +101,11 @@ class Task:
     self.model = nets.from_linen(self.module)
     self.tx = optax.adam(config.learning_rate)
 
-  def logits(self, params: Params, image: jax.Array) -> jax.Array:
+  def start(self, arm: str, key: Key, image: Array) -> Params:
+    del arm  # all start from the same weights
+    return self.model.init(rng.stream(key, "parameters"), image)[0]
+
+  def logits(self, params: Params, image: Array) -> Array:
     return self.model.apply(params, image)[0]
 
   def plain(self) -> Step:
@@ -201,91 +191,37 @@ PRESETS = {
 
 
 def build(config: Config, options: cli.RunOptions) -> None:
-  title, whole, turns = load(config, options)
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  people = sum(len(turn.people["unseen"]) for turn in turns)
-  members = {"unseen": {"seed": len(seeds), "subject": people}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
-  with options.directory(config, whole.manifest()) as directory:
-    if directory.finished:
-      return
-    directory.write_json("splits", study.splits_of(turns, options.seed, "sites left out in turn"))
-    study.announce(planned)
-    task = Task(config, len(whole.class_names))
-    steps: dict[str, Step] = {arm: ARMS[arm].make(task) for arm in config.arms}
-    predict = study.ChunkedPredictor(task.logits, chunk=64)
-    trained: dict[str, list[study.Trained]] = {arm: [] for arm in config.arms}
-    rows: list[dict[str, Any]] = []
-
-    def score(one: study.Trained, arm: str, turn: study.Turn, seed: int) -> study.Scored:
-      found = []
-      for role, cases in turn.test.items():
-        about = {"arm": arm, "seed": seed, "turn": turn.name, "role": role}
-        subjects = [whole.subjects[i] for i in cases.index]
-        logits = predict(one.params, cases.image)
-        found += study.classes(logits, cases.label, about=about, subjects=subjects)
-      return study.Scored(found)
-
-    for turn in turns:
-      for seed in seeds:
-        key = jax.random.key(seed)  # one for all arms: the same first weights and batches
-        params, _ = task.model.init(rng.stream(key, "parameters"), turn.train.image[0])
-        stream = data.batches(turn.train, config.batch_size, key, name=turn.name)
-        evaluators = {"validation": study.accuracy_of(predict, turn.validation)}
-        for arm, step in steps.items():
-          name = f"{arm}-{turn.name}-{seed}"
-          job = study.Job(name, step, stream, params, key, config.num_steps, evaluators)
-          one = study.train_job(
-            job, directory, log_every=config.log_every, eval_every=config.eval_every
-          )
-          trained[arm].append(one)
-          make = functools.partial(score, one, arm, turn, seed)
-          rows += study.kept(directory, name, one.params, make).rows
-    batch = data.batches(turns[0].train, config.batch_size, 0)(0)
-    flops = {arm: study.flops(step, trained[arm][0].params, batch) for arm, step in steps.items()}
-    questions = study.ask(QUESTIONS, rows, margin=config.margin, costs=flops)
-    chose = [arm for arm, own in trained.items() if own[0].curve("partners")[0]]
-    chosen = {
-      name: {arm: study.mean_of_curves(trained[arm], name) for arm in chose}
-      for name in ("partners", "hub")
-    }
-    found = study.results(
-      rows,
-      ("accuracy", "auroc"),
-      questions=questions,
-      planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
-      flops=flops,
-      is_simulated=options.preset in ("demo", "evidence"),
-      partners=chosen["partners"],
-      hubs=chosen["hub"],
-    )
-    report = page(config, title, found, trained)
-    every = [one for own in trained.values() for one in own]
-    study.finish(directory, found, report, trained=every, rows=rows)
+  frame = left_out.LeftOutFrame(
+    "Style mixing",
+    ARMS,
+    QUESTIONS,
+    section=lambda report, found: partners(report, found, config.batch_size),
+    more=chosen_partners,
+  )
+  sites = load(config, options)
+  make = lambda whole: Task(config, len(whole.class_names))  # noqa: E731
+  left_out.run(frame, config, options, sites, make, config.arms)
 
 
-def page(
-  config: Config, title: str, found: dict[str, Any], trained: dict[str, list[study.Trained]]
-) -> Report:
-  """The answers, scores, verdicts, who was whose partner, curves and costs."""
-  report = study.page.start(f"Style mixing on {title}", found)
-  study.page.scores(report, found, ARMS, text=config.known)
-  study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
+def chosen_partners(trained: dict[str, list[study.Trained]]) -> dict[str, Any]:
+  """Means over trainings of who was whose partner, for the arms that choose."""
+  chose = [arm for arm, own in trained.items() if own[0].curve("partners")[0]]
+  return {
+    key: {arm: study.mean_of_curves(trained[arm], name) for arm in chose}
+    for key, name in (("partners", "partners"), ("hubs", "hub"))
+  }
+
+
+def partners(report: Report, found: dict[str, Any], batch_size: int) -> None:
+  """Who was whose partner."""
   if found["partners"]:
     report.table(
       ["arm", "different partners", "pictures with the commonest partner"],
       [[arm, share, found["hubs"][arm]] for arm, share in found["partners"].items()],
-      f"Shares of a batch of {config.batch_size}. Products of features that are not negative are"
+      f"Shares of a batch of {batch_size}. Products of features that are not negative are"
       " smallest with the picture of the smallest features, whoever asks: unless features are"
       " normalised, it is nearly everybody's partner.",
     )
-  first = {arm: own[0] for arm, own in trained.items()}
-  labels = {"loss": "loss", "validation/accuracy": "accuracy on validation people of the sources"}
-  study.page.curves(report, first, labels, caption="First turn and seed.")
-  flops = {arm: own["flops_an_update"] for arm, own in found["arms"].items()}
-  study.page.costs(report, trained, flops)
-  return report
 
 
 if __name__ == "__main__":

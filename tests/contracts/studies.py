@@ -62,7 +62,7 @@ ROWS = (
     "fusestyle",
     fusestyle,
     "--num_pictures 30 --size 8 --widths 4 4 --num_steps 30 --num_seeds 1 --eval_every 15"
-    " --log_every 15 --learning_rate 0.03",
+    " --log_every 15 --learning_rate 0.03 --left_out XR CS",
     "auroc",
   ),
   Row(

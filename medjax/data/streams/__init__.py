@@ -5,6 +5,7 @@ from medjax.data.streams.memory import Memory, Reservoir
 from medjax.data.streams.mixture import mix, mmtl_paper, mmtl_released, pooled, rows
 from medjax.data.streams.patches import patches
 from medjax.data.streams.replay import replayed
+from medjax.data.streams.resampled import resampled
 from medjax.data.streams.volume_pool import cut_patches, volume_pool
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
   "patches",
   "pooled",
   "replayed",
+  "resampled",
   "rows",
   "sequential",
   "stack",
