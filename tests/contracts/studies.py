@@ -24,6 +24,7 @@ from experiments import (
   splitfed,
   test_time_selection,
   unlearning,
+  vae_dg,
   visual_concepts,
 )
 
@@ -64,6 +65,13 @@ ROWS = (
     "--num_pictures 30 --size 8 --widths 4 4 --num_steps 30 --num_seeds 1 --eval_every 15"
     " --log_every 15 --learning_rate 0.03 --left_out XR CS",
     "auroc",
+  ),
+  Row(
+    "vae_dg",
+    vae_dg,
+    "--num_pictures 40 --size 16 --widths 4 4 --num_steps 30 --num_seeds 1 --eval_every 15"
+    " --log_every 15 --learning_rate 0.03 --left_out old cold --latents 4",
+    "accuracy",
   ),
   Row(
     "disbelieve",
