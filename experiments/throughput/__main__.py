@@ -31,6 +31,7 @@ from experiments.throughput import (
   clipping_programs,
   curriculum_programs,
   device_programs,
+  support_programs,
   transfer_programs,
 )
 from experiments.throughput.measuring import Program, measure
@@ -57,6 +58,7 @@ class Config:
     inner_steps: numbers K of inner steps of the hypergradients.
     num_runs: networks that are trained at once.
     noise_size: numbers of a private release.
+    num_pairs: query and support pairs of a call of the network that reads a support.
     num_rounds: timed rounds; every program runs once a round.
     only: run the groups whose title begins with one of these words; all if there are none.
   """
@@ -74,6 +76,7 @@ class Config:
   inner_steps: tuple[int, ...] = (1,)
   num_runs: int = 2
   noise_size: int = 100_000
+  num_pairs: int = 16
   num_rounds: int = 15
   only: tuple[str, ...] = ()
 
@@ -89,6 +92,7 @@ PRESETS = {
     chunks=(64, 8, 4, 2),
     clipped_volumes=8,
     noise_size=1_000_000,
+    num_pairs=64,
     num_rounds=25,
   ),
   "device": Config(
@@ -103,6 +107,7 @@ PRESETS = {
     inner_steps=(1, 16),
     num_runs=8,
     noise_size=100_000_000,
+    num_pairs=1024,
     num_rounds=20,
   ),
 }
@@ -115,6 +120,9 @@ def groups(config: Config) -> dict[str, Sequence[Program]]:
     "Style curriculum, 2D U-Net": lambda: curriculum_programs.unet(config.batch_size, config.shape),
     "Transfer and replay, 2D U-Net": lambda: transfer_programs.unet(
       config.batch_size, config.shape, config.widths
+    ),
+    "Reading a support, CrossConv U-Net": lambda: support_programs.pairs(
+      config.shape, config.widths, config.num_pairs, (4, 16)
     ),
     "Clipping, ResNet9": lambda: clipping_programs.resnet(config.images, config.chunks),
     "Clipping, 3D U-Net": lambda: clipping_programs.unet(config.clipped_volumes, config.volume),

@@ -13,6 +13,15 @@ from medjax.inference.channels import at_points, channel_scores, highest, softly
 from medjax.inference.components import remove_small_components
 from medjax.inference.exported import export_member, load_exported
 from medjax.inference.predictor import Ensemble, Member, Predictor
+from medjax.inference.support import (
+  SupportPool,
+  SupportSegmenter,
+  anywhere,
+  draw_support,
+  fit_trust,
+  near,
+  support_pool,
+)
 from medjax.inference.test_time import IDENTITY, Symmetry, both, mirrorings, rotations
 from medjax.inference.window import slide
 
@@ -21,6 +30,8 @@ __all__ = [
   "Ensemble",
   "Member",
   "Predictor",
+  "SupportPool",
+  "SupportSegmenter",
   "Symmetry",
   "Texts",
   "at_points",
@@ -28,17 +39,22 @@ __all__ = [
   "beam_search",
   "both",
   "channel_scores",
+  "draw_support",
   "entropy",
+  "anywhere",
   "export_member",
+  "fit_trust",
   "highest",
   "load_exported",
   "mirrorings",
+  "near",
   "noise_outside",
   "prototypes",
   "remove_small_components",
   "rotations",
   "slide",
   "softly_highest",
+  "support_pool",
   "surest",
   "tent",
 ]

@@ -1,6 +1,14 @@
 """Training methods, one `Step` factory a file."""
 
-from medjax.methods import adversaries, cooperative, fusestyle, in_context, mixing, variational
+from medjax.methods import (
+  adversaries,
+  cooperative,
+  fusestyle,
+  in_context,
+  mixing,
+  support,
+  variational,
+)
 from medjax.methods.adversarial import adversarial
 from medjax.methods.agem import agem
 from medjax.methods.averaged import Averaged, averaged
@@ -60,6 +68,7 @@ __all__ = [
   "routed",
   "spottune",
   "supervised",
+  "support",
   "variational",
   "vrex",
   "weighted",

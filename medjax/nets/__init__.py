@@ -1,6 +1,7 @@
 """Networks: Linen modules behind `Model(init, apply)`, and an adapter for NNX."""
 
 from medjax.nets.attention_mil import AttentionMIL, BagOutput
+from medjax.nets.cross_conv import CrossConvUNet
 from medjax.nets.cross_task import CrossTask
 from medjax.nets.densenet import DenseNet
 from medjax.nets.efficientnet import EfficientNetLite0, LiteStage, imagenet_normalised
@@ -55,6 +56,7 @@ __all__ = [
   "BACKGROUND",
   "BOTTOM_RIGHT",
   "BagOutput",
+  "CrossConvUNet",
   "CrossTask",
   "DenseNet",
   "EfficientNetLite0",

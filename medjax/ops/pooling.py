@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def _blocks(x: jax.Array, fill: float | None) -> jax.Array:
@@ -66,6 +67,26 @@ def upsample_linear(x: jax.Array, shape: Sequence[int]) -> jax.Array:
     pair = jnp.stack([0.25 * left + 0.75 * x, 0.75 * x + 0.25 * right], axis=axis + 1)
     x = pair.reshape(*x.shape[:axis], 2 * size, *x.shape[axis + 1 :])
   return _crop(x, shape)
+
+
+def upsample_aligned(x: jax.Array) -> jax.Array:
+  """Doubles every spatial axis linearly so that first and last samples stay where they are.
+
+  PyTorch's `UpsamplingBilinear2d` (align_corners=True): sample i of 2n lies at i (n - 1) / (2n - 1)
+  of the n old ones. Networks that were trained with it need it.
+
+  >>> upsample_aligned(jnp.array([0.0, 3.0]).reshape(1, 2, 1)).ravel().round(4).tolist()
+  [0.0, 1.0, 2.0, 3.0]
+  """
+  for axis in range(1, x.ndim - 1):
+    size = x.shape[axis]
+    place = np.arange(2 * size) * (size - 1) / (2 * size - 1)
+    # A hat around every old sample: the rows of the matrix of linear interpolation.
+    matrix = np.maximum(1 - np.abs(place[:, None] - np.arange(size)), 0).astype(np.float32)
+    highest = jax.lax.Precision.HIGHEST
+    moved = jnp.tensordot(x, jnp.asarray(matrix, x.dtype), ([axis], [1]), precision=highest)
+    x = jnp.moveaxis(moved, -1, axis)
+  return x
 
 
 def depth_to_space(x: jax.Array, shape: Sequence[int]) -> jax.Array:

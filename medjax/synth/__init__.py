@@ -2,6 +2,7 @@
 
 from medjax.synth import sites, tissues
 from medjax.synth.acquisition import Site, acquire, rescan
+from medjax.synth.alike import generate_alike, render_problem
 from medjax.synth.augment import LearnableAugmentation, ParametricAugmentation, Theta
 from medjax.synth.background import split_background, strip_background, with_clusters
 from medjax.synth.deformation import Deformation, Flip
@@ -35,8 +36,10 @@ __all__ = [
   "acquire",
   "build",
   "generate",
+  "generate_alike",
   "identity",
   "learn2synth_base",
+  "render_problem",
   "rescan",
   "sites",
   "split_background",

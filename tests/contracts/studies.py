@@ -23,6 +23,7 @@ from experiments import (
   serial_sections,
   splitfed,
   test_time_selection,
+  universeg,
   unlearning,
   vae_dg,
   visual_concepts,
@@ -216,5 +217,14 @@ ROWS = (
     "--arms none deep deep-near --loss_rates 0.9 --num_seeds 1 --num_rounds 3 --local_steps 4"
     " --num_people 6 --shape 12 12 --widths 4 8 --log_every 1 --learning_rate 0.03",
     "dice",
+  ),
+  Row(
+    "universeg",
+    universeg,
+    "--shots 1 2 --num_updates 20 --unet_updates 20 --size 16 --widths 4 4 --unet_widths 4 8"
+    " --num_people 5 --num_slices 4 --num_shown 3 --num_support 2 --num_maps 20 --log_every 10"
+    " --learning_rate 0.02",
+    "dice",
+    ("inclusive", "agnostic", "random", "shuffled"),  # after so few updates all may say "nothing"
   ),
 )

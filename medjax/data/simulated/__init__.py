@@ -3,6 +3,7 @@
 from medjax.data.simulated.cardiac import CardiacAnatomy
 from medjax.data.simulated.context import context_problems
 from medjax.data.simulated.procedural import ProceduralAnatomy
+from medjax.data.simulated.shapes import random_shapes
 from medjax.data.simulated.source import Simulated
 from medjax.data.simulated.vectors import feature_vectors
 
@@ -12,4 +13,5 @@ __all__ = [
   "Simulated",
   "context_problems",
   "feature_vectors",
+  "random_shapes",
 ]

@@ -6,12 +6,25 @@ from medjax.data.streams.mixture import mix, mmtl_paper, mmtl_released, pooled, 
 from medjax.data.streams.patches import patches
 from medjax.data.streams.replay import replayed
 from medjax.data.streams.resampled import resampled
+from medjax.data.streams.support import (
+  SupportTask,
+  TaskFamily,
+  by_family,
+  by_map,
+  by_task,
+  support_problems,
+)
 from medjax.data.streams.volume_pool import cut_patches, volume_pool
 
 __all__ = [
   "Memory",
   "Reservoir",
+  "SupportTask",
+  "TaskFamily",
   "batches",
+  "by_family",
+  "by_map",
+  "by_task",
   "cut_patches",
   "load_cases",
   "mix",
@@ -24,6 +37,7 @@ __all__ = [
   "rows",
   "sequential",
   "stack",
+  "support_problems",
   "take",
   "volume_pool",
   "zip_streams",
