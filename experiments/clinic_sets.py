@@ -31,22 +31,22 @@ class Clinics(NamedTuple):
   parts: dict[str, tuple[int, ...]]
 
 
-class Table:
-  """A Source of rows of numbers; `images` are [1, 1, columns]."""
+class Arrays:
+  """A Source of cases that lie in memory; rows of a table are images [1, 1, columns]."""
 
   def __init__(
     self,
     about: dict[str, Json],
     subjects: Sequence[str],
     domains: Sequence[str],
-    numbers: np.ndarray,
+    images: np.ndarray,
     labels: np.ndarray,
   ):
-    """Keeps the rows; `about` is the manifest, with class_names and channel_names."""
+    """Keeps the cases; `about` is the manifest, with class_names and channel_names."""
     self.class_names = tuple(about["class_names"])
     self.channel_names = tuple(about["channel_names"])
     self.subjects, self.domains = tuple(subjects), tuple(domains)
-    self._about, self._numbers, self._labels = about, numbers.astype(np.float32), labels
+    self._about, self._images, self._labels = about, images.astype(np.float32), labels
 
   def __len__(self) -> int:
     return len(self.subjects)
@@ -54,7 +54,7 @@ class Table:
   def __getitem__(self, index: int) -> Example:
     index = range(len(self))[index]
     name, label = self.subjects[index], np.asarray(self._labels[index], np.int32)
-    image = self._numbers[index][None, None]
+    image = self._images[index]
     return Example(name, name, index, image, label, (1.0, 1.0), domain=self.domains[index])
 
   def manifest(self) -> dict[str, Json]:
@@ -85,8 +85,8 @@ def simulated(num_people: int, seed: int) -> Clinics:
     subjects=people,
     options={"seed": seed},
   )
-  source = Table(about, people, domains, np.concatenate(numbers), np.concatenate(labels))
-  return Clinics(source, _parted(source, seed))
+  source = _table(about, people, domains, np.concatenate(numbers), np.concatenate(labels))
+  return Clinics(source, parted(source, seed))
 
 
 def tcga(root: pathlib.Path) -> Clinics:
@@ -110,7 +110,7 @@ def tcga(root: pathlib.Path) -> Clinics:
   parts = {
     part: tuple(i for i, (own, _) in enumerate(kinds) if own == part) for part in ("train", "test")
   }
-  return Clinics(Table(about, people, domains, numbers, labels), parts)
+  return Clinics(_table(about, people, domains, numbers, labels), parts)
 
 
 def heart(root: pathlib.Path, seed: int) -> Clinics:
@@ -143,24 +143,34 @@ def heart(root: pathlib.Path, seed: int) -> Clinics:
   names = [c for c in _HEART_COLUMNS if c not in _KINDS]
   names += [f"{c} {k}" for c, codes in _KINDS.items() for k in codes]
   about = _about("heart disease of hospitals", ("healthy", "ill"), names, people, root, files)
-  source = Table(about, people, domains, np.array(numbers), np.array(labels))
-  return Clinics(source, _parted(source, seed))
+  source = _table(about, people, domains, np.array(numbers), np.array(labels))
+  return Clinics(source, parted(source, seed))
 
 
 def scanners(root: pathlib.Path, seed: int, size: int) -> Clinics:
   """Pictures of classes under scanners, SCANNER/CLASS/*.png, with patches.csv (slides)."""
   own = sorted(path for path in root.iterdir() if path.is_dir())
   source = data.concat({path.name: scanner_sets.folder(path, size, "patches.csv") for path in own})
-  return Clinics(source, _parted(source, seed))
+  return Clinics(source, parted(source, seed))
 
 
 def folders(root: pathlib.Path, seed: int) -> Clinics:
   """Pictures and label maps of laboratories, nnU-Net folders side by side."""
   source = data.open_source(root, "nnunet_sites")
-  return Clinics(source, _parted(source, seed))
+  return Clinics(source, parted(source, seed))
 
 
-def _parted(source: Source, seed: int) -> dict[str, tuple[int, ...]]:
+def _table(
+  about: dict[str, Json],
+  people: Sequence[str],
+  domains: Sequence[str],
+  numbers: np.ndarray,
+  labels: np.ndarray,
+) -> Arrays:
+  return Arrays(about, people, domains, numbers[:, None, None], labels)
+
+
+def parted(source: Source, seed: int) -> dict[str, tuple[int, ...]]:
   """Two thirds of the people of each clinic train."""
   found: dict[str, list[int]] = {"train": [], "test": []}
   for clinic in dict.fromkeys(source.domains):

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from experiments import clinic_sets
+from experiments import clinic_sets, prostate_sites
 from medjax import check, data, losses, metrics, nets, study
 from medjax.types import Array, Batch, Json, Key, LossFn, Model, Params
 
@@ -157,10 +157,12 @@ def task_of(name: str, paths: tuple[pathlib.Path, ...], num_people: int, seed: i
     return classes(clinic_sets.heart(root, seed))
   if name == "scanners":
     return classes(clinic_sets.scanners(root, seed, 32), widths=(16, 32, 32))
+  if name == "prostate":
+    return masks(prostate_sites.prostates(root, seed), widths=(8, 16, 32), every=1)
   return masks(clinic_sets.folders(root, seed), widths=(8, 16, 32), every=2)
 
 
-TASKS = ("simulated", "tcga", "flamby", "heart", "scanners", "masks")
+TASKS = ("simulated", "tcga", "flamby", "heart", "scanners", "masks", "prostate")
 
 
 def _linear(count: int) -> Model:

@@ -16,6 +16,8 @@ pooled one where clinics are alike, and no strategy wins everywhere.
   python -m experiments.clinics scanners --data DIR  SCANNER/CLASS/*.png with patches.csv
   python -m experiments.clinics laboratories --data DIR  nnU-Net folders side by side: blood cells,
                                                  nuclei
+  python -m experiments.clinics prostate --data DIR  zones/*.nii.gz and cases.csv: zones of three
+                                                 centres, pictures by medjax's generator
 
 Times are for 2 CPU cores; the presets on pictures have run for three rounds, not whole. Published,
 mean over the clinics' tests and five seeds: concordance in
@@ -56,7 +58,7 @@ from medjax.types import LossFn, Step
 class Config(study.Settings):
   """Clinics train alone, together in one place, or as a federation."""
 
-  task: str = "simulated"  # simulated, tcga, flamby, heart, scanners or masks
+  task: str = "simulated"  # simulated, tcga, flamby, heart, scanners, masks or prostate
   arms: tuple[str, ...] = ("local", "pooled", "fedavg", "fedprox", "scaffold", "fedadam")
   num_seeds: int = 5
   num_people: int = 150  # of each simulated clinic
@@ -145,6 +147,7 @@ _METRICS = {  # task -> metric and the deviation that differences are assumed to
   "heart": ("accuracy", 0.35),
   "scanners": ("accuracy", 0.35),
   "masks": ("dice", 0.08),
+  "prostate": ("dice", 0.08),
 }
 PUBLISHED = {
   "flamby": {"fedavg": 0.732, "scaffold": 0.689, "fedadam": 0.819, "pooled": 0.680},
@@ -178,6 +181,7 @@ PRESETS = {
   "heart": Config(task="heart"),
   "scanners": Config(task="scanners", num_seeds=3, local_steps=10),
   "laboratories": Config(task="masks", num_seeds=3, local_steps=10, batch_size=4),
+  "prostate": Config(task="prostate", num_seeds=3, local_steps=10, batch_size=4),
 }
 
 # --- the run and its page

@@ -5,7 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import clinic_sets, clinic_tasks, clinics
+from experiments import clinic_sets, clinic_tasks, clinics, prostate_sites
+from medjax import data
 from medjax.check import InputError
 from tests.data.folders import real_set
 
@@ -116,3 +117,36 @@ def test_local_trains_a_model_a_clinic_and_pooled_makes_the_updates_of_all():
 def test_bad_input_is_one_clear_line(call, message):
   with pytest.raises(InputError, match=message):
     call()
+
+
+def test_prostates_are_cut_around_their_widest_slice_and_seen_by_their_centre(tmp_path):
+  """Real layout, made-up maps: a zone on voxels of .5 mm, and one that the grid does not reach."""
+  (tmp_path / "zones").mkdir()
+  lines = ["case,center"]
+  for number, centre in enumerate(prostate_sites.CENTRES):
+    for person in range(3):
+      label = np.zeros((96, 96, 3), np.uint8)
+      label[36:60, 36:60, 1], label[42:54, 42:54, 1] = 1, 2
+      label[0:2, 0:2, 2] = 2
+      name = f"{number}{person}_9"
+      data.write_nifti(tmp_path / "zones" / f"{name}.nii.gz", label, np.diag([0.5, 0.5, 3, 1]))
+      lines.append(f"{name},{centre}")
+  (tmp_path / "cases.csv").write_text("\n".join(lines))
+  found = prostate_sites.prostates(tmp_path, 0)
+  case = found.source[0]
+  # 24 voxels of .5 mm are 8 pixels of 1.5 mm, of which the inner 4 belong to the other zone.
+  assert np.bincount(case.label.ravel()).tolist() == [64 * 64 - 64, 48, 16]
+  assert np.flatnonzero(case.label.any(1)).tolist() == list(range(28, 36))
+  assert case.image.min() == 0 and case.image.max() == 1
+  assert sorted(set(found.source.domains)) == sorted(prostate_sites.CENTRES)
+  assert found.source.subjects[0] == "00" and not set(found.parts["train"]) & set(
+    found.parts["test"]
+  )
+  # Whose peripheral zone is brighter than the other: where the two ranges do not meet.
+  for i, centre in enumerate(found.source.domains):
+    image, label = found.source[i].image[..., 0], found.source[i].label
+    if centre == "RUMC":
+      assert image[label == 1].mean() > image[label == 2].mean()
+  (tmp_path / "cases.csv").write_text("\n".join([*lines[:-1], "22_9,Mars"]))
+  with pytest.raises(InputError, match="centre of 22_9 in cases.csv"):
+    prostate_sites.prostates(tmp_path, 0)
