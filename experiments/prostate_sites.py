@@ -47,7 +47,7 @@ def prostates(root: pathlib.Path, seed: int) -> clinic_sets.Clinics:
   images, labels = [], []
   for index, name in enumerate(maps.names):
     case = maps[index]
-    label = widest_slice(case.label, case.spacing)
+    label = widest_slice(np.asarray(case.label), case.spacing)
     images.append(picture(label, centre[name], seed, index))
     labels.append(label)
   domains = [centre[name] for name in maps.names]
