@@ -6,6 +6,7 @@ from typing import NamedTuple
 from experiments import (
   boosted_tables,
   cellfinet,
+  cemb_sam,
   classification,
   clinics,
   condistfl,
@@ -226,5 +227,13 @@ ROWS = (
     " --learning_rate 0.02",
     "dice",
     ("inclusive", "agnostic", "random", "shuffled"),  # after so few updates all may say "nothing"
+  ),
+  Row(
+    "cemb_sam",
+    cemb_sam,
+    "--arms frozen decoder told-skip shuffled predicted --num_pictures 36 --num_pretraining 4"
+    " --num_steps 3 --num_seeds 1 --log_every 1 --learning_rate 0.01",
+    "dice",
+    alike=("predicted",),
   ),
 )
