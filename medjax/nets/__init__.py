@@ -36,6 +36,7 @@ from medjax.nets.promptable import (
   promptable,
   sam_vit_b,
 )
+from medjax.nets.prototypes import PrototypeOutput, Prototypes
 from medjax.nets.relational_memory import MemoryNorm, RelationalMemory
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
@@ -75,6 +76,8 @@ __all__ = [
   "Promptable",
   "PromptableSegmenter",
   "Prompts",
+  "PrototypeOutput",
+  "Prototypes",
   "RelationalMemory",
   "ResNet9",
   "ResidualUNet",

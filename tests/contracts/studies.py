@@ -20,6 +20,7 @@ from experiments import (
   gpt4mia,
   meldd,
   mt_cool,
+  prototypes,
   report_generation,
   serial_sections,
   splitfed,
@@ -197,6 +198,16 @@ ROWS = (
     " --num_mapped 6 --widths 4 --width 4 --num_steps 10 --log_every 5 --num_bags 2"
     " --learning_rate 0.01",
     "auroc",
+  ),
+  Row(
+    "prototypes",
+    prototypes,
+    "--arms plain class-weights low joint joint-low printed protopnet second pruned local-map"
+    " shuffled-map centre-map --num_pictures 120 --size 16 --imbalance 4 --num_seeds 1 --widths 4 8"
+    " --code 8 --num_prototypes 2 --num_steps 20 --second_steps 10 --batch_size 16 --log_every 5"
+    " --num_mapped 6 --learning_rate 0.01",
+    "auroc",
+    ("local-map", "shuffled-map", "centre-map"),  # which have no class
   ),
   Row(
     "boosted_tables",
