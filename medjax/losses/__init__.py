@@ -4,6 +4,7 @@ Voxels labelled `types.IGNORE` count in no sum; labels that are no class are ref
 `medjax.labels`.
 """
 
+from medjax.losses.agreement import decorrelation, view_similarity
 from medjax.losses.composed import SegmentationLoss, deep_supervision, weighted_sum
 from medjax.losses.entropy import binary_cross_entropy, cross_entropy, focal
 from medjax.losses.imbalance import logit_adjusted, margin_calibrated
@@ -22,6 +23,7 @@ __all__ = [
   "conditional_distillation",
   "cox",
   "cross_entropy",
+  "decorrelation",
   "deep_supervision",
   "focal",
   "keep_labelled",
@@ -31,5 +33,6 @@ __all__ = [
   "merge_unlabelled",
   "soft_dice",
   "tversky",
+  "view_similarity",
   "weighted_sum",
 ]

@@ -3,6 +3,7 @@
 from medjax.methods import (
   adversaries,
   cooperative,
+  episodic,
   fusestyle,
   in_context,
   mixing,
@@ -42,6 +43,7 @@ __all__ = [
   "continued_adam",
   "cooperative",
   "domainwise",
+  "episodic",
   "ewc",
   "fish",
   "fisher_anchor",
