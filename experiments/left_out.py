@@ -207,10 +207,10 @@ def finish(
 
 
 def by_site(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, dict[str, float]]:
-  """Arm -> site left out -> mean over its people and seeds, in the role "unseen"."""
+  """Arm -> unseen site -> mean over its people and seeds, in the role "unseen"."""
   found: dict[str, dict[str, list[float]]] = {}
   for row in rows:
     if row["role"] == "unseen":
-      own = found.setdefault(row["arm"], {}).setdefault(row["turn"], [])
+      own = found.setdefault(row["arm"], {}).setdefault(row["domain"], [])
       own.append(row[f"{metric}/all"])
   return {arm: {s: float(np.mean(v)) for s, v in own.items()} for arm, own in found.items()}

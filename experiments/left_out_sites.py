@@ -111,21 +111,28 @@ class Scorer:
 
   def __init__(self, whole: Source, task: LeftOutTask, metrics: Sequence[str]):
     self.whole, self.metrics = whole, tuple(metrics)
+    self._site_of = dict(zip(whole.subjects, whole.domains, strict=True))
     self._predict = study.ChunkedPredictor(task.logits, chunk=64)
 
   def __call__(self, params: Params, cases: PyTree, about: Mapping[str, Any]) -> list[dict]:
     outputs, label = self._predict(params, entry(cases, "image")), entry(cases, "label")
     subjects = [self.whole.subjects[i] for i in entry(cases, "index")]
     if self.metrics != ("dice",):
-      return study.classes(outputs, label, about=about, subjects=subjects, wanted=self.metrics)
+      found = study.classes(outputs, label, about=about, subjects=subjects, wanted=self.metrics)
+      return [{**row, "domain": self._site_of[row["subject"]]} for row in found]
     each = overlaps(outputs.argmax(-1), label, outputs.shape[-1])
     owners: dict[str, list[float]] = {}
     for person, value in zip(subjects, each, strict=True):
       owners.setdefault(person, []).append(float(value))
-    names = {"case": "", "subject": "", "domain": ""}
     return [
-      {**about, **names, "case": p, "subject": p, "dice/all": float(np.mean(own))}
-      for p, own in sorted(owners.items())
+      {
+        **about,
+        "case": person,
+        "subject": person,
+        "domain": self._site_of[person],
+        "dice/all": float(np.mean(own)),
+      }
+      for person, own in sorted(owners.items())
     ]
 
   def score(self, rows: Sequence[Mapping[str, Any]]) -> float:

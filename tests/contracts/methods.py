@@ -73,6 +73,10 @@ def _outer(params, example, key):
   return 0.5 * _residual(params, example.image, example.label) ** 2
 
 
+def _held_out(params, anchor, example, key):
+  return _loss(params, example, key) + 0.1 * jnp.sum((params["w"] - anchor["w"]) ** 2)
+
+
 def _image_batch(seed: int) -> Batch:
   """The same with a channel, so that the features are an image of one axis."""
   batch = batch_of(seed, 0)
@@ -189,6 +193,22 @@ ROWS = (
     lambda: methods.agem(_loss, optax.adam(3e-2)),
     lambda t: {"current": batch_of(t, 0), "memory": batch_of(t, 1)},
     _params,
+  ),
+  Row(
+    "episodic",
+    lambda: methods.episodic.episodic(_loss, _held_out, optax.adam(3e-2)),
+    lambda t: batch_of(t, 0),
+    _params,
+    frozenset({"loss", "test_loss", "alignment", "grad_norm"}),
+  ),
+  Row(
+    "episodic-alternate",
+    lambda: methods.episodic.episodic(
+      _loss, _held_out, optax.adam(3e-2), mode="alternate", period=2
+    ),
+    lambda t: batch_of(t, 0),
+    _params,
+    like="episodic",
   ),
   Row(
     "multitask",

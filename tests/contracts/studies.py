@@ -18,6 +18,7 @@ from experiments import (
   gaze_report,
   gpc,
   gpt4mia,
+  map,
   meldd,
   mt_cool,
   prototypes,
@@ -68,6 +69,13 @@ ROWS = (
     "--num_pictures 30 --size 8 --widths 4 4 --num_steps 30 --num_seeds 1 --eval_every 15"
     " --log_every 15 --learning_rate 0.03 --left_out XR CS",
     "auroc",
+  ),
+  Row(
+    "map",
+    map,
+    "--num_pictures 12 --num_steps 22 --size 16 --widths 4 4 --num_seeds 1 --eval_every 11"
+    " --log_every 11 --num_mixtures 2",
+    "dice",
   ),
   Row(
     "vae_dg",

@@ -68,7 +68,7 @@ def test_a_site_without_a_class_is_refused_by_name():
 
 def test_the_oracle_takes_the_evaluation_that_is_best_on_the_site_left_out(tmp_path):
   """Logits are (0, w): class 1 is right for two people of three, class 0 for the third."""
-  whole = types.SimpleNamespace(subjects=("ann", "bob", "cyd"))
+  whole = types.SimpleNamespace(subjects=("ann", "bob", "cyd"), domains=("XR",) * 3)
   task = types.SimpleNamespace(logits=_logits)
   scorer = left_out_sites.Scorer(whole, task, ("accuracy",))
   cases = {
@@ -94,14 +94,14 @@ def _logits(params, image):
 
 
 def test_masks_are_scored_by_the_mean_overlap_of_a_person():
-  whole = types.SimpleNamespace(subjects=("ann", "ann", "bob"))
+  whole = types.SimpleNamespace(subjects=("ann", "ann", "bob"), domains=("XR", "XR", "CS"))
   task = types.SimpleNamespace(logits=_as_it_is)
   scorer = left_out_sites.Scorer(whole, task, ("dice",))
   image = np.zeros((3, 2, 2, 1), np.float32)
   image[0, 0], image[2] = 1, 1  # half of ann's first, all of bob's
   label = np.array([np.ones((2, 2)), np.zeros((2, 2)), np.ones((2, 2))], np.int32)
   rows = scorer(None, {"image": image, "label": label, "index": np.arange(3)}, {})
-  assert [row["subject"] for row in rows] == ["ann", "bob"]
+  assert [(row["subject"], row["domain"]) for row in rows] == [("ann", "XR"), ("bob", "CS")]
   np.testing.assert_allclose([row["dice/all"] for row in rows], [(2 / 3 + 1) / 2, 1.0])
 
 
@@ -112,7 +112,7 @@ def _as_it_is(params, image):
 def test_means_by_site_are_of_the_role_that_sources_choose():
   about = [("XR", "unseen", 1.0), ("XR", "unseen", 0.0), ("XR", "unseen, oracle", 1.0)]
   about += [("CS", "unseen", 1.0)]
-  rows = [{"arm": "erm", "turn": t, "role": r, "accuracy/all": v} for t, r, v in about]
+  rows = [{"arm": "erm", "domain": t, "role": r, "accuracy/all": v} for t, r, v in about]
   assert left_out.by_site(rows, "accuracy") == {"erm": {"XR": 0.5, "CS": 1.0}}
 
 

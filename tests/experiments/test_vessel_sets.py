@@ -1,0 +1,48 @@
+"""Vessels: one tree under every appearance, views that leave it where it is, real folders."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from experiments import map as study_of_map
+from experiments import vessel_sets
+from medjax.check import InputError
+from tests.data.folders import real_set
+
+
+def test_the_appearance_changes_and_the_site_is_told():
+  known, inverted = (vessel_sets.tree(2, 24, 3, a) for a in ("known", "inverted"))
+  for source in (known, inverted):
+    case = source[1]
+    assert case.image.shape == (24, 24, 1) and 0 <= case.image.min() <= case.image.max() <= 1
+    assert 0.02 < case.label.mean() < 0.6
+  brightness = [s[0].image[s[0].label == 1].mean() - s[0].image[s[0].label == 0].mean()
+                for s in (known, inverted)]  # fmt: skip
+  assert brightness[0] > 0.1 and brightness[1] < -0.1
+
+
+def test_views_move_with_the_picture_and_keep_its_vessels():
+  """A view of the mirrored picture is the mirrored view: no view looks at where a pixel lies."""
+  case = vessel_sets.tree(1, 24, 0, "known")[0]
+  found = vessel_sets.views(case.image)
+  assert found.shape == (3, 24, 24, 1) and found.min() >= 0 and found.max() <= 1
+  mirrored = vessel_sets.views(case.image[:, ::-1])
+  np.testing.assert_allclose(mirrored, found[:, :, ::-1], atol=1e-6)
+  contrast = [v[..., 0][case.label == 1].mean() - v[..., 0][case.label == 0].mean() for v in found]
+  assert contrast[0] > 0.1 and contrast[1] < -0.1
+
+
+def test_a_batch_that_cuts_a_group_is_refused():
+  with pytest.raises(InputError, match="whole groups"):
+    study_of_map.Config(batch_size=6, group=4)
+
+
+def test_real_eye_grounds_become_bright_vessels_and_both_eyes_one_person():
+  paths = real_set("retina"), real_set("retina_drive")
+  chase, drive = vessel_sets.folders(paths, 96).values()
+  assert len(chase) == 28 and len(set(chase.subjects)) == 14 and len(set(drive.subjects)) == 40
+  case = chase[0]
+  assert case.image.shape == (96, 96, 1) and 0.03 < case.label.mean() < 0.2
+  picture, vessel = case.image[..., 0], case.label == 1
+  above = picture - ndimage.gaussian_filter(picture, 4)  # light falls unevenly on an eye ground
+  assert above[vessel].mean() > 0.01 > above[~vessel].mean()
