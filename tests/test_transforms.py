@@ -29,6 +29,8 @@ TRANSFORMS = (
   augmentation.GammaRetainingStats(),
   augmentation.LowResolution(),
   augmentation.SharedNoise(),
+  augmentation.Corrupted("hairs", 2),
+  augmentation.Corrupted("motion", 3),
 )
 
 

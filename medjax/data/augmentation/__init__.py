@@ -1,6 +1,7 @@
 """Random changes of one training example, on the device: image and label move together."""
 
 from medjax.data.augmentation.augmentation import Augmentation
+from medjax.data.augmentation.corruptions import CORRUPTIONS, SEVERITIES, Corrupted, Corruption
 from medjax.data.augmentation.intensity import (
   Brightness,
   ChannelBlur,
@@ -15,10 +16,14 @@ from medjax.data.augmentation.spatial import Spatial
 __all__ = [
   "Augmentation",
   "Brightness",
+  "CORRUPTIONS",
   "ChannelBlur",
   "Contrast",
+  "Corrupted",
+  "Corruption",
   "GammaRetainingStats",
   "LowResolution",
+  "SEVERITIES",
   "SharedNoise",
   "Spatial",
   "mr_artefacts",
