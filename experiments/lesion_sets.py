@@ -104,6 +104,13 @@ def skin(
   )
 
 
+def embedded(path: pathlib.Path, weights: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+  """What Lite0 makes of the pictures of such a folder, [n, 1280], and which are melanomas, [n]."""
+  pictures, _, names, _ = pictures_of(path, 160)
+  kinds = ["melanoma" in own.lower() for own in diagnoses(path, names)]
+  return nets.imagenet_features(pictures, weights), np.array(kinds, int)
+
+
 def pictures_of(
   path: pathlib.Path, size: int
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...], dict[str, Json]]:

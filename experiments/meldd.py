@@ -10,13 +10,18 @@ keep sensitivity; all together is not additive.
   python -m experiments.meldd private     context trained with privacy of whole patients; 5 minutes
   python -m experiments.meldd table --data train.csv
                                           the table of SIIM-ISIC 2020, features drawn; 5 minutes
+  python -m experiments.meldd pictures --data train.csv --data FOLDER --data WEIGHTS
+                                          with what EfficientNet-Lite0 makes of dermoscopy in
+                                          FOLDER (nnU-Net, diagnosis.csv); 6 minutes
   python -m experiments.meldd features --data train.csv --data features.npz
                                           with features of your own network; 5 minutes
 
-Times are for 2 CPU cores; "evidence" has not been run. In `table` it is real who has how many
+Times are for 2 CPU cores. In `table` it is real who has how many
 lesions, where, of which sex and age, and which of them are melanomas; every feature is drawn, so
 what context and site add there is what was put in, and only age, sex and the numbers are the
-world's. features.npz has `name` [n] and `feature` [n, d] of the pictures in train.csv; a network
+world's. In `pictures` the features are those of real lesions, each given to a lesion of its kind
+(patients.with_pictures): which picture a patient has is drawn, and that a patient's nevi look alike
+is put in. features.npz has `name` [n] and `feature` [n, d] of the pictures in train.csv; a network
 that has seen the test patients leaks. Published balanced accuracy, sensitivity, specificity, AUC:
 lesion .765 .887 .643 .837; with context .784 .868 .700 .856; and site .790 .827 .753 .861; and age
 and sex instead .787 .884 .689 .854; all .779 .876 .683 .850.
@@ -41,7 +46,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments import patient_sets, patients
+from experiments import lesion_sets, patient_sets, patients
 from medjax import check, cli, data, methods, metrics, privacy, rng, study
 from medjax.train import Report
 from medjax.types import Params
@@ -58,7 +63,7 @@ class Config(study.Settings):
   )  # fmt: skip  # what is compared
   num_seeds: int = 2  # seeds, each with its own folds, weights and draws
   num_patients: int = 300  # simulated
-  num_features: int = 8  # of a lesion, where they are drawn
+  num_features: int = 8  # of a lesion, where they are drawn or projected
   num_folds: int = 5  # of patients; a fold tests, a fifth of the others chooses the cut
   max_lesions: int = 12  # of a set
   width: int = 32  # channels of a token
@@ -90,6 +95,13 @@ def load(config: Config, options: cli.RunOptions) -> tuple[str, patients.Lesions
   if options.preset == "features":
     path, features = study.paths_of(options.data, 2)
     return "your lesions", patients.from_table(path, features)
+  if options.preset == "pictures":
+    path, folder, weights = study.paths_of(options.data, 3)
+    feature, kinds = lesion_sets.embedded(folder, weights)
+    feature = patients.projected(feature, size, seed)
+    held = patients.from_table(path, size=1, seed=seed)
+    found = patients.with_pictures(held, feature, kinds, config.num_folds, seed)
+    return "a table of patients with pictures of others", found
   study.paths_of(options.data, 0)
   return "simulated patients", patients.simulated(config.num_patients, size=size, seed=seed)
 
@@ -142,6 +154,7 @@ PRESETS = {
   "evidence": Config(num_patients=1000, num_seeds=5, num_folds=3),
   "private": Config(arms=("lesion", "context", "private"), num_patients=1000, num_seeds=1),
   "table": Config(num_seeds=1, max_lesions=32, num_steps=500),
+  "pictures": Config(num_seeds=1, max_lesions=32, num_steps=300, num_features=64),
   "features": Config(num_seeds=1, max_lesions=32, num_steps=500, learning_rate=3e-4),
 }
 
@@ -199,9 +212,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
             keep_best="validation/auroc",
           )  # fmt: skip
           flops[arm] = flops.get(arm) or study.flops(steps[arm], params, stream(0))
-        one = study.train_job(
-          job, directory, log_every=config.log_every, eval_every=config.eval_every
-        )
+        periods = {"log_every": config.log_every, "eval_every": config.eval_every}
+        one = study.train_job(job, directory, **periods)
         trained[arm].append(one)
         about = {"arm": arm, "seed": seed, "turn": turn.name, "role": "test"}
         rows += judged(task, one.params, own, lesions, about)
@@ -218,8 +230,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
       not_covered=_NOT_COVERED if statement else "",
     )
     report = page(config, title, lesions, found, trained)
-    every_one = [one for own in trained.values() for one in own]
-    study.finish(directory, found, report, trained=every_one, rows=rows)
+    study.finish(directory, found, report, trained=sum(trained.values(), []), rows=rows)
 
 
 def plan_of(config: Config, store: dict[str, np.ndarray], seed: int) -> privacy.DPPlan:
@@ -273,6 +284,7 @@ def page(
   """The answers, what is real, scores, verdicts, the privacy statement and curves."""
   counts = np.unique(np.array(lesions.patients), return_counts=True)[1]
   what = "The features are drawn: see the study's text." if lesions.is_drawn else ""
+  what = "Which picture a lesion has is drawn." if lesions.shares_pictures else what
   text = (
     f"{len(lesions.label):,} lesions of {len(counts):,} patients, {counts.min()} to"
     f" {counts.max()} each; {lesions.label.sum():,} melanomas. {what} {config.known}"

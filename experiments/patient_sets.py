@@ -86,7 +86,7 @@ def turns_of(lesions: Lesions, num_folds: int, seed: int) -> list[study.Turn]:
   """A turn a fold: its patients test, a fifth of the others choose the cut, the rest train.
 
   Folds are drawn so that each has its share of the patients with a melanoma, unless the table has
-  folds.
+  folds. Where lesions of a fold share pictures the next fold chooses the cut.
   """
   has = {p for p, y in zip(lesions.patients, lesions.label, strict=True) if y}
   kind = lambda names: ["melanoma" if name in has else "none" for name in names]  # noqa: E731
@@ -97,10 +97,13 @@ def turns_of(lesions: Lesions, num_folds: int, seed: int) -> list[study.Turn]:
   else:
     drawn = data.folds(lesions.patients, num_folds, seed=seed, domains=kind(lesions.patients))
     tested = {f"{seed}-{i}": set(fold.parts["validation"]) for i, fold in enumerate(drawn)}
-  turns = []
-  for name, test in tested.items():
+  turns, order = [], list(tested)
+  for place, (name, test) in enumerate(tested.items()):
     rest = sorted(set(lesions.patients) - test)
     inner = data.folds(rest, 5, seed=seed, domains=kind(rest))[0].parts
+    if lesions.shares_pictures:
+      chooses = tested[order[(place + 1) % len(order)]]
+      inner = {"train": tuple(sorted(set(rest) - chooses)), "validation": tuple(sorted(chooses))}
     people = {"train": inner["train"], "validation": inner["validation"], "test": sorted(test)}
     for part, own in people.items():
       check.require(

@@ -36,6 +36,8 @@ class Lesions(NamedTuple):
     age: [n] years, NaN where unknown.
     folds: [n] fold of a table that has them, None elsewhere.
     is_drawn: whether the features are simulated.
+    shares_pictures: whether lesions of one fold may show one picture, so that what is chosen on
+      validation patients needs a fold of its own.
   """
 
   feature: np.ndarray
@@ -46,6 +48,7 @@ class Lesions(NamedTuple):
   age: np.ndarray
   folds: np.ndarray | None = None
   is_drawn: bool = True
+  shares_pictures: bool = False
 
   def manifest(self) -> dict[str, Json]:
     """What a run that goes on must find unchanged."""
@@ -146,6 +149,75 @@ def from_table(
     None if folds is None else np.array(folds),
     features is None,
   )
+
+
+def with_pictures(
+  lesions: Lesions, feature: np.ndarray, is_melanoma: np.ndarray, num_folds: int, seed: int
+) -> Lesions:
+  """Lesions of a table that look like pictures of other people, melanomas like melanomas.
+
+  No patient of the table has pictures here, so which picture stands for which lesion is drawn; who
+  has how many, of which kind, where, of which age and sex stays as the table has it. The pictures
+  are dealt into folds before the patients are, and patients draw from those of their fold, so that
+  nobody is tested on a picture that was trained on. A patient's nevi look alike: each is one of the
+  five nevi of the fold that are most like one which is drawn for the patient.
+
+  Args:
+    lesions: of a table; their features are replaced.
+    feature: [picture, d].
+    is_melanoma: [picture].
+    num_folds: of pictures and of patients.
+    seed: of all draws.
+  Raises:
+    InputError: a fold without pictures of both kinds.
+  """
+  random = generator(seed, "pictures of lesions")
+  dealt = np.empty(len(feature), int)
+  for kind in (0, 1):
+    own = random.permutation(np.flatnonzero(is_melanoma == kind))
+    check.require(
+      len(own) >= num_folds,
+      f"{num_folds} pictures of each kind",
+      f"{len(own)} of kind {kind}",
+      "take fewer folds",
+    )
+    dealt[own] = np.arange(len(own)) % num_folds
+  names, owner = np.unique(np.array(lesions.patients), return_inverse=True)
+  has = np.bincount(owner, lesions.label) > 0
+  fold = np.empty(len(names), int)
+  for kind in (False, True):  # each fold has its share of the patients with a melanoma
+    own = random.permutation(np.flatnonzero(has == kind))
+    fold[own] = np.arange(len(own)) % num_folds
+  place = np.empty(len(owner), int)
+  for patient, rows in enumerate(np.split(np.argsort(owner, kind="stable"), _ends(owner))):
+    nevi, melanomas = (
+      np.flatnonzero((dealt == fold[patient]) & (is_melanoma == kind)) for kind in (0, 1)
+    )
+    like = feature[random.choice(nevi)]
+    near = nevi[np.argsort(((feature[nevi] - like) ** 2).sum(1), kind="stable")[:5]]
+    for row in rows:
+      place[row] = random.choice(melanomas if lesions.label[row] else near)
+  return lesions._replace(
+    feature=feature[place].astype(np.float32),
+    folds=np.array([f"fold {k}" for k in fold])[owner],
+    is_drawn=False,
+    shares_pictures=True,
+  )
+
+
+def _ends(owner: np.ndarray) -> np.ndarray:
+  """Where the rows of each patient end, in rows that are sorted by patient."""
+  return np.cumsum(np.bincount(owner))[:-1]
+
+
+def projected(feature: np.ndarray, size: int, seed: int) -> np.ndarray:
+  """Features [n, d] on `size` random directions, which look at no picture.
+
+  Distances stay, up to a factor that tends to 1 with `size` (Johnson and Lindenstrauss 1984);
+  principal directions would have to be found in each fold anew.
+  """
+  directions = generator(seed, "directions").normal(size=(feature.shape[1], size))
+  return (feature @ directions / np.sqrt(size)).astype(np.float32)
 
 
 def _one_each(what: str, patients: tuple[str, ...], values: list, remedy: str) -> None:

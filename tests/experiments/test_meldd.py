@@ -88,6 +88,34 @@ def test_no_patient_stands_in_two_parts_and_every_one_is_tested_once():
     patient_sets.turns_of(alone, 2, 0)
 
 
+def test_no_picture_stands_in_two_parts_and_kinds_stay():
+  random = np.random.default_rng(0)
+  feature, kinds = random.normal(size=(30, 4)), (np.arange(30) % 3 == 0).astype(int)
+  found = patients.with_pictures(HELD, feature, kinds, 3, 0)
+  rows = {own.astype(np.float32).tobytes(): i for i, own in enumerate(feature)}
+  place = np.array([rows[own.tobytes()] for own in found.feature])
+  np.testing.assert_array_equal(kinds[place], HELD.label)
+  for turn in patient_sets.turns_of(found, 5, 0):
+    shown = {part: set(place[np.isin(found.patients, own)]) for part, own in turn.people.items()}
+    assert not shown["test"] & (shown["train"] | shown["validation"])
+    assert not shown["train"] & shown["validation"]
+  for name in set(found.patients):  # one fold a patient, five nevi that look alike
+    own = (np.array(found.patients) == name) & (HELD.label == 0)
+    assert len(set(found.folds[own])) <= 1 and len(set(place[own])) <= 5
+  with pytest.raises(InputError, match="20 pictures of each kind, got 10 of kind 1"):
+    patients.with_pictures(HELD, feature, kinds, 20, 0)
+
+
+def test_random_directions_keep_distances():
+  feature = np.random.default_rng(0).normal(size=(20, 300))
+  found = patients.projected(feature, 400, 0)
+  far, near = (
+    np.linalg.norm(own[:, None] - own[None], axis=-1)[np.triu_indices(20, 1)]
+    for own in (feature, found)
+  )
+  np.testing.assert_allclose(near / far, 1, atol=0.2)  # a chi's relative deviation is 1 / sqrt(800)
+
+
 def test_sets_hold_every_lesion_once_and_strangers_keep_the_sizes():
   turn = patient_sets.turns_of(HELD, 2, 0)[0]
   plain, mixed = (
