@@ -9,7 +9,7 @@ import numpy as np
 
 from medjax import adapt, check, files, tables
 from medjax.data import formats, manifest
-from medjax.inference.prompted import Asked, Prompted, distinct
+from medjax.inference.prompted import PixelPrompt, Prompted, distinct
 from medjax.metrics import case_table
 from medjax.train import weights
 from medjax.train.progress import counted
@@ -32,7 +32,7 @@ class Question3D(NamedTuple):
   """
 
   label: int
-  asked: Asked
+  asked: PixelPrompt
   planes: range
   where: str
 
@@ -144,7 +144,7 @@ def read_boxes(
       f"{x0:g}, {y0:g}, {x1:g}, {y1:g}",
       "correct it; the numbers are pixels of the image's own grid",
     )
-    asked = Asked(np.array([[x0, y0], [x1, y1]], np.float32), np.array([2, 3], np.int32))
+    asked = PixelPrompt(np.array([[x0, y0], [x1, y1]], np.float32), np.array([2, 3], np.int32))
     own.append(Question3D(_label(line, len(own)), asked, _planes(line, space), line.where))
   return questions
 
@@ -185,7 +185,9 @@ def read_points(
     coordinates = np.array([*(place for _, place, _ in found), (0, 0)], np.float32)
     labels = np.array([*(inside for _, _, inside in found), -1], np.int32)
     own.append(
-      Question3D(_label(first, len(own)), Asked(coordinates, labels), planes.pop(), first.where)
+      Question3D(
+        _label(first, len(own)), PixelPrompt(coordinates, labels), planes.pop(), first.where
+      )
     )
   return questions
 
@@ -234,7 +236,9 @@ def grid_questions(space: Sequence[int], side: int) -> list[Question3D]:
   xs, ys = ((np.arange(side) + 0.5) * n / side - 0.5 for n in space[:2])
   labels = np.array([1, -1], np.int32)
   return [
-    Question3D(i + 1, Asked(np.array([[x, y], [0, 0]], np.float32), labels), range(1), "the grid")
+    Question3D(
+      i + 1, PixelPrompt(np.array([[x, y], [0, 0]], np.float32), labels), range(1), "the grid"
+    )
     for i, (y, x) in enumerate((y, x) for y in ys for x in xs)
   ]
 

@@ -15,7 +15,7 @@ _CHUNK = 8  # prompts that one program answers
 _UNSEEN = -2  # label of a token that is seen by nobody, `nets.IGNORED`
 
 
-class Asked(NamedTuple):
+class PixelPrompt(NamedTuple):
   """One prompt in pixels of the picture, as numpy arrays.
 
   Attributes:
@@ -122,7 +122,9 @@ class Prompted:
     image[: inner[0], : inner[1]] = scaled
     return image, scale
 
-  def masks(self, embedded: Embedded, asked: Sequence[Asked]) -> tuple[np.ndarray, np.ndarray]:
+  def masks(
+    self, embedded: Embedded, asked: Sequence[PixelPrompt]
+  ) -> tuple[np.ndarray, np.ndarray]:
     """Logits [prompt, row, column] on the picture's grid, and the network's estimates [prompt]."""
     inner = self._inner(embedded.shape, embedded.scale)
     logits, quality = [], []
@@ -143,7 +145,7 @@ class Prompted:
     rows, columns = (min(self.size, max(1, round(n * scale))) for n in shape)
     return rows, columns
 
-  def _batch(self, asked: Sequence[Asked], scale: float) -> Any:
+  def _batch(self, asked: Sequence[PixelPrompt], scale: float) -> Any:
     """Prompts of one static shape; tokens and prompts that fill it up are seen by nobody."""
     longest = max(len(one.labels) for one in asked)
     tokens = 1 << max(longest - 1, 0).bit_length() if longest > 1 else 2

@@ -27,7 +27,6 @@ from medjax import check
 from medjax.types import Key
 
 SEVERITIES = (1, 2, 3, 4, 5)
-Picture = Float[Array, "h w channel"]
 
 
 class Corruption(NamedTuple):
@@ -73,7 +72,9 @@ class Corrupted:
     """What is random for an image of `shape` = [h, w, channel]; alike in all severities."""
     return CORRUPTIONS[self.name].draw(key, shape)
 
-  def apply(self, parameters: Any, image: Picture) -> Picture:
+  def apply(
+    self, parameters: Any, image: Float[Array, "h w channel"]
+  ) -> Float[Array, "h w channel"]:
     """The corrupted image in [0, 1]."""
     own = CORRUPTIONS[self.name]
     return own.change(parameters, image, own.strengths[self.severity - 1])
