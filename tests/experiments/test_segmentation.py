@@ -19,7 +19,7 @@ from tests.data.test_plans import plans
 CASES = tuple(f"p{i}_scan{j}" for i in range(6) for j in range(2))
 SMALL = [
   *("--num_folds", "2", "--num_steps", "2", "--batch_size", "2"),
-  *("--widths", "2", "2", "2", "--log_every", "1", "--eval_every", "1", "--checkpoint_every", "2"),
+  *("--widths", "2", "2", "--log_every", "1", "--eval_every", "1", "--checkpoint_every", "2"),
   *("--subject_pattern", r"(p\d+)_", "--validation_fraction", "0.3"),
 ]
 AFFINE = np.array([[-2.0, 0, 0, 9], [0, -0.96, 0.84, 8], [0, 0.28, 2.88, -7], [0, 0, 0, 1]])

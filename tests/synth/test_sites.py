@@ -53,8 +53,10 @@ def phantom(*shape):
   return jnp.asarray(np.select([distance < 0.2, distance < 0.3, distance < 0.4], [2, 3, 24], 0))
 
 
-@pytest.mark.parametrize("name", ["research-t1", "hospital-flair", "motion-t2"])
-@pytest.mark.parametrize("shape", [(16, 18), (12, 10, 8)])
+@pytest.mark.parametrize(
+  "name, shape",
+  [("research-t1", (16, 18)), ("hospital-flair", (12, 10, 8)), ("motion-t2", (12, 10, 8))],
+)
 def test_one_scan_alone_in_jit_and_in_a_batch_is_the_same(name, shape):
   site, spacing = sites.find(name), (1.0,) * len(shape)
   maps = tissues.tissue_fractions(tissues.by_freesurfer(), phantom(*shape), spacing=spacing)
