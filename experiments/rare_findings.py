@@ -1,8 +1,9 @@
-"""Simulated findings of very unequal number, and frozen features of them.
+"""Findings of very unequal number, simulated or of your own, and frozen features of them.
 
 Not a study: what the study of rare classes looks at.
 """
 
+import pathlib
 from typing import Any
 
 import jax
@@ -10,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from medjax import data, losses, methods, nets, rng, study, train
+from medjax import check, data, losses, methods, nets, rng, study, train
 from medjax.types import Array, Batch, Key, Params, Source, Step
 
 CLASSES = 10
 COUNTS = tuple(round(300 * 100 ** (-k / (CLASSES - 1))) for k in range(CLASSES))  # 300 down to 3
 _SIDE = 16  # pixels
+_READ = 96  # pixels that pictures are scaled to before a frozen network of ImageNet reads them
 
 
 def source(counts: tuple[int, ...], seed: int, use: str) -> Source:
@@ -52,6 +54,41 @@ def source(counts: tuple[int, ...], seed: int, use: str) -> Source:
   )
 
 
+def simulated(num_tests: int, seed: int) -> dict[str, Source]:
+  """Training and test pictures, and public ones for the frozen network to learn on."""
+  counts = {"train": COUNTS, "test": (num_tests,) * CLASSES, "public": (60,) * CLASSES}
+  return {use: source(own, seed, use) for use, own in counts.items()}
+
+
+def pictures(path: pathlib.Path, num_tests: int, seed: int) -> dict[str, Source]:
+  """Ten classes of an npz file as those of MedMNIST, thinned to the same unequal numbers.
+
+  Pictures that are there twice are left out. Class 0 is the commonest.
+
+  Raises:
+    InputError: other than ten classes, or too few pictures of one.
+  """
+  found = {}
+  for use, counts in {"train": COUNTS, "test": (num_tests,) * CLASSES}.items():
+    whole = data.MedMNIST(path, split=use, drop_duplicates=True)
+    check.require(
+      len(whole.class_names) == CLASSES,
+      f"{CLASSES} classes in {path}",
+      f"{len(whole.class_names)}",
+      "the groups head, medium and tail are made of ten",
+    )
+    label = np.array([int(np.asarray(whole[i].label)) for i in range(len(whole))])
+    random, rows = np.random.default_rng([seed, len(use)]), []
+    for k, count in enumerate(counts):
+      own = np.flatnonzero(label == k)
+      check.require(
+        len(own) >= count, f"{count} {use} pictures of class {k}", f"{len(own)}", "ask for fewer"
+      )
+      rows += np.sort(random.permutation(own)[:count]).tolist()
+    found[use] = data.subset(whole, rows)
+  return found
+
+
 class Frozen:
   """A network that learns how a picture is turned; its last features, before and after."""
 
@@ -85,3 +122,26 @@ def frozen_features(
   predict = study.ChunkedPredictor(frozen.flat, chunk=64)
   known = {"learnt": ready.params, "random": params}
   return {name: predict(own, images) for name, own in known.items()}, ready
+
+
+def imagenet_features(
+  images: np.ndarray, weights: pathlib.Path, seed: int
+) -> dict[str, np.ndarray]:
+  """Unit features of pictures in [0, 1] by EfficientNet-Lite0, as ImageNet left it and as drawn."""
+  module = nets.EfficientNetLite0(num_outputs=0)
+  drawn, _ = nets.from_linen(module).init(
+    rng.stream(jax.random.key(seed), "frozen"), jnp.zeros((_READ, _READ, 3))
+  )
+
+  def random_features(params: Params, image: Array) -> Array:
+    large = jax.image.resize(image, (_READ, _READ, image.shape[-1]), "linear")
+    return nets.from_linen(module).apply(params, nets.imagenet_normalised(large))[0]
+
+  found = {
+    "learnt": nets.imagenet_features(images, weights, size=_READ),
+    "random": study.ChunkedPredictor(random_features, chunk=16)(drawn, images),
+  }
+  return {
+    name: own / np.maximum(np.linalg.norm(own, axis=1, keepdims=True), 1e-6)
+    for name, own in found.items()
+  }
