@@ -42,7 +42,7 @@ import numpy as np
 import optax
 
 from experiments import abdomens, federations
-from medjax import check, cli, data, federated, losses, methods, nets, study
+from medjax import check, cli, federated, losses, methods, nets, study
 from medjax.train import Report
 from medjax.types import Array, Batch, Key, Params, Step
 
@@ -219,20 +219,20 @@ PRESETS = {
 def build(config: Config, options: cli.RunOptions) -> None:
   study.paths_of(options.data, 0)
   whole = abdomens.hospitals(config.num_people, config.shape, options.seed)
-  parts = study.parted(whole.subjects, {"train": 2 / 3, "test": 1 / 3}, options.seed)
-  people = {part: study.people_of(whole.subjects, rows) for part, rows in parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
   roles = [_role(local) for local in config.local_updates]
-  asked = [question for question in QUESTIONS if question.role in roles]
-  members = {role: {"seed": len(seeds), "subject": len(people["test"])} for role in roles}
-  planned = study.planned(asked, members, config.arms, margin=config.margin)
+  frame = federations.frame(
+    whole,
+    QUESTIONS,
+    roles,
+    arms=config.arms,
+    seed=options.seed,
+    num_seeds=config.num_seeds,
+    margin=config.margin,
+  )
   with options.directory(config, whole.manifest()) as directory:
     if directory.finished:
       return
-    train, test = (data.stack(whole, parts[part]) for part in ("train", "test"))
-    turn = study.Turn("", train, (), {"test": test}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    train, test = frame.begin(directory)
     task = Task(config)
     # Each hospital forgets what it does not label.
     cut = jax.vmap(losses.keep_labelled)(train.label, jnp.asarray(task.labelled)[train.domain])
@@ -244,14 +244,12 @@ def build(config: Config, options: cli.RunOptions) -> None:
 
     def score(one: study.Trained, about: dict[str, Any]) -> study.Scored:
       found = predict(one.params, test.image).argmax(-1)
-      return study.Scored(
-        abdomens.scored(found, test.label, [whole.subjects[i] for i in test.index], about)
-      )
+      return study.Scored(abdomens.scored(found, test.label, frame.names(test), about))
 
     for arm in config.arms:
       for local, role in zip(config.local_updates, roles, strict=True):
         step: Step = ARMS[arm].make(task, local)
-        for seed in seeds:
+        for seed in range(options.seed, options.seed + config.num_seeds):
           job = federations.job(
             f"{arm}-{local}-{seed}",
             step,
@@ -268,16 +266,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
           trained.setdefault(f"{arm}, {role}", one)
           make = functools.partial(score, one, {"arm": arm, "seed": seed, "role": role})
           rows += study.kept(directory, one.name, one.params, make).rows
-    questions = study.ask(asked, rows, margin=config.margin)
-    found = study.results(
-      rows,
-      ("dice",),
-      questions=questions,
-      planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
-      is_simulated=True,
-      structures=abdomens.structures(rows),
-    )
+    found = frame.results(rows, ("dice",), is_simulated=True, structures=abdomens.structures(rows))
     study.finish(directory, found, page(found, trained), trained=list(trained.values()), rows=rows)
 
 

@@ -34,7 +34,7 @@ import numpy as np
 
 from experiments import federations, poisoning
 from experiments.poisoning import ATTACKS, RULES
-from medjax import cli, data, federated, study
+from medjax import cli, federated, study
 
 _SPLITS = {"even": 1e4, "uneven": 1.0}  # role -> alpha of the Dirichlet law
 
@@ -153,21 +153,24 @@ def trained_arms(config: Config) -> dict[str, tuple[str, str, int]]:
 def build(config: Config, options: cli.RunOptions) -> None:
   study.paths_of(options.data, 0)
   source = poisoning.lesions(config.num_people, options.seed)
-  parts = study.parted(source.subjects, {"train": 5 / 6, "test": 1 / 6}, options.seed)
-  train, test = (data.stack(source, parts[part]) for part in ("train", "test"))
-  people = {part: study.people_of(source.subjects, rows) for part, rows in parts.items()}
   seeds, arms = range(options.seed, options.seed + config.num_seeds), trained_arms(config)
-  members = {r: {"seed": len(seeds), "subject": len(people["test"])} for r in _SPLITS}
-  planned = study.planned(QUESTIONS, members, arms, margin=config.margin)
+  frame = federations.frame(
+    source,
+    QUESTIONS,
+    tuple(_SPLITS),
+    arms=arms,
+    seed=options.seed,
+    num_seeds=len(seeds),
+    margin=config.margin,
+    shares=(5 / 6, 1 / 6),
+  )
   with options.directory(config, source.manifest()) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", train, (), {"test": test}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed, "people"))
-    study.announce(planned)
+    train, test = frame.begin(directory)
     task = poisoning.Task(config.num_clients, config.learning_rate)
     predict = study.ChunkedPredictor(task.logits, chunk=256)
-    subjects = [source.subjects[i] for i in test.index]
+    subjects = frame.names(test)
     trained: dict[str, study.Trained] = {}
     rows: list[dict[str, Any]] = []
     held = {
@@ -207,15 +210,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
           return study.Scored(study.classes(logits, test.label, about=about, subjects=subjects))
 
         rows += study.kept(directory, one.name, one.params, score).rows
-    questions = study.ask(QUESTIONS, rows, margin=config.margin)
-    found = study.results(
-      rows,
-      ("auroc", "accuracy"),
-      questions=questions,
-      planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
-      is_simulated=True,
-    )
+    found = frame.results(rows, ("auroc", "accuracy"), is_simulated=True)
     study.finish(
       directory, found, page(config, found, trained), trained=list(trained.values()), rows=rows
     )

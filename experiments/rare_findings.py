@@ -68,7 +68,7 @@ def pictures(path: pathlib.Path, num_tests: int, seed: int) -> dict[str, Source]
   Raises:
     InputError: other than ten classes, or too few pictures of one.
   """
-  found = {}
+  found: dict[str, Source] = {}
   for use, counts in {"train": COUNTS, "test": (num_tests,) * CLASSES}.items():
     whole = data.MedMNIST(path, split=use, drop_duplicates=True)
     check.require(

@@ -37,7 +37,7 @@ import numpy as np
 import optax
 
 from experiments import abdomens, federations
-from medjax import check, cli, data, federated, losses, methods, nets, ops, rng, study, tree
+from medjax import check, cli, federated, losses, methods, nets, ops, rng, study, tree
 from medjax.federated import aggregate
 from medjax.train import Report
 from medjax.types import Array, Batch, Key, Params, Step
@@ -214,22 +214,21 @@ PRESETS = {"demo": Config(), "evidence": Config(arms=tuple(ARMS), num_seeds=4)}
 def build(config: Config, options: cli.RunOptions) -> None:
   study.paths_of(options.data, 0)
   whole = abdomens.hospitals(config.num_people, config.shape, options.seed)
-  parts = study.parted(whole.subjects, {"train": 2 / 3, "test": 1 / 3}, options.seed)
-  people = {part: study.people_of(whole.subjects, rows) for part, rows in parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  roles = [_role(rate, link) for rate in config.loss_rates for link in _LINKS]
-  asked = [question for question in QUESTIONS if question.role in roles]
-  members = {role: {"seed": len(seeds), "subject": len(people["test"])} for role in roles}
-  planned = study.planned(asked, members, config.arms, margin=config.margin)
+  frame = federations.frame(
+    whole,
+    QUESTIONS,
+    [_role(rate, link) for rate in config.loss_rates for link in _LINKS],
+    arms=config.arms,
+    seed=options.seed,
+    num_seeds=config.num_seeds,
+    margin=config.margin,
+  )
   with options.directory(config, whole.manifest()) as directory:
     if directory.finished:
       return
-    train, test = (data.stack(whole, parts[part]) for part in ("train", "test"))
-    turn = study.Turn("", train, (), {"test": test}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    train, test = frame.begin(directory)
     task, held = Task(config), federated.by_domain(train.domain)
-    names = [whole.subjects[i] for i in test.index]
+    names = frame.names(test)
     trained: dict[str, study.Trained] = {}
     rows: list[dict[str, Any]] = []
     for arm in config.arms:
@@ -237,7 +236,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
       classes_of = task.tester(way)
       for rate in (0.0,) if arm == "none" else config.loss_rates:
         step = task.federation(way, rate)
-        for seed in seeds:
+        for seed in range(options.seed, options.seed + config.num_seeds):
           job = federations.job(
             f"{arm}-{rate:g}-{seed}",
             step,
@@ -258,15 +257,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
               about = {"arm": arm, "seed": seed, "role": _role(tested, link)}
               found = classes_of(one.params, test, tested * (link == "lossy"), seed)
               rows += abdomens.scored(found, test.label, names, about)
-    questions = study.ask(asked, rows, margin=config.margin)
-    found = study.results(
-      rows,
-      ("dice",),
-      questions=questions,
-      planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
-      is_simulated=True,
-    )
+    found = frame.results(rows, ("dice",), is_simulated=True)
     study.finish(directory, found, page(found, trained), trained=list(trained.values()), rows=rows)
 
 
