@@ -20,7 +20,7 @@ from medjax.data.seeds import generator
 from medjax.types import Json
 
 Parts = dict[str, tuple[int, ...]]
-_FRACTIONS = {"train": 0.55, "validation": 0.15, "test": 0.3}
+FRACTIONS = {"train": 0.55, "validation": 0.15, "test": 0.3}
 _NUCLEI = (
   "tumour_density", "lymphocyte_density", "other_density", "area_median", "area_std",
   "eccentricity_median", "eccentricity_std", "solidity_median", "solidity_std", "hue_median",
@@ -28,6 +28,23 @@ _NUCLEI = (
   "peaks_std", "gini_median", "gini_std", "distance_mean", "distance_std", "degree_mean",
   "betweenness_max", "betweenness_std",
 )  # fmt: skip
+
+
+class Cells(NamedTuple):
+  """Nuclei of the tiles of slides; what is the mean of a tile's nuclei can be told one by one.
+
+  Attributes:
+    cells: [unit, cell, measure] of every tile in every state.
+    is_cell, is_shown: [unit, cell]; those in which the label shows.
+    unit: [bag, tile] which of them each tile is.
+    columns: positions among the features of the bags of the means of the measures.
+  """
+
+  cells: np.ndarray
+  is_cell: np.ndarray
+  is_shown: np.ndarray
+  unit: np.ndarray
+  columns: tuple[int, ...]
 
 
 class Bags(NamedTuple):
@@ -42,6 +59,8 @@ class Bags(NamedTuple):
     parts: positions of "train", "validation" and "test"; no person is in two.
     is_informative: [bag, tile] tiles that the label shows in; None if unknown.
     planted: names of the features that it shows in, () if unknown.
+    embedding: [bag, tile, d] of an image network, None without pictures.
+    cells: nuclei of the tiles, None where they are not told apart.
   """
 
   feature: np.ndarray
@@ -52,6 +71,8 @@ class Bags(NamedTuple):
   parts: Parts
   is_informative: np.ndarray | None = None
   planted: tuple[str, ...] = ()
+  embedding: np.ndarray | None = None
+  cells: Cells | None = None
 
   def manifest(self) -> dict[str, Json]:
     """What a run that goes on must find unchanged."""
@@ -62,23 +83,29 @@ class Bags(NamedTuple):
       "names": list(self.names),
     }
 
-  def standardised(self) -> np.ndarray:
-    """Features less the mean over the training tiles, over their deviation; 0 in padding.
+  def standardised(self, feature: np.ndarray | None = None) -> np.ndarray:
+    """Features, or others of the tiles, less the mean over the training tiles, over their
+    deviation; 0 in padding.
 
     Raises:
       InputError: a feature that is the same in all training tiles.
     """
-    train = list(self.parts["train"])
-    tiles = self.feature[train][self.is_tile[train]]
-    spread = tiles.std(0)
+    given = self.feature if feature is None else feature
+    mean, spread = self.moments(given)
     check.require(
       (spread > 0).all(),
       "features that differ among the training tiles",
-      f"{self.names[int(np.argmin(spread))]} the same in all",
+      f"{self.names[int(np.argmin(spread))] if feature is None else 'one'} the same in all",
       "leave it out",
     )
-    found = (self.feature - tiles.mean(0)) / spread
+    found = (given - mean) / spread
     return np.where(self.is_tile[..., None], found, 0).astype(np.float32)
+
+  def moments(self, feature: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of features [bag, tile, d] over the training tiles."""
+    train = list(self.parts["train"])
+    tiles = feature[train][self.is_tile[train]]
+    return tiles.mean(0), tiles.std(0)
 
 
 def planted(num_bags: int, *, most: int = 30, seed: int = 0) -> Bags:
@@ -106,7 +133,7 @@ def planted(num_bags: int, *, most: int = 30, seed: int = 0) -> Bags:
     label,
     subjects,
     _NUCLEI,
-    study.parted(subjects, _FRACTIONS, seed),
+    study.parted(subjects, FRACTIONS, seed),
     is_informative,
     shown,
   )
@@ -119,12 +146,12 @@ def of_masses(num_bags: int, *, most: int = 30, seed: int = 0) -> Bags:
   part share masses: intervals over slides are too narrow by that, and are no statement on people.
   """
   feature, malignant, names = classical.breast_cells()
-  rows = study.parted([f"mass_{i:03d}" for i in range(len(feature))], _FRACTIONS, seed)
+  rows = study.parted([f"mass_{i:03d}" for i in range(len(feature))], FRACTIONS, seed)
   random = generator(seed, "bags of masses")
   chosen, label, parts = [], [], {}
   for part, own in rows.items():
     first, own = len(chosen), np.array(own)
-    for i in range(round(num_bags * _FRACTIONS[part])):
+    for i in range(round(num_bags * FRACTIONS[part])):
       count = 6 if i % 3 == 0 else 2
       drawn = [
         random.choice(own[malignant[own] == kind], number, replace=False)
@@ -190,5 +217,5 @@ def from_file(path: str | os.PathLike, *, seed: int = 0) -> Bags:
     label.astype(np.int32),
     subjects,
     tuple(str(own) for own in given),
-    study.parted(subjects, _FRACTIONS, seed),
+    study.parted(subjects, FRACTIONS, seed),
   )

@@ -133,14 +133,22 @@ def diagnoses(path: pathlib.Path, names: tuple[str, ...]) -> list[str]:
   return [found[name] for name in names]
 
 
-def mitosis(
-  path: pathlib.Path, weights: pathlib.Path, size: int, *, folder: str | os.PathLike | None = None
-) -> LesionSet:
-  """Folders SCANNER/CLASS/*.png with patches.csv: mitotic figures, typical or atypical.
+class Figures(NamedTuple):
+  """Mitotic figures: pictures [n, size, size, 3] in [0, 1], 1 for an atypical one, and slides."""
+
+  image: np.ndarray
+  label: np.ndarray
+  subjects: tuple[str, ...]
+  names: tuple[str, ...]
+  manifest: dict[str, Json]
+
+
+def mitoses(path: pathlib.Path, size: int) -> Figures:
+  """Folders SCANNER/CLASS/*.png with patches.csv.
 
   Args:
     path: folder of the scanners' folders; figures of one slide are one subject.
-    weights, size, folder: as for `skin`.
+    size: side that pictures are scaled to.
   Raises:
     InputError: no scanner, classes that differ between them, or a picture without a line.
   """
@@ -161,15 +169,24 @@ def mitosis(
     subjects += list(source.subjects)
     about[scanner.name] = source.manifest()
   rare = names.index("atypical") if "atypical" in names else len(names) - 1
-  label = np.concatenate(labels)
+  label = (np.concatenate(labels) == rare).astype(np.int32)
+  shown = ("other", names[rare])
+  return Figures(np.concatenate(images), label, tuple(subjects), shown, about)
+
+
+def mitosis(
+  path: pathlib.Path, weights: pathlib.Path, size: int, *, folder: str | os.PathLike | None = None
+) -> LesionSet:
+  """`mitoses` as maps of a backbone; weights, size, folder: as for `skin`."""
+  held = mitoses(path, size)
   return LesionSet(
-    f"mitotic figures of {len(scanners)} scanners",
-    _maps(np.concatenate(images), weights, folder),
-    (label == rare).astype(np.int32),
+    "mitotic figures",
+    _maps(held.image, weights, folder),
+    held.label,
     None,
-    tuple(subjects),
-    ("other", names[rare]),
-    {**about, "weights": manifest.file_digests(weights.parent, [weights])},
+    held.subjects,
+    held.names,
+    {**held.manifest, "weights": manifest.file_digests(weights.parent, [weights])},
   )
 
 

@@ -1,7 +1,7 @@
 """Maps that say where a network looked, and checks of what such a map is worth.
 
 maps     gradcam, occlusion, attention_rollout, integrated_gradients, expected_gradients,
-         linear_parts
+         linear_parts, cell_parts
 checks   map_curves (insertion and deletion), randomised_weights, attention_in_box
 picture  any of them in the size of its image, in grey levels
 concepts concept_scores, visual_activation, discriminability, greedy_choice, concept_logits,
@@ -20,7 +20,7 @@ from medjax.explain.concepts import (
 from medjax.explain.curves import MapCurves, map_curves
 from medjax.explain.gradcam import gradcam
 from medjax.explain.greedy import GreedyChoice, greedy_choice
-from medjax.explain.linear_parts import LinearParts, linear_parts
+from medjax.explain.linear_parts import LinearParts, cell_parts, linear_parts
 from medjax.explain.occlusion import occlusion
 from medjax.explain.path_gradients import Attribution, expected_gradients, integrated_gradients
 from medjax.explain.picture import picture
@@ -35,6 +35,7 @@ __all__ = [
   "MapCurves",
   "attention_in_box",
   "attention_rollout",
+  "cell_parts",
   "check_scores",
   "concept_influence",
   "concept_logits",

@@ -49,3 +49,39 @@ def linear_parts(features: Array, attention: Array, weights: Array, mean: Array)
   check.same_shape("mean", mean.shape, "features", features.shape[1:])
   tiles = attention[:, None] * weights[None] * (features - mean[None])
   return LinearParts(tiles, tiles.sum(0))
+
+
+def cell_parts(
+  cells: Array, is_cell: Array, attention: Array, weights: Array, mean: Array
+) -> Array:
+  """What each cell of a tile adds, where a tile's features are means over its cells.
+
+    h_k = mean_i x_ki:      phi_kid = a_k w_d (x_kid - m_d) / n_k
+
+  The parts of a tile's cells sum to those of the tile, exactly: a map finer than tiles. Features of
+  a tile that are no means, such as a deviation or a density, have no parts of cells.
+
+  >>> import jax.numpy as jnp
+  >>> cells = jnp.array([[[1.0], [5.0]], [[2.0], [9.0]]])  # two tiles, two cells, one feature
+  >>> is_cell = jnp.array([[True, True], [True, False]])
+  >>> half, one = jnp.array([0.5, 0.5]), jnp.ones(1)
+  >>> cell_parts(cells, is_cell, half, one, 0 * one)[..., 0].tolist()
+  [[0.25, 1.25], [1.0, 0.0]]
+
+  Args:
+    cells: [tile, cell, feature] x.
+    is_cell: [tile, cell], False for padding.
+    attention: [tile] a, which sums to 1.
+    weights: [feature] w of the linear head, of one class.
+    mean: [feature] m, the mean of z over the background.
+  Returns:
+    [tile, cell, feature], 0 in padding.
+  Raises:
+    InputError: shapes that do not fit.
+  """
+  check.same_shape("is_cell", is_cell.shape, "cells", cells.shape[:2])
+  check.same_shape("attention", attention.shape, "tiles", cells.shape[:1])
+  check.same_shape("weights", weights.shape, "features", cells.shape[2:])
+  check.same_shape("mean", mean.shape, "features", cells.shape[2:])
+  share = attention[:, None] * is_cell / is_cell.sum(1, keepdims=True).clip(1)
+  return share[..., None] * weights[None, None] * (cells - mean[None, None])

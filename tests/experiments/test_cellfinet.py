@@ -1,11 +1,14 @@
 """Bags that cannot be judged are refused; planted tiles and parts are what the text says."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import bags, tile_networks
+from experiments import bags, nuclei, tile_networks
+from medjax import explain
 from medjax.check import InputError
+from tests.data import folders
 
 RANDOM = np.random.default_rng(0)
 NAMES = [f"s{i}" for i in range(20)]
@@ -95,3 +98,42 @@ def test_parts_of_a_slide_sum_to_its_log_odds_less_their_mean():
   other.is_linear = False  # the same network, explained as any other
   expected, _ = other.parts(params, found.bag[:4], found.bag[4:])
   np.testing.assert_allclose(values, expected, atol=1e-5)
+
+
+def test_parts_of_nuclei_sum_to_those_of_their_tiles():
+  """A tile's features are means of its nuclei; padding has no part."""
+  cells, counts = RANDOM.normal(size=(3, 4, 2)), np.array([4, 1, 2])
+  is_cell = np.arange(4) < counts[:, None]
+  tiles = np.stack([own[:n].mean(0) for own, n in zip(cells, counts, strict=True)])
+  attention, weights, mean = np.array([0.5, 0.2, 0.3]), np.array([2.0, -1.0]), np.array([0.1, 0.4])
+  given = [jnp.asarray(x, jnp.float32) for x in (attention, weights, mean)]
+  parts = explain.cell_parts(jnp.asarray(cells, jnp.float32), jnp.asarray(is_cell), *given)
+  want = explain.linear_parts(jnp.asarray(tiles, jnp.float32), *given).tiles
+  np.testing.assert_allclose(parts.sum(1), want, atol=1e-6)
+  assert (np.asarray(parts)[~is_cell] == 0).all()
+
+
+def test_nuclei_are_measured_from_their_masks():
+  """A square of 5 x 5 pixels and a line of 1 x 8; colours are means within each."""
+  pytest.importorskip("skimage")
+  instances, image = np.zeros((16, 16), int), np.zeros((16, 16, 3))
+  instances[1:6, 1:6], instances[10, 2:10] = 3, 7
+  image[1:6, 1:6, 0], image[10, 2:6, 2] = 0.5, 1.0
+  found = nuclei.measured(image, instances)
+  np.testing.assert_allclose(found[:, 0], [25, 8])
+  np.testing.assert_allclose(found[:, 1:3], [[0, 1], [1, 1]], atol=0.01)
+  np.testing.assert_allclose(found[:, 3:6], [[0.5, 0, 0], [0, 0, 0.5]])
+  np.testing.assert_allclose(found[:, 6:], [[3, 3], [10, 5.5]])
+
+
+@pytest.mark.slow  # 52 crops
+def test_the_label_shows_in_half_of_the_nuclei_of_real_tiles_and_nowhere_else():
+  pytest.importorskip("skimage")
+  held = nuclei.tiles_of(folders.real_set("monuseg_crops"))
+  assert len(set(held.subjects)) == 13 and len(held.image) > 150
+  before, marked, shown = np.moveaxis(held.cells, 1, 0)
+  dark, rest = held.is_dark & held.is_cell, ~held.is_dark & held.is_cell
+  np.testing.assert_allclose(shown[dark][:, 3], 0.7 * before[dark][:, 3], rtol=1e-4)
+  np.testing.assert_array_equal(shown[rest], marked[rest])
+  np.testing.assert_allclose(marked[..., 5], 0.8 * before[..., 5], rtol=1e-4)
+  np.testing.assert_array_equal(marked[..., :5], before[..., :5])
