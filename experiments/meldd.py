@@ -129,9 +129,8 @@ ARMS = study.arms(
 
 
 def _ask(text: str, than: str, arm: str, metric: str, expects: Any = "better") -> study.Question:
-  return study.Question(
-    text, than, (arm,), metric, "test", expects, (("subject", 1.0), ("seed", 0.02))
-  )
+  spread = (("subject", 1.0), ("seed", 0.02))
+  return study.Question(text, than, (arm,), metric, "test", expects, spread)
 
 
 QUESTIONS = (
