@@ -6,7 +6,7 @@ attention over the tiles of a slide, Shapley values of the slide's features. Cla
 a forest over tiles; the reasons name the features that matter.
 
   python -m experiments.cellfinet demo       planted slides, 5 seeds; 1 minute
-  python -m experiments.cellfinet evidence   the same with more slides, 20 seeds; 15 minutes
+  python -m experiments.cellfinet evidence   the same with more slides, 20 seeds; 19 minutes
   python -m experiments.cellfinet masses     slides put together from real breast masses; 1 minute
   python -m experiments.cellfinet nuclei --data FOLDER --data WEIGHTS
                                              nuclei measured from masks (nnU-Net and instancesTr),

@@ -7,7 +7,7 @@ keep sensitivity; all together is not additive.
 
   python -m experiments.meldd demo        simulated patients, 5 folds; about 5 minutes
   python -m experiments.meldd evidence    1,000 simulated patients, 5 seeds of 3 folds; 9 minutes
-  python -m experiments.meldd private     context trained with privacy of whole patients; 5 minutes
+  python -m experiments.meldd private     context trained with privacy of whole patients; 3 minutes
   python -m experiments.meldd table --data train.csv
                                           the table of SIIM-ISIC 2020, features drawn; 5 minutes
   python -m experiments.meldd pictures --data train.csv --data FOLDER --data WEIGHTS
@@ -33,7 +33,7 @@ that does not cover: a run as a whole, whose other arms protect nobody, is not p
 
 DEVIATIONS: a patient with more than max_lesions lesions has several sets; two layers of 32 channels
 in the place of four of 64. The weights that rank validation lesions best are kept, as in the paper;
-"private" keeps the last, since a choice by patients' scores would release more.
+"private" keeps the last: a choice by patients' scores would release more.
 
 results.json: the common schema of `study.results`; statement and not_covered: of the private arm,
 "" without.
