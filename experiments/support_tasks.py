@@ -59,23 +59,36 @@ def families(
   return found + [data.TaskFamily(folder, plane_maps(folder, size)) for folder in folders]
 
 
-def plane_maps(folder: str, size: int, most: int = 120) -> np.ndarray:
+def plane_maps(folder: str, size: int, most: int = 60) -> np.ndarray:
   """[map, size, size]: of each map of a folder (NIfTI or PNG) the plane with most foreground."""
   path = pathlib.Path(folder)
   pictures = sorted(path.glob("*.png"))
   if pictures:
     maps = [png.read_labels(one).array for one in pictures[:most]]
   else:
-    source = data.LabelMapFolder(path)
+    source = _label_maps(path)
     whole = (np.asarray(source[i].label) for i in range(min(len(source), most)))
     maps = [label[..., int((label > 0).sum((0, 1)).argmax())] for label in whole]
   grid = Grid((size, size), "resize")
-  found = np.stack([grid.placed(around(one), is_label=True) for one in maps]).astype(np.int32)
+  return renumbered([grid.placed(around(one), is_label=True)[None] for one in maps])[0]
+
+
+def renumbered(maps: Sequence[np.ndarray]) -> tuple[np.ndarray, tuple[int, ...]]:
+  """Label maps in a row with the values 0, 1, ..., and the values that these stood for."""
+  joined = np.concatenate(maps)
+  values = np.unique(np.append(joined, 0))
   check.require(
-    found.max() < NUM_VALUES, f"fewer than {NUM_VALUES} classes in {folder}", f"{found.max() + 1}",
-    "group the label values",
-  )  # fmt: skip
-  return found
+    len(values) <= NUM_VALUES and values[0] == 0,
+    f"label values of 0 or more, {NUM_VALUES} of them at most",
+    f"{len(values)} from {values[0]}",
+    "group the structures",
+  )
+  return np.searchsorted(values, joined).astype(np.int32), tuple(values.tolist())
+
+
+def _label_maps(path: pathlib.Path) -> data.LabelMapFolder:
+  # All values are allowed, or the folder would be read twice to find out which there are.
+  return data.LabelMapFolder(path, label_values=range(4096))
 
 
 def around(label: np.ndarray) -> np.ndarray:
@@ -136,22 +149,29 @@ def simulated(num: int, size: int, num_slices: int, seed: int) -> LabelledVolume
 
 def of_maps(path: pathlib.Path, num: int, size: int, seed: int) -> LabelledVolumes:
   """Label maps of a folder with images by the generator under one contrast, none deformed."""
-  source = data.LabelMapFolder(path)
+  source = _label_maps(path)
   chosen = sorted(np.random.default_rng(seed).permutation(len(source))[:num].tolist())
+  grid = Grid((size, size), "resize", "none", is_by_slice=False)
+  placed = []
+  for i in chosen:
+    planes = np.moveaxis(around(np.asarray(source[i].label)), 2, 0)
+    placed.append(np.stack([grid.placed(plane, is_label=True) for plane in planes]))
+  every, values = renumbered(placed)
   still = dataclasses.replace(generator(size), deformation=None, bias=None)
   render = jax.jit(lambda key, labels: synth.generate_alike(still, key, labels, spread=0.0))
-  grid = Grid((size, size), "resize", "none", is_by_slice=False)
-  cases = []
-  for i in chosen:
-    label = around(np.asarray(source[i].label))
-    planes = [grid.placed(plane, is_label=True) for plane in np.moveaxis(label, 2, 0)]
-    stack = np.stack(planes).astype(np.int32)
-    filled = np.pad(stack, ((0, -len(stack) % 64), (0, 0), (0, 0)))  # few lengths, few programs
-    image, _ = render(jax.random.key(seed), filled)
+  cases, start = [], 0
+  for i, planes in zip(chosen, placed, strict=True):
+    stack = every[start : start + len(planes)]
+    start += len(planes)
+    filled = np.pad(stack, ((0, -len(stack) % 32), (0, 0), (0, 0)))  # few lengths, few programs
+    image = np.asarray(render(jax.random.key(seed), filled)[0])[: len(stack)]
     truth = np.moveaxis(stack, 0, 2)
-    own = np.asarray(image)[: len(stack)]
-    cases.append(Stack(source.names[i], source.subjects[i], "", "", own, stack, truth, (1.0,) * 3))
-  return LabelledVolumes("", source.class_names, tuple(cases), grid, source.manifest())
+    cases.append(
+      Stack(source.names[i], source.subjects[i], "", "", image, stack, truth, (1.0,) * 3)
+    )
+  names = tuple(f"label {value}" if value else "background" for value in values)
+  record = {"folder": str(path), "cases": [source.names[i] for i in chosen]}
+  return LabelledVolumes("", names, tuple(cases), grid, record)
 
 
 def folder(path: pathlib.Path, size: int, subject: str, name: str = "") -> LabelledVolumes:

@@ -13,8 +13,10 @@ from medjax.losses.partial_labels import (
   conditional_distillation,
   keep_labelled,
   labelled_classes,
+  labelled_dice,
   merge_unlabelled,
 )
+from medjax.losses.size import released_size_penalty, size_margin, size_penalty
 from medjax.losses.survival import cox
 
 __all__ = [
@@ -28,9 +30,13 @@ __all__ = [
   "focal",
   "keep_labelled",
   "labelled_classes",
+  "labelled_dice",
   "logit_adjusted",
   "margin_calibrated",
   "merge_unlabelled",
+  "released_size_penalty",
+  "size_margin",
+  "size_penalty",
   "soft_dice",
   "tversky",
   "view_similarity",

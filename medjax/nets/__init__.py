@@ -42,6 +42,7 @@ from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.set_transformer import SetOutput, SetTransformer
 from medjax.nets.small_cnn import SmallCNN
+from medjax.nets.spatial_adapter import SpatialAdapter
 from medjax.nets.split import Split, SplitKind, split
 from medjax.nets.streams import Streams
 from medjax.nets.sum_unet import SumUNet
@@ -84,6 +85,7 @@ __all__ = [
   "SetOutput",
   "SetTransformer",
   "SmallCNN",
+  "SpatialAdapter",
   "Split",
   "SplitKind",
   "Streams",

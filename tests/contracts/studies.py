@@ -14,6 +14,7 @@ from experiments import (
   disbelieve,
   ebm_biomarkers,
   fed_mas,
+  fseft,
   fusestyle,
   gaze_report,
   gpc,
@@ -254,5 +255,14 @@ ROWS = (
     " --num_steps 3 --num_seeds 1 --log_every 1 --learning_rate 0.01",
     "dice",
     alike=("predicted",),
+  ),
+  Row(
+    "fseft",
+    fseft,
+    "--arms general scratch full last probe adapter size size-released wrong-size --shots 1"
+    " --num_seeds 1 --num_people 2 --num_queries 2 --shape 4 12 12 --widths 2 4 --num_updates 10"
+    " --max_tunings 4 --log_every 5",
+    "dice",
+    ("general", "full", "last", "size", "size-released", "wrong-size", "adapter", "probe"),
   ),
 )
