@@ -260,6 +260,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
   seeds = range(options.seed, options.seed + config.num_seeds)
   members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
   planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  if config.weights:
+    picture = study.pair_picture(options.workdir)
+    prompted_sets.check_alike(sets, people, config.near_duplicates, picture)
   with options.directory(config, sets.manifest) as directory:
     if directory.finished:
       return

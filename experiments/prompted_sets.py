@@ -6,13 +6,14 @@ right depends on the group, whose speckle and shapes differ too.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from medjax import check, data, tables
+from medjax import check, data, study, tables
 from medjax.data.seeds import generator
+from medjax.types import Example
 
 GROUPS = ("round, rim outside", "lobed, rim inside", "spiked, rim inside")
 _RIM = 3.0  # pixels
@@ -133,9 +134,30 @@ def folders(
   )
 
 
-def _fitted(image: np.ndarray, side: int, order: int) -> np.ndarray:
+def lesions(path: pathlib.Path, side: int) -> Pictures:
+  """Every labelled picture of an nnU-Net folder, its foreground as one object; no groups."""
+  source = data.NnUNetFolder(path, normalise="none")
+  examples = [source[i] for i in range(len(source))]
+  masks = []
+  for example in examples:
+    assert example.image is not None and example.label is not None
+    inside = (example.label > 0)[..., None].astype(np.float32)
+    masks.append(_fitted(inside, side, 0)[..., 0] > 0.5)
+  return Pictures(
+    np.stack([_fitted(example.image, side, 1) for example in examples]),
+    np.stack(masks),
+    np.zeros(len(examples), np.int32),
+    (path.name,),
+    tuple(example.subject for example in examples),
+    source.manifest(),
+    path.name,
+  )
+
+
+def _fitted(image: np.ndarray | None, side: int, order: int) -> np.ndarray:
   from scipy import ndimage
 
+  assert image is not None
   scale = side / max(image.shape[:2])
   shape = [max(1, round(n * scale)) for n in image.shape[:2]]
   factors = [new / old for new, old in zip(shape, image.shape, strict=False)]
@@ -144,6 +166,38 @@ def _fitted(image: np.ndarray, side: int, order: int) -> np.ndarray:
   low, high = float(scaled.min()), float(scaled.max())
   out[: shape[0], : shape[1]] = (scaled - low) / max(high - low, 1e-8)
   return out
+
+
+class _Cases:
+  """Pictures as a source, as the search for near-duplicates reads them."""
+
+  class_names: tuple[str, ...] = ("background", "object")
+  channel_names: tuple[str, ...] = ("picture",)
+
+  def __init__(self, own: Pictures):
+    self._own = own
+    self.subjects: tuple[str, ...] = own.subjects
+    self.domains: tuple[str, ...] = ("",) * len(own.subjects)
+
+  def __len__(self) -> int:
+    return len(self.subjects)
+
+  def __getitem__(self, index: int) -> Example:
+    name, label = self.subjects[index], self._own.mask[index].astype(np.int32)
+    return Example(f"{name} {index}", name, index, self._own.image[index], label, (1.0, 1.0))
+
+  def manifest(self) -> dict[str, Any]:
+    return dict(self._own.manifest)
+
+
+def check_alike(
+  own: Pictures,
+  people: Mapping[str, Sequence[str]],
+  near_duplicates: float | int,
+  picture: pathlib.Path,
+) -> None:
+  """Refuses pictures of two people on two sides that look like one, see `study.check_alike`."""
+  study.check_alike(_Cases(own), people, near_duplicates, picture)
 
 
 def boxes(masks: np.ndarray) -> np.ndarray:

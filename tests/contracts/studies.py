@@ -4,6 +4,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 from experiments import (
+  avit,
   boosted_tables,
   cellfinet,
   cemb_sam,
@@ -254,7 +255,14 @@ ROWS = (
     "--arms frozen decoder told-skip shuffled predicted --num_pictures 36 --num_pretraining 4"
     " --num_steps 3 --num_seeds 1 --log_every 1 --learning_rate 0.01",
     "dice",
-    alike=("predicted",),
+    alike=("predicted", "decoder", "told-skip", "shuffled"),  # after so few updates all may miss
+  ),
+  Row(
+    "avit",
+    avit,
+    "--arms frozen both private-both --num_unlabelled 24 --num_pictures 40 --num_pretraining 6"
+    " --num_steps 6 --log_every 3 --size 16 --width 8 --num_layers 1 --learning_rate 0.02",
+    "dice",
   ),
   Row(
     "fseft",
