@@ -37,7 +37,10 @@ _SIDE, _CLASSES, _BATCH, _OUTER = 24, 3, 4, 16
 _TX = optax.adam(3e-3, eps_root=1e-16)
 _KEY = jax.random.key(0)
 # 64 unrolled steps compile for minutes; how fast they run is not measured here.
-_QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+_QUICKLY: dict[str, bool | str] = {
+  "xla_backend_optimization_level": "0",
+  "xla_llvm_disable_expensive_passes": True,
+}
 
 
 class Estimator(NamedTuple):

@@ -90,6 +90,37 @@ class Attention(nn.Module):
     return nn.Dense(self.width, name="out")(read.reshape(*queries.shape[:-1], inner))
 
 
+def token_layer(
+  number: int, x: Float[Array, "token width"], seen: Bool[Array, "token token"], *, num_heads: int
+) -> tuple[Float[Array, "token width"], Float[Array, "head token token"]]:
+  """A layer of a transformer whose tokens see some of the others, and where each of them looked.
+
+    x + Attention(LN(x)),   then   x + MLP(LN(x))
+
+  To be called in a compact module, whose own the parameters are, under the number of the layer.
+
+  Args:
+    number: of the layer, a part of the names of its parameters.
+    x: tokens.
+    seen: whether the token of the row looks at that of the column.
+    num_heads: heads; they divide the width.
+  """
+  width = x.shape[-1]
+  size = width // num_heads
+  normed = nn.LayerNorm(name=f"norm{number}a")(x)
+  q, k, v = (
+    nn.Dense(width, name=f"{name}{number}")(normed).reshape(-1, num_heads, size)
+    for name in ("query", "key", "value")
+  )
+  scores = jnp.einsum("ihc,jhc->hij", q, k) / jnp.sqrt(jnp.float32(size))
+  # A finite bound: a token that sees nothing gets the mean of all instead of NaN.
+  weights = jax.nn.softmax(jnp.where(seen[None], scores, -1e9), axis=-1)
+  mixed = jnp.einsum("hij,jhc->ihc", weights, v).reshape(-1, width)
+  x = x + nn.Dense(width, name=f"mix{number}")(mixed)
+  inner = nn.Dense(2 * width, name=f"wide{number}")(nn.LayerNorm(name=f"norm{number}b")(x))
+  return x + nn.Dense(width, name=f"back{number}")(nn.gelu(inner)), weights
+
+
 def packed_names(own: str, packed: str, shape: tuple[int, ...], axis: int) -> TorchNames:
   """Names of the queries, keys and values that PyTorch keeps in one layer.
 

@@ -5,12 +5,12 @@ its weights (as TabPFN does, Hollmann et al. 2023). It stands in for a language 
 "feature is in class label" lines; see `medjax.inference.transduction`.
 """
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from medjax import check
+from medjax.nets.attention import token_layer
 
 
 class InContext(nn.Module):
@@ -67,24 +67,8 @@ class InContext(nn.Module):
       behind = jnp.where(known[:, None], distance[None, :] >= distance[:, None], True)
       seen = seen & behind
     for layer in range(self.num_layers):
-      x = x + self._attend(layer, nn.LayerNorm(name=f"norm{layer}a")(x), seen)
-      inner = nn.Dense(2 * self.width, name=f"wide{layer}")(nn.LayerNorm(name=f"norm{layer}b")(x))
-      x = x + nn.Dense(self.width, name=f"back{layer}")(nn.gelu(inner))
+      x, _ = token_layer(layer, x, seen, num_heads=self.num_heads)
     return nn.Dense(self.num_classes, name="logits")(nn.LayerNorm(name="last")(x))
-
-  def _attend(
-    self, layer: int, x: Float[Array, "row width"], seen: Array
-  ) -> Float[Array, "row width"]:
-    heads, size = self.num_heads, self.width // self.num_heads
-    q, k, v = (
-      nn.Dense(self.width, name=f"{name}{layer}")(x).reshape(-1, heads, size)
-      for name in ("query", "key", "value")
-    )
-    scores = jnp.einsum("ihc,jhc->hij", q, k) / jnp.sqrt(jnp.float32(size))
-    # A finite bound: a row that sees nothing gets the mean of all instead of NaN.
-    weights = jax.nn.softmax(jnp.where(seen[None], scores, -1e9), axis=-1)
-    mixed = jnp.einsum("hij,jhc->ihc", weights, v).reshape(-1, self.width)
-    return nn.Dense(self.width, name=f"mix{layer}")(mixed)
 
 
 def _waves(position: Int[Array, " row"], width: int) -> Float[Array, "row width"]:

@@ -11,12 +11,12 @@ root of the whole width; here are the usual two residuals, and the width d of a 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from medjax import check
+from medjax.nets.attention import token_layer
 
 
 class SetOutput(NamedTuple):
@@ -111,24 +111,7 @@ class SetTransformer(nn.Module):
       seen = seen & ((place[:, None] == place[None, :]) | (place < num_about)[None, :])
     maps = []
     for layer in range(self.num_layers):
-      mixed, weights = self._attend(layer, nn.LayerNorm(name=f"norm{layer}a")(x), seen)
-      x = x + mixed
-      inner = nn.Dense(2 * self.width, name=f"wide{layer}")(nn.LayerNorm(name=f"norm{layer}b")(x))
-      x = x + nn.Dense(self.width, name=f"back{layer}")(nn.gelu(inner))
+      x, weights = token_layer(layer, x, seen, num_heads=self.num_heads)
       maps.append(weights)
     logits = nn.Dense(self.num_outputs, name="logits")(nn.LayerNorm(name="last")(x[num_about:]))
     return SetOutput(logits, jnp.stack(maps))
-
-  def _attend(
-    self, layer: int, x: Float[Array, "token width"], seen: Bool[Array, "token token"]
-  ) -> tuple[Array, Array]:
-    heads, size = self.num_heads, self.width // self.num_heads
-    q, k, v = (
-      nn.Dense(self.width, name=f"{name}{layer}")(x).reshape(-1, heads, size)
-      for name in ("query", "key", "value")
-    )
-    scores = jnp.einsum("ihc,jhc->hij", q, k) / jnp.sqrt(jnp.float32(size))
-    # A finite bound: a padded item that sees nothing gets the mean of all instead of NaN.
-    weights = jax.nn.softmax(jnp.where(seen[None], scores, -1e9), axis=-1)
-    mixed = jnp.einsum("hij,jhc->ihc", weights, v).reshape(-1, self.width)
-    return nn.Dense(self.width, name=f"mix{layer}")(mixed), weights

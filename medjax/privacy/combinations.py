@@ -4,43 +4,23 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from medjax import check as checks
-from medjax.privacy.accounting import Accountant, Sampling
+from medjax.privacy.accounting import Accountant
 from medjax.privacy.correlated import BandedNoise
-from medjax.privacy.quantile import QuantileClipping
+from medjax.privacy.planned import Planned
 
 
 @runtime_checkable
-class Options(Protocol):
+class Options(Planned, Protocol):
   """The fields of a plan that do not go with all others; see `DPPlan`."""
 
-  @property
-  def num_examples(self) -> int: ...
-  @property
-  def expected_batch_size(self) -> int: ...
-  @property
-  def num_steps(self) -> int: ...
-  @property
-  def unit(self) -> str: ...
   @property
   def noise_multipliers(self) -> Sequence[float | int] | None: ...
   @property
   def releases_per_sample(self) -> int | None: ...
   @property
-  def sampling(self) -> Sampling: ...
-  @property
-  def adaptive_clipping(self) -> QuantileClipping | None: ...
-  @property
   def accountant(self) -> Accountant | None: ...
   @property
-  def max_sample_size(self) -> int | None: ...
-  @property
   def mechanism(self) -> BandedNoise | None: ...
-  @property
-  def max_group_size(self) -> int | None: ...
-  @property
-  def max_examples_per_subject(self) -> int | None: ...
-  @property
-  def repeated_subjects(self) -> bool: ...
 
 
 def check(plan: Options) -> None:
