@@ -8,6 +8,7 @@ from medjax.methods import (
   in_context,
   mixing,
   support,
+  unit_masks,
   variational,
 )
 from medjax.methods.adversarial import adversarial
@@ -71,6 +72,7 @@ __all__ = [
   "spottune",
   "supervised",
   "support",
+  "unit_masks",
   "variational",
   "vrex",
   "weighted",
