@@ -113,6 +113,18 @@ def breast_cells() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
   return found.data.astype(np.float32), 1 - found.target, tuple(map(str, found.feature_names))
 
 
+def clusters(features: np.ndarray, number: int, seed: int, *, kind: str = "mixture") -> np.ndarray:
+  """Cluster of each row [n] int, by k-means ("means") or a mixture of diagonal Gaussians."""
+  check.one_of("kind", kind, ("means", "mixture"))
+  if kind == "means":
+    model = _library("cluster").KMeans(number, n_init=4, random_state=seed)
+  else:
+    model = _library("mixture").GaussianMixture(
+      number, covariance_type="diag", reg_covar=1e-3, random_state=seed
+    )
+  return np.asarray(model.fit_predict(np.asarray(features, np.float64)))
+
+
 def _spread(model: Any, new: np.ndarray, num_classes: int) -> np.ndarray:
   """Probabilities at their class ids; a class without a known sample has 0."""
   found = np.zeros((len(new), num_classes))

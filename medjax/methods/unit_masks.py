@@ -158,7 +158,7 @@ def kept(
   Args:
     scores: of all units.
     used: units of earlier domains, which are not to be had.
-    share: of all units of a layer, above 0.
+    share: of all units of a layer, rounded down, but one unit at least.
   Raises:
     InputError: fewer free units in a layer than that.
   """
@@ -166,7 +166,7 @@ def kept(
   found = {}
   for layer, own in scores.items():
     free = np.asarray(used[layer]) == 0
-    number = max(int(round(share * len(own))), 1)
+    number = max(int(share * len(own) + 1e-6), 1)  # of five domains a fifth each must fit
     check.require(
       number <= free.sum(),
       f"{number} free units in {layer}",

@@ -11,6 +11,7 @@ from experiments import (
   classification,
   clinics,
   condistfl,
+  continual_gen,
   ctan,
   disbelieve,
   ebm_biomarkers,
@@ -78,6 +79,12 @@ ROWS = (
     "--num_pictures 12 --num_steps 22 --size 16 --widths 4 4 --num_seeds 1 --eval_every 11"
     " --log_every 11 --num_mixtures 2",
     "dice",
+  ),
+  Row(
+    "continual_gen",
+    continual_gen,
+    "--num_steps 20 --widths 40 20 --num_seeds 1 --log_every 10 --groupings 1 2",
+    "accuracy",
   ),
   Row(
     "vae_dg",

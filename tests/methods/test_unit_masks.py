@@ -117,6 +117,11 @@ def test_what_is_used_up_or_coupled_is_refused():
   assert unit_masks.kept(scores, used, 1 / 3)["first"].tolist() == [0, 0, 0, 0, 1, 1]
   with pytest.raises(InputError, match="3 free units in first, got 2 of 6"):
     unit_masks.kept(scores, used, 0.5)
+  five = {"first": np.zeros(128, np.float32)}
+  for _ in range(5):  # a fifth each fits, although 128 is not a multiple of five
+    mine = unit_masks.kept({"first": np.arange(128.0)}, five, 0.2)
+    five = unit_masks.joined(five, mine)
+  assert five["first"].sum() == 125
   normed = {**start(), "norm": {"scale": jnp.ones(6)}}
   with pytest.raises(InputError, match="norm"):
     unit_masks.may_move(normed, unit_masks.no_units(SIZES), head="head")
