@@ -1,5 +1,8 @@
 """Prompts in tables, label maps on the images' own grids, one line where something is wrong."""
 
+import os
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import nibabel
@@ -13,6 +16,9 @@ from medjax.inference.prompted import Prompted
 from medjax.nets import MaskOutput
 
 SIZE = 16
+HERE = pathlib.Path(__file__).parent
+DATA = pathlib.Path(os.environ.get("MEDJAX_DATA", HERE.parents[1] / "shared" / "data"))
+LITE = DATA.parent / "weights" / "lite_medsam.safetensors"
 
 
 def decode(params, embedding, prompts):
@@ -164,3 +170,26 @@ def test_a_saved_network_and_a_small_file_of_it_answer_a_grid(tmp_path, pictures
   )
   predict.run(config)
   assert read(tmp_path / "out" / "grey.png").shape == (16, 12)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not LITE.exists(), reason="LiteMedSAM's weights are not here")
+def test_lite_medsam_finds_a_lesion_from_its_box(tmp_path):
+  """Real weights on a real picture; with the box of the truth its Dice is .95."""
+  name = "benign_010"
+  truth = read(DATA / "busi150" / "labelsTr" / f"{name}.png") > 0
+  rows, columns = np.flatnonzero(truth.any(1)), np.flatnonzero(truth.any(0))
+  boxes = table(
+    tmp_path,
+    f"{HEADER}{name}_0000,{columns[0]},{rows[0]},{columns[-1]},{rows[-1]}\n",
+  )
+  config = predict.Config(
+    run=(LITE,),
+    network="lite_medsam",
+    input=DATA / "busi150" / "imagesTr" / f"{name}_0000.png",
+    output=tmp_path / "out",
+    boxes=boxes,
+  )
+  predict.run(config)
+  found = read(tmp_path / "out" / f"{name}_0000.png") > 0
+  assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.9
