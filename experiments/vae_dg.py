@@ -229,6 +229,12 @@ def load(config: Config, options: cli.RunOptions) -> dict[str, Source]:
   return {p.name: scanner_sets.folder(p, config.size, config.table) for p in paths}
 
 
+@functools.lru_cache(maxsize=1)
+def features_of(whole: Source, weights: str, folder: str) -> np.ndarray:
+  """Features of all pictures, once for all turns and parts."""
+  return nets.imagenet_features(data.stack(whole).image, weights, size=160, folder=folder or None)
+
+
 def held(config: Config, whole: Source, rows: Sequence[int]) -> dict[str, np.ndarray]:
   """Pictures or their features, and the smaller copies that are decoded."""
   cases = data.stack(whole, rows)
@@ -236,7 +242,7 @@ def held(config: Config, whole: Source, rows: Sequence[int]) -> dict[str, np.nda
   picture = cases.image.reshape(-1, _SIDE, step, _SIDE, step, 3).mean((2, 4))
   image = cases.image
   if config.weights:
-    image = nets.imagenet_features(image, config.weights, size=160, folder=config.features or None)
+    image = features_of(whole, config.weights, config.features)[np.asarray(rows)]
   return {
     "image": image,
     "picture": picture,
