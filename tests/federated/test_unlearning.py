@@ -67,13 +67,23 @@ def test_one_walk_gives_replay_subtraction_and_drift():
   np.testing.assert_allclose(past().drift, [0, *np.cumsum(norms[:, GONE])], rtol=1e-4)
 
 
-def test_erasing_takes_new_directions_and_old_lengths():
-  w, norms = np.arange(3.0), by_hand()[2]
+def test_erasing_takes_new_directions_and_old_lengths(monkeypatch):
+  w, norms, asked = np.arange(3.0), by_hand()[2], []
+  received = history().received_from
+
+  def noted(state, done):
+    asked.append(done)
+    return received(state, done)
+
+  monkeypatch.setattr(history(), "received_from", noted)
   for t in (0, 2):
     rows = {c: update_of(c, w) for c in (0, 2)}
     unit = {c: row / np.linalg.norm(row) * norms[t, c] for c, row in rows.items()}
     w = w + (2 * unit[0] + unit[2]) / 3
-  found = unlearning.erased(history(), past(), GONE, ROUNDS, every=2)
+  known = past()
+  asked.clear()
+  found = unlearning.erased(history(), known, GONE, ROUNDS, every=2)
+  assert asked == [0, 2]  # data, batches and keys of the rounds whose lengths are taken
   np.testing.assert_allclose(found["w"], w, rtol=1e-4)
 
 
