@@ -15,9 +15,9 @@ in balanced accuracy: FedAvg below balanced softmax below distillation below Fed
                                                  ten classes of an npz file as those of MedMNIST,
                                                  held to EfficientNet-Lite0 of ImageNet, 4 seeds
 
-Times are for 2 CPU cores; `even` and `pictures` have not been run whole. Published balanced accuracy
-on HyperKvasir, even and uneven clients: FedAvg .581 .562, balanced softmax .603 .592, FedLC .611
-.598, Fed-MAS .621 .616; uneven, balanced softmax with distillation .602.
+Times are for 2 CPU cores; `even` and `pictures` have not been run whole. Published on HyperKvasir,
+even and uneven clients: FedAvg .581 .562, balanced softmax .603 .592, FedLC .611 .598, Fed-MAS .621
+.616; uneven, balanced softmax with distillation .602.
 
 The text sums divergences over the classes of a client, so that many classes weigh; the released
 code scales them first, so that few do. Both are arms. Controls: "equal" is distillation with equal
@@ -219,14 +219,12 @@ def build(config: Config, options: cli.RunOptions) -> None:
     for client, rows_of in enumerate(held):
       owner[rows_of] = client
     train = train.replace(domain=owner, index=np.arange(len(owner), dtype=np.int32))
-    ready: list[study.Trained] = []
     if config.reads_pictures:
-      known = rare_findings.imagenet_features(train.image, paths[1], options.seed)
+      known, ready = rare_findings.imagenet_features(train.image, paths[1], options.seed), []
     else:
-      known, learner = rare_findings.frozen_features(
+      known, ready = rare_findings.frozen_features(
         arrays["public"], train.image, options.seed, config.frozen_steps, directory
       )
-      ready.append(learner)
     task = Task(config, train, known)
     predict = study.ChunkedPredictor(task.logits, chunk=100)
     trained: dict[str, list[study.Trained]] = {}

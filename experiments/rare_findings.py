@@ -112,7 +112,7 @@ class Frozen:
 
 def frozen_features(
   public: Batch, images: np.ndarray, seed: int, num_steps: int, directory: train.RunDirectory
-) -> tuple[dict[str, np.ndarray], study.Trained]:
+) -> tuple[dict[str, np.ndarray], list[study.Trained]]:
   """Features of the training pictures by a network before and after it learnt, and its training."""
   frozen, key = Frozen(), rng.stream(jax.random.key(seed), "frozen")
   params, _ = frozen.model.init(key, public.image[0])
@@ -121,7 +121,7 @@ def frozen_features(
   ready = study.train_job(job, directory, log_every=num_steps, progress=False)
   predict = study.ChunkedPredictor(frozen.flat, chunk=64)
   known = {"learnt": ready.params, "random": params}
-  return {name: predict(own, images) for name, own in known.items()}, ready
+  return {name: predict(own, images) for name, own in known.items()}, [ready]
 
 
 def imagenet_features(
