@@ -138,7 +138,7 @@ class Task:
     images, queries = (
       np.asarray(self._features(self.params, x)) for x in (shots.images, shots.queries)
     )
-    params = net.init(rng.stream(jax.random.key(seed), "adapter"), images[0])
+    params = jax.jit(net.init)(rng.stream(jax.random.key(seed), "adapter"), images[0])
     total = config.max_tunings
     half = total // 2
     rate = config.adapter_rate if convolves else config.probe_rate

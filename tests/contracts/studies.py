@@ -275,7 +275,7 @@ ROWS = (
     "fseft",
     fseft,
     "--arms general scratch full last probe adapter size size-released wrong-size --shots 1"
-    " --num_seeds 1 --num_people 2 --num_queries 2 --shape 4 12 12 --widths 2 4 --num_updates 10"
+    " --num_seeds 2 --num_people 2 --num_queries 2 --shape 4 12 12 --widths 2 4 --num_updates 10"
     " --max_tunings 4 --log_every 5",
     "dice",
     ("general", "full", "last", "size", "size-released", "wrong-size", "adapter", "probe"),
