@@ -5,12 +5,12 @@ Datasets" (2023): adapters in a frozen transformer, and a small convolutional pr
 it. Claims: frozen < prompt alone < adapters alone < both, and both are at least as good as training
 everything, with 15 % of the numbers.
 
-  python -m experiments.avit demo              simulated lesions under hairs; about 5 minutes
-  python -m experiments.avit evidence          the same, 5 seeds; about 20 minutes
+  python -m experiments.avit demo              simulated lesions under hairs
+  python -m experiments.avit evidence          the same, 5 seeds
   python -m experiments.avit lesions --data PH2
                                                your nnU-Net folder of colour pictures with one class
 
-Times are for 2 CPU cores. Published, means of four sets, Dice: everything .925, adapters and
+No preset has been timed or recorded yet. Published, means of four sets, Dice: everything .925, adapters and
 prompt .932, adapters .923, from scratch (MedFormer) .917; Jaccard: frozen .793, prompt .843,
 adapters .860.
 

@@ -26,6 +26,7 @@ from experiments import (
   mt_cool,
   prototypes,
   report_generation,
+  sampot,
   serial_sections,
   splitfed,
   test_time_selection,
@@ -279,5 +280,13 @@ ROWS = (
     " --max_tunings 4 --log_every 5",
     "dice",
     ("general", "full", "last", "size", "size-released", "wrong-size", "adapter", "probe"),
+  ),
+  Row(
+    "sampot",
+    sampot,
+    "--num_pictures 16 --num_pretraining 4 --num_steps 4 --num_candidates 2 --num_moves 2"
+    " --num_seeds 1 --batch_size 4 --log_every 2",
+    "dice",
+    ("middle", "random", "sampot", "own", "trust"),  # after so few updates no click matters
   ),
 )
