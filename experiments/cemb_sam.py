@@ -5,14 +5,15 @@ Heterogeneous Datasets" (2023): the image encoder and the prompt encoder stay fr
 decoder learns, behind a block whose instance norm is scaled and shifted by the group. Claims, Dice
 over the decoder's training alone (MedSAM): +3.4 on breast ultrasound, +6.2 and +4.2 on nerves.
 
-  python -m experiments.cemb_sam demo          simulated speckle in three groups
+  python -m experiments.cemb_sam demo          simulated speckle in three groups; about 4 minutes
   python -m experiments.cemb_sam evidence      more seeds and pictures
   python -m experiments.cemb_sam lite --data FOLDER --weights lite_medsam.safetensors
                                                your pictures on LiteMedSAM, the group a column of
                                                class.csv or, of several folders, the folder; the
                                                encoder takes some seconds a picture, once
 
-No preset has been timed or recorded yet. Published, BUSI: U-Net .649, SAM .614, MedSAM .860, CEmb-SAM .894.
+Times are estimated from short runs on 2 CPU cores; no preset has been recorded.
+Published, BUSI: U-Net .649, SAM .614, MedSAM .860, CEmb-SAM .894.
 
 The paper's group of a breast picture is its diagnosis: whoever knows it need not be told by a
 network. So controls decide what the gain is. "block" has the block with one group for all (the same

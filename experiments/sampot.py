@@ -6,10 +6,11 @@ from picture and mask; its gradient, through the segmenter, moves the click. Cla
 score follows Dice better than the segmenter's own estimate (correlation .90 against .67), and the
 moved click is better in 38 of 53 pictures.
 
-  python -m experiments.sampot demo       simulated shapes, clicks
+  python -m experiments.sampot demo       simulated shapes, clicks; about 5 minutes
   python -m experiments.sampot evidence   more pictures, 4 seeds
 
-No preset has been timed or recorded yet. The start is the picture's middle, never a point of the true mask, from
+Times are estimated from short runs on 2 CPU cores; no preset has been recorded.
+The start is the picture's middle, never a point of the true mask, from
 which the paper starts. All arms see the same pictures and the same segmenter, and spend the same
 number of looks at it: "random" takes the best of as many random points by the same score; "own"
 climbs the segmenter's own estimate in place of the score; "trust" may not leave a circle round the
