@@ -10,10 +10,11 @@ whose domain is told > LwF > EWC > plain sequential training; more groupings are
                                                 minutes
   python -m experiments.continual_gen evidence  all arms, 5 seeds; about 12 minutes
 
-Times are for 2 CPU cores; digits come with scikit-learn. Domains: as they are, inverted, turned by
-90 degrees, pixels in another order, and as they are with noise; the last is the first once more.
-Published balanced accuracy of skin lesions: joint .881, Continual-GEN .811 with five subnetworks,
-PackNet .756, CP&S .764, LwF .521, EWC .463, sequential .424; one or two groupings .753.
+Times are estimates for 2 CPU cores; digits come with scikit-learn. Domains: as they are, inverted,
+turned by 90 degrees, pixels in another order, and as they are with noise; the last is the first
+once more. Published balanced accuracy of skin lesions: joint .881, Continual-GEN .811 with five
+subnetworks, PackNet .756, CP&S .764, LwF .521, EWC .463, sequential .424; one or two groupings
+.753.
 
 "gen" and "gen-one" are told nothing. "packnet" and "given" are told the domain of every picture at
 the test and that each set is new: with the same subnetworks, what "given" is above "gen" is what

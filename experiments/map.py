@@ -15,10 +15,11 @@ far sites gain most.
                                        eye grounds train, angiographies and others are unseen; about
                                        15 minutes
 
-Times are for 2 CPU cores. Published mean Dice: none .630, decorrelation .660, episodes .652, with
-similarity .668, with decorrelation .681, both .694. The paper speaks of meta-learning; its released
-code makes an epoch of plain updates and then one on the mixtures, on the same weights ("map"). The
-arms "map-first" and "map-exact" look ahead and go back, without and with the second derivative.
+Times are estimates for 2 CPU cores. Published mean Dice: none .630, decorrelation .660, episodes
+.652, with similarity .668, with decorrelation .681, both .694. The paper speaks of meta-learning;
+its released code makes an epoch of plain updates and then one on the mixtures, on the same weights
+("map"). The arms "map-first" and "map-exact" look ahead and go back, without and with the second
+derivative.
 
 Compute: an update of "map" is one gradient, of "map-first" three, of "map-exact" about four; the
 column "compute" of the verdicts says so. "mixed" is the control: mixtures without episodes.

@@ -13,10 +13,11 @@ plain training, which is above Fishr; the reconstruction matters most, the diver
                                           mitotic figures, typical or atypical, by scanner, on
                                           frozen features of ImageNet; about 8 minutes
 
-Times are for 2 CPU cores. LITE0 is a checkpoint of EfficientNet-Lite0, see `nets.import_torch`;
-without it a small network is trained from scratch. `figures` wants patches.csv beside the sites, as
-`fusestyle` does. Published accuracy over four sites left out in turn: plain 66.86, Fishr 66.01,
-VAE-DG 68.11; without reconstruction 66.38, without divergence 67.95, code not drawn 68.29.
+Times are estimates for 2 CPU cores. LITE0 is a checkpoint of EfficientNet-Lite0, see
+`nets.import_torch`; without it a small network is trained from scratch. `figures` wants patches.csv
+beside the sites, as `fusestyle` does. Published accuracy over four sites left out in turn: plain
+66.86, Fishr 66.01, VAE-DG 68.11; without reconstruction 66.38, without divergence 67.95, code not
+drawn 68.29.
 
 The paper's gain of .0125 is one of its standard deviations. The smallest difference that this
 design finds is printed before the run; with the 1,200 people of `demo` it is about three times the
