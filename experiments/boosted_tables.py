@@ -10,10 +10,10 @@ plain numbers is what imaging has to add to.
   python -m experiments.boosted_tables prostate --data marksheet.csv
                                                  PI-CAI: cancer before the images are read; 1 minute
 
-Times are for 2 CPU cores; extras `classical` and `boosted`. Five folds of people, so that everybody
-is tested once a seed; a person's rows stand in one fold. Empty cells are a bin of the machine's own
-and the mean of the training rows elsewhere. The machine stops boosting by people of its bag's other
-side; "rows" draws the bags as the library does, which splits a person's visits.
+Times are estimates for 2 CPU cores; extras `classical` and `boosted`. Five folds of people, so that
+everybody is tested once a seed; a person's rows stand in one fold. Empty cells are a bin of the
+machine's own and the mean of the training rows elsewhere. The machine stops boosting by people of
+its bag's other side; "rows" draws the bags as the library does, which splits a person's visits.
 
 The paper prints no figure of tables, so that every question is open but one: "labels" is the
 machine trained on answers in a random order, people's numbers kept, which has to know nothing.

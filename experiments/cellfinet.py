@@ -16,9 +16,10 @@ a forest over tiles; the reasons name the features that matter.
   python -m experiments.cellfinet tiles --data FILE.npz
                                              features of your own tiles; about 1 minute
 
-Times are for 2 CPU cores; extras `classical` and, for nuclei, `nuclei`. What FILE.npz holds
-stands in experiments/bags.py. Published AUC, validation and test: forest .675 .715, attention over
-deep embeddings .686 .737, CellFiNet .706 .751, with .06 between folds and 54 test slides.
+Times are for 2 CPU cores, estimates for nuclei and slides, which have not been run whole; extras
+`classical` and, for nuclei, `nuclei`. What FILE.npz holds stands in experiments/bags.py. Published
+AUC, validation and test: forest .675 .715, attention over deep embeddings .686 .737, CellFiNet .706
+.751, with .06 between folds and 54 test slides.
 
 Reasons are told for the slide's features z, the attention taken as it is: exactly for "linear",
 whose head is linear, and by expected gradients over the training slides elsewhere. "shuffled" is

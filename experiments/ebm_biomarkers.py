@@ -12,8 +12,9 @@ of regions, in AUC above the network; it names the regions of the disease.
                                                  losses drawn on the anatomies of a folder of label
                                                  maps with FreeSurfer's values; about 6 minutes
 
-Times are for 2 CPU cores; extras `classical` and `boosted`. Published on ADNI: accuracy .883, AUC
-.970 beside .880 and .944 of the network; on the external set .778 and .887 beside .789 and .872.
+Times are estimates for 2 CPU cores; extras `classical` and `boosted`. Published on ADNI: accuracy
+.883, AUC .970 beside .880 and .944 of the network; on the external set .778 and .887 beside .789
+and .872.
 
 What is drawn stands in experiments/atrophy.py; "regional" is the control for the volumes, which
 miss what is smaller than a region of their atlas. Biomarkers of training people come from networks

@@ -15,9 +15,9 @@ likeness point at the lesion.
                                              SCANNER/CLASS/*.png with patches.csv, 20 times rarer; 5
                                              minutes
 
-Times are for 2 CPU cores. Published balanced accuracy on ISIC 2019 (plain, ProtoPNet, global,
-local, joint): VGG16 60.3 58.9 60.9 61.3 62.9; ResNet18 63.7 56.0 63.2 61.5 64.8; ResNet50 64.4 49.3
-67.6 65.9 66.2; pruning costs .3 to 1.0 and removes a third.
+Times are estimates for 2 CPU cores. Published balanced accuracy on ISIC 2019 (plain, ProtoPNet,
+global, local, joint): VGG16 60.3 58.9 60.9 61.3 62.9; ResNet18 63.7 56.0 63.2 61.5 64.8; ResNet50
+64.4 49.3 67.6 65.9 66.2; pruning costs .3 to 1.0 and removes a third.
 
 "class-weights" is the control for LOW, "shuffled-map" (the map of likeness with the weights in a
 random order) and "centre-map" (high in the middle of any picture) those for the maps. All maps
