@@ -12,14 +12,14 @@ is not labelled helps where clients train for long between two rounds.
                                                  at the picture: 1,000 updates, rounds of 50 and
                                                  250, 4 seeds; 21 minutes beside other work
   python -m experiments.condistfl strategies     temperatures, servers and FedProx: rounds of 50,
-                                                 1,000 updates, 3 seeds
+                                                 1,000 updates, 3 seeds; 13 minutes
   python -m experiments.condistfl long           rounds of 1,000 updates as in the paper, 5,000 in
                                                  all, 2 seeds
   python -m experiments.condistfl volumes        small volumes, rounds of 50, 400 updates, 2 seeds
 
-Times are for 2 CPU cores; `strategies`, `long` and `volumes` have not been run whole. Published
-mean Dice of seven structures: plain loss .393, marginal loss with FedAvg .728, FedProx .711, FedOpt
-.724, ConDistFL .770; each hospital by itself .810.
+Times are for 2 CPU cores; `long` and `volumes` have not been run whole. Published mean Dice of
+seven structures: plain loss .393, marginal loss with FedAvg .728, FedProx .711, FedOpt .724,
+ConDistFL .770; each hospital by itself .810.
 
 Controls: "shuffled" distils from the global model's predictions at voxels in random order, so that
 only how often it predicts each organ is right. All arms take the same number of updates at every
