@@ -182,13 +182,12 @@ def build(config: Config, options: cli.RunOptions) -> None:
         rows += study.classes(
           logits, table.label[test], about=own, subjects=subjects[test].tolist()
         )
-    questions = study.ask(QUESTIONS, rows, margin=config.margin)
-    found = study.results(
+    found = study.answered(
       rows,
       ("auroc", "accuracy"),
-      questions=questions,
+      QUESTIONS,
+      margin=config.margin,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=False,
       importance={arm: mean_of(own) for arm, own in terms.items()},
     )

@@ -216,13 +216,13 @@ def build(config: Config, options: cli.RunOptions) -> None:
         rows += judged(
           held, np.asarray(found.logits), about, np.asarray(found.attention), recovered
         )
-    questions = study.ask(asked, rows, margin=config.margin)
-    results = study.results(
+    results = study.answered(
       rows,
       ("auroc", "accuracy", "focus", "recovered"),
-      questions=questions,
+      asked,
+      margin=config.margin,
+      every=QUESTIONS,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=options.preset in ("demo", "evidence", "nuclei"),
       cells={"linear": float(np.mean(cells))} if cells else {},
       gap={arm: max(own.gaps) for arm, own in reasons.items()},
@@ -233,7 +233,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
       },
     )
     report = page(config, title, results, trained)
-    study.finish(directory, results, report, trained=sum(trained.values(), []), rows=rows)
+    study.finish(directory, results, report, trained=trained, rows=rows)
 
 
 def stored(held: bags.Bags, feature: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
@@ -291,9 +291,7 @@ def page(
     )
   for arm, area in found["cells"].items():
     report.section("Nucleus by nucleus", f"Parts of {arm} tell nuclei that show it: {area:.3f}.")
-  first = {arm: own[0] for arm, own in trained.items()}
-  study.page.curves(report, first, {"loss": "loss"}, caption="First seed.")
-  study.page.costs(report, trained)
+  study.page.trainings(report, found, trained, {"loss": "loss"})
   return report
 
 

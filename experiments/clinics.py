@@ -237,13 +237,13 @@ def build(config: Config, options: cli.RunOptions) -> None:
         rows += task.score(outputs, about, len(found) == 1)
         for name, value in task.by_clinic(outputs).items():
           clinics.setdefault(arm, {}).setdefault(name, []).append(value)
-    questions = study.ask(asked, rows, margin=config.margin)
-    found = study.results(
+    found = study.answered(
       rows,
       (metric,),
-      questions=questions,
+      asked,
+      margin=config.margin,
+      every=QUESTIONS,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=config.task == "simulated",
       clinics=clinics,
       published=PUBLISHED.get(config.task, {}),

@@ -151,18 +151,16 @@ def build(config: Config, options: cli.RunOptions) -> None:
           numbers.setdefault(arm, []).append(len(course.subnetworks))
           routed.setdefault(arm, []).append(routing(course, parts["test"]))
         trained.setdefault(arm, []).extend(course.trained)
-    questions = study.ask(QUESTIONS, rows, margin=config.margin)
-    found = study.results(
-      rows, ("accuracy",), questions=questions, planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions), is_simulated=False,
+    found = study.answered(
+      rows, ("accuracy",), QUESTIONS, margin=config.margin, planned=planned,
+       is_simulated=False,
       transfer={arm: summary(own) for arm, own in matrices.items()},
       routing={arm: float(np.mean(own)) for arm, own in routed.items()},
       subnetworks={arm: float(np.mean(own)) for arm, own in numbers.items()},
     )  # fmt: skip
     report = page(found)
     study.page.costs(report, trained)
-    every = [one for own in trained.values() for one in own]
-    study.finish(directory, found, report, trained=every, rows=rows)
+    study.finish(directory, found, report, trained=trained, rows=rows)
 
 
 def walked(course: Course, tests: Sequence[Any]) -> np.ndarray:

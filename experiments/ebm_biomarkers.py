@@ -181,19 +181,18 @@ def build(config: Config, options: cli.RunOptions) -> None:
           {**row, "found/all": own.found}
           for row in study.classes(logits, brains.label[test], about=about, subjects=subjects)
         ]
-    questions = study.ask(QUESTIONS, rows, margin=config.margin)
-    found = study.results(
+    found = study.answered(
       rows,
       ("auroc", "accuracy", "found"),
-      questions=questions,
+      QUESTIONS,
+      margin=config.margin,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=True,
       importance=importance,
       stability=stability,
     )
     report = page(config, brains, found, trained)
-    study.finish(directory, found, report, trained=sum(trained.values(), []), rows=rows)
+    study.finish(directory, found, report, trained=trained, rows=rows)
 
 
 def features_of(
@@ -293,9 +292,8 @@ def page(
       sorted(([name, size] for name, size in terms[0].items()), key=lambda row: -row[1]),
       f"What the machine of {arm} adds up, first seed.",
     )
-  first = {name: own[0] for name, own in trained.items()}
-  study.page.curves(report, first, {"loss": "loss"}, caption="First fold and seed.")
-  study.page.costs(report, trained)
+  caption = "First fold and seed."
+  study.page.trainings(report, found, trained, {"loss": "loss"}, caption=caption)
   return report
 
 

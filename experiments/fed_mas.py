@@ -262,14 +262,13 @@ def build(config: Config, options: cli.RunOptions) -> None:
         trained.setdefault(arm, []).append(one)
         make = functools.partial(score, one, arm, seed)
         rows += study.kept(directory, name, one.params, make).rows
-    questions = study.ask(QUESTIONS, rows, margin=config.margin)
     shown = {arm: own[0].curve("rescue")[1] for arm, own in trained.items()}
-    found = study.results(
+    found = study.answered(
       rows,
       ("balanced",),
-      questions=questions,
+      QUESTIONS,
+      margin=config.margin,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=not config.reads_pictures,
       rescue={arm: {"first": own[0], "last": own[-1]} for arm, own in shown.items() if own},
       shares=task.shares.astype(int).tolist(),

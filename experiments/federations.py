@@ -56,13 +56,13 @@ class Frame(NamedTuple):
     self, rows: Sequence[dict[str, Any]], metrics: Sequence[str], **more: Json
   ) -> dict[str, Any]:
     """What results.json holds: scores, verdicts, and what was planned and not asked."""
-    questions = study.ask(self.asked, rows, margin=self.margin)
-    return study.results(
+    return study.answered(
       rows,
       metrics,
-      questions=questions,
+      self.asked,
+      margin=self.margin,
+      every=self.questions,
       planned=self.planned,
-      not_asked=study.not_asked(self.questions, questions),
       **more,
     )
 

@@ -170,13 +170,13 @@ def build(config: Config, options: cli.RunOptions) -> None:
             make = functools.partial(_scored, arm, task, shots, sites, seed, about)
             rows += study.kept(directory, f"{arm}-{num}-{organ}-{seed}", task.params, make).rows
     rows = joined(rows)
-    questions = study.ask(asked, rows, margin=config.margin)
-    found = study.results(
+    found = study.answered(
       rows,
       ("dice", "size_error"),
-      questions=questions,
+      asked,
+      margin=config.margin,
+      every=QUESTIONS,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=options.preset in ("demo", "evidence"),
       structures=by_organ(rows, sites.class_names),
       margins={role: float(np.mean(own)) for role, own in margins.items()},

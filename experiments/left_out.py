@@ -172,13 +172,13 @@ def finish(
   """Verdicts, results.json and the page."""
   batch = _stream(config, turns[0], jax.random.key(0), frame.metrics)(0)
   flops = {arm: study.flops(step, trained[arm][0].params, batch) for arm, step in steps.items()}
-  questions = study.ask(frame.questions, rows, margin=config.margin, costs=flops)
-  found = study.results(
+  found = study.answered(
     rows,
     frame.metrics,
-    questions=questions,
+    frame.questions,
+    margin=config.margin,
+    costs=flops,
     planned=planned,
-    not_asked=study.not_asked(frame.questions, questions),
     flops=flops,
     is_simulated=not options.data,
     by_site=by_site(rows, frame.metrics[0]),
@@ -198,12 +198,10 @@ def finish(
   study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
   if frame.section is not None:
     frame.section(report, found)
-  first = {arm: own[0] for arm, own in trained.items()}
   chosen = {f"validation/{frame.metrics[0]}": f"{frame.metrics[0]}, validation people of sources"}
-  study.page.curves(report, first, {**frame.labels, **chosen}, caption="First turn and seed.")
-  study.page.costs(report, trained, flops)
-  every = [one for own in trained.values() for one in own]
-  study.finish(directory, found, report, trained=every, rows=rows)
+  labels, caption = {**frame.labels, **chosen}, "First turn and seed."
+  study.page.trainings(report, found, trained, labels, caption=caption)
+  study.finish(directory, found, report, trained=trained, rows=rows)
 
 
 def by_site(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, dict[str, float]]:

@@ -213,20 +213,19 @@ def build(config: Config, options: cli.RunOptions) -> None:
         trained[arm].append(one)
         about = {"arm": arm, "seed": seed, "turn": turn.name, "role": "test"}
         rows += judged(task, one.params, own, lesions, about)
-    questions = study.ask(QUESTIONS, rows, margin=config.margin)
-    found = study.results(
+    found = study.answered(
       rows,
       ("balanced", "sensitivity", "specificity", "auroc"),
-      questions=questions,
+      QUESTIONS,
+      margin=config.margin,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       flops=flops,
       is_simulated=lesions.is_drawn,
       statement=statement,
       not_covered=_NOT_COVERED if statement else "",
     )
     report = page(config, title, lesions, found, trained)
-    study.finish(directory, found, report, trained=sum(trained.values(), []), rows=rows)
+    study.finish(directory, found, report, trained=trained, rows=rows)
 
 
 def plan_of(config: Config, store: dict[str, np.ndarray], seed: int) -> privacy.DPPlan:

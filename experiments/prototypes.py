@@ -207,19 +207,19 @@ def build(config: Config, options: cli.RunOptions) -> None:
         found, change = mapped(trials, held, shown, trained["joint"][-1], arm, seed)
         sanity.setdefault(arm, []).append(change)
         rows += map_rows(found, [held.subjects[i] for i in shown], arm, seed)
-    questions = study.ask(is_asked, rows, margin=config.margin)
-    results = study.results(
+    results = study.answered(
       rows,
       _FIGURES,
-      questions=questions,
+      is_asked,
+      margin=config.margin,
+      every=QUESTIONS,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=options.preset == "demo",
       kept=kept,
       sanity={arm: float(np.mean(own)) for arm, own in sanity.items()},
     )
     report = page(config, held, results, trained)
-    study.finish(directory, results, report, trained=sum(trained.values(), []), rows=rows)
+    study.finish(directory, results, report, trained=trained, rows=rows)
 
 
 def mapped(
@@ -278,9 +278,7 @@ def page(
     )
   if found["kept"]:
     report.section("Pruning", f"Keeps {np.mean(found['kept']):.0%} of the prototypes.")
-  first = {arm: own[0] for arm, own in trained.items()}
-  study.page.curves(report, first, {"loss": "loss"}, caption="First seed.")
-  study.page.costs(report, trained)
+  study.page.trainings(report, found, trained, {"loss": "loss"})
   return report
 
 

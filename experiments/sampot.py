@@ -36,12 +36,9 @@ import numpy as np
 import optax
 
 from experiments import prompted_sets
-from experiments.cemb_sam import mask_loss
-from medjax import cli, data, methods, nets, rng, study
+from experiments.prompt_climbs import SIDE, Task, candidates, climb, dice_of
+from medjax import cli, data, methods, rng, study
 from medjax.train import Report
-from medjax.types import Array, Key, Params, PyTree
-
-_SIDE = 64
 
 # --- settings
 
@@ -75,115 +72,6 @@ ARMS = study.arms(
   study.Arm("trust", "the climb of the score near the start", lambda: None),
 )
 
-# --- the segmenter, the scorer, and a click through both
-
-
-class Task:
-  """Networks and what a click is worth."""
-
-  def __init__(self, config: Config):
-    self.config = config
-    self.net = nets.promptable(nets.mini_promptable(num_masks=1))
-    self.scorer = nets.from_linen(nets.SmallCNN(1, (8, 16, 16), num_groups=1))
-
-  def answered(self, params: Params, embedding: Array, point: Array) -> tuple[Array, Array]:
-    """Logits [side, side] and the segmenter's own estimate for one click."""
-    asked = nets.point_prompt(point[None], jnp.ones(1, jnp.int32))
-    out = self.net.decode(params, embedding, asked)
-    return jax.image.resize(out.logits[..., 0], (_SIDE, _SIDE), "linear"), out.quality[0]
-
-  def segmenter_loss(self, params: Params, example: PyTree, key: Key) -> Array:
-    """Mask loss for a random click inside, and the squared error of the estimate."""
-    inside = example["mask"].ravel().astype(jnp.float32)
-    place = jax.random.categorical(key, jnp.log(inside + 1e-9))
-    point = jnp.stack([place % _SIDE, place // _SIDE]).astype(jnp.float32)
-    embedding = self.net.embed(params, example["image"])
-    logits, quality = self.answered(params, embedding, point)
-    found, mask = logits > 0, example["mask"]
-    share = (found & mask).sum() / jnp.maximum((found | mask).sum(), 1)
-    return mask_loss(logits, mask) + jnp.square(quality - share)
-
-  def score(self, params: Params, image: Array, soft: Array) -> Array:
-    """The Dice that the scorer expects of a soft mask."""
-    logits, _ = self.scorer.apply(params, jnp.concatenate([image, soft[..., None]], -1))
-    return jax.nn.sigmoid(logits[0])
-
-  def scorer_loss(self, params: Params, example: PyTree, key: Key) -> Array:
-    del key
-    return jnp.square(self.score(params, example["image"], example["soft"]) - example["dice"])
-
-  def worth(self, both: Any, image: Array, embedding: Array, point: Array) -> tuple[Array, ...]:
-    """Score, own estimate and logits of a click."""
-    segmenter, scorer = both
-    logits, quality = self.answered(segmenter, embedding, point)
-    return self.score(scorer, image, jax.nn.sigmoid(self.config.slope * logits)), quality, logits
-
-
-def dice_of(logits: np.ndarray, mask: np.ndarray) -> np.ndarray:
-  """[n] Dice of logits [n, side, side]."""
-  inside = logits > 0
-  both, total = (inside & mask).sum((1, 2)), inside.sum((1, 2)) + mask.sum((1, 2))
-  return 2 * both / np.maximum(total, 1)
-
-
-def level_sets(mask: np.ndarray, count: int) -> np.ndarray:
-  """[count, side, side] masks from much too small to much too large."""
-  from scipy import ndimage
-
-  inner, outer = (np.asarray(ndimage.distance_transform_edt(x)) for x in (mask, ~mask))
-  depth = inner - outer
-  return np.stack([depth > cut for cut in np.linspace(0.8 * inner.max(), -10, count)])
-
-
-def candidates(task: Task, params: Params, store: Any, seed: int) -> dict[str, np.ndarray]:
-  """What the scorer learns from: level sets and masks of random clicks, with their Dice."""
-  config, random = task.config, np.random.default_rng(seed)
-  ask = jax.jit(jax.vmap(lambda e, p: task.answered(params, e, p)[0]))
-  images, softs, values = [], [], []
-  truth = store["mask"]
-  for level in range(config.num_candidates):
-    points = random.uniform(0, _SIDE - 1, (len(truth), 2)).astype(np.float32)
-    logits = np.asarray(ask(store["embedding"], points))
-    sets = np.stack([level_sets(mask, config.num_candidates)[level] for mask in truth])
-    for found, soft in (
-      (logits, 1 / (1 + np.exp(-np.clip(config.slope * logits, -30, 30)))),
-      (np.where(sets, 1.0, -1.0), sets.astype(np.float32)),
-    ):
-      images.append(store["image"])
-      softs.append(soft)
-      values.append(dice_of(found, truth))
-  stacked = {"image": images, "soft": softs, "dice": values}
-  return {name: np.concatenate(x).astype(np.float32) for name, x in stacked.items()}
-
-
-def climb(task: Task, both: Any, store: Any, objective: int, radius: float) -> np.ndarray:
-  """[n, 2] the best click on each climb: of the score (objective 0) or of the own estimate (1)."""
-  tx = optax.adam(task.config.move_rate)
-  start = jnp.full((len(store["mask"]), 2), (_SIDE - 1) / 2)
-
-  def value(point: Array, image: Array, embedding: Array) -> Array:
-    return task.worth(both, image, embedding, point)[objective]
-
-  @jax.jit
-  def move(points: Array, state: Any, radius: Array) -> tuple[Array, Array, Any]:
-    values, slope = jax.vmap(jax.value_and_grad(value))(points, store["image"], store["embedding"])
-    updates, state = tx.update(-slope, state)
-    moved = jnp.clip(points + jnp.asarray(updates), 0, _SIDE - 1)
-    apart = moved - start
-    far = jnp.linalg.norm(apart, axis=-1, keepdims=True)
-    return values, start + apart * jnp.minimum(1, radius / jnp.maximum(far, 1e-6)), state
-
-  points, state = start, tx.init(start)
-  best, best_value = np.asarray(start), np.full(len(start), -np.inf)
-  for _ in range(task.config.num_moves + 1):
-    values, moved, state = move(points, state, jnp.float32(radius))
-    is_better = np.asarray(values) > best_value
-    best = np.where(is_better[:, None], np.asarray(points), best)
-    best_value = np.where(is_better, np.asarray(values), best_value)
-    points = moved
-  return best
-
-
 # --- questions, written down before the run
 
 _SPREAD = (("subject", 0.2), ("seed", 0.02))
@@ -208,7 +96,7 @@ PRESETS = {
 
 def build(config: Config, options: cli.RunOptions) -> None:
   study.paths_of(options.data, 0)
-  sets = prompted_sets.drawn(config.num_pictures, _SIDE, options.seed, has_groups=False)
+  sets = prompted_sets.drawn(config.num_pictures, SIDE, options.seed, has_groups=False)
   shares = {"train": config.train_fraction, "test": 1 - config.train_fraction}
   parts = study.parted(sets.subjects, shares, options.seed)
   people = {part: study.people_of(sets.subjects, rows) for part, rows in parts.items()}
@@ -228,7 +116,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     figures: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
       key = jax.random.key(seed)
-      other = prompted_sets.drawn(1024, _SIDE, seed + 5000, has_groups=False)
+      other = prompted_sets.drawn(1024, SIDE, seed + 5000, has_groups=False)
       start = task.net.init(rng.stream(key, "parameters"), jnp.asarray(sets.image[0]))
       step = methods.supervised(task.segmenter_loss, optax.adam(1e-3))
       stream = data.batches({"image": other.image, "mask": other.mask}, config.batch_size, key)
@@ -241,7 +129,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
         part: {k: v[np.array(own)] for k, v in every.items()} for part, own in parts.items()
       }
       pairs = candidates(task, segmenter.params, stores["train"], seed)
-      image = jnp.zeros((_SIDE, _SIDE, 2))
+      image = jnp.zeros((SIDE, SIDE, 2))
       first, _ = task.scorer.init(rng.stream(key, "scorer"), image)
       step = methods.supervised(task.scorer_loss, optax.adam(1e-3))
       stream = data.batches(pairs, config.batch_size, key, name="scorer")
@@ -257,19 +145,16 @@ def build(config: Config, options: cli.RunOptions) -> None:
       for name, values in scored.more.items():
         kind, arm = name.split(" ")
         figures.setdefault(kind, []).append({arm: float(values)})
-    questions = study.ask(QUESTIONS, rows, margin=config.margin)
     mean = lambda kind: {  # noqa: E731
       arm: float(np.mean([own[arm] for own in figures[kind] if arm in own]))
       for arm in dict.fromkeys(arm for own in figures[kind] for arm in own)
     }
-    found = study.results(
-      rows, ("dice",), questions=questions, planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions), improved=mean("improved"),
+    found = study.answered(
+      rows, ("dice",), QUESTIONS, margin=config.margin, planned=planned, improved=mean("improved"),
       fooled=mean("fooled"), correlations=mean("correlation"), is_simulated=True,
     )  # fmt: skip
     report = page(found, trained)
-    ran = [one for own in trained.values() for one in own]
-    study.finish(directory, found, report, trained=ran, rows=rows)
+    study.finish(directory, found, report, trained=trained, rows=rows)
 
 
 def tried(task: Task, both: Any, store: Any, names: list[str], seed: int) -> study.Scored:
@@ -280,20 +165,20 @@ def tried(task: Task, both: Any, store: Any, names: list[str], seed: int) -> stu
   worth = lambda points: [  # noqa: E731
     np.asarray(x) for x in look(store["image"], store["embedding"], points.astype(np.float32))
   ]
-  middle = np.full((count, 2), (_SIDE - 1) / 2)
-  tries = [random.uniform(0, _SIDE - 1, (count, 2)) for _ in range(config.num_moves)]
+  middle = np.full((count, 2), (SIDE - 1) / 2)
+  tries = [random.uniform(0, SIDE - 1, (count, 2)) for _ in range(config.num_moves)]
   seen = [worth(points) for points in tries]
   scores, own, dice = (
     np.stack(x) for x in zip(*((s, q, dice_of(m, store["mask"])) for s, q, m in seen), strict=True)
   )
   best = np.argmax(scores, 0)
-  far = 2.0 * _SIDE
+  far = 2.0 * SIDE
   points = {
     "middle": middle,
     "random": np.stack(tries)[best, np.arange(count)],
     "sampot": climb(task, both, store, 0, far),
     "own": climb(task, both, store, 1, far),
-    "trust": climb(task, both, store, 0, config.trust_fraction * _SIDE),
+    "trust": climb(task, both, store, 0, config.trust_fraction * SIDE),
   }
   correlation = lambda a, b: float(np.corrcoef(a.ravel(), b.ravel())[0, 1])  # noqa: E731
   more = {"correlation score": correlation(scores, dice), "correlation own": correlation(own, dice)}
@@ -329,8 +214,7 @@ def page(found: dict[str, Any], trained: dict[str, list[study.Trained]]) -> Repo
     f" {found['correlations']['own']:.2f}; of the score after the climb"
     f" {found['correlations']['climbed']:.2f}.",
   )  # fmt: skip
-  first = {name: own[0] for name, own in trained.items()}
-  study.page.curves(report, first, {"loss": "loss"}, caption="First seed.")
+  study.page.trainings(report, found, trained, {"loss": "loss"})
   return report
 
 

@@ -207,13 +207,13 @@ def build(config: Config, options: cli.RunOptions) -> None:
           return study.Scored(found)
 
         rows += study.kept(directory, one.name, one.params, score).rows
-    questions = study.ask(asked, rows, margin=config.margin)
-    found = study.results(
+    found = study.answered(
       rows,
       ("auroc", "accuracy"),
-      questions=questions,
+      asked,
+      margin=config.margin,
+      every=QUESTIONS,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=options.preset != "skin",
     )
     report = page(config, held, found, trained)

@@ -211,20 +211,19 @@ def build(config: Config, options: cli.RunOptions) -> None:
             rows += one.rows
             seconds.setdefault(arm, {})[_role(num)] = one.seconds
       trained["unet"] += task.trained
-    questions = study.ask(asked, rows, margin=config.margin)
-    found = study.results(
+    found = study.answered(
       rows,
       ("dice", "slice_dice"),
-      questions=questions,
+      asked,
+      margin=config.margin,
+      every=QUESTIONS,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=is_simulated,
       structures=structures(rows),
       ceiling=float(np.mean([support_tasks.ceiling(volumes) for volumes in kinds])),
     )
-    every = [one for own in trained.values() for one in own]
     report = page(title, found, trained)
-    study.finish(directory, found, report, trained=every, rows=rows, times={"seconds": seconds})
+    study.finish(directory, found, report, trained=trained, rows=rows, times={"seconds": seconds})
 
 
 def _scored(
@@ -276,9 +275,8 @@ def page(title: str, found: dict[str, Any], trained: dict[str, list[study.Traine
   )
   study.page.scores(report, found, ARMS)
   study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
-  first = {name: own[0] for name, own in trained.items() if own}
-  study.page.curves(report, first, {"loss": "loss"}, caption="First training of each kind.")
-  study.page.costs(report, trained)
+  caption = "First training of each kind."
+  study.page.trainings(report, found, trained, {"loss": "loss"}, caption=caption)
   return report
 
 

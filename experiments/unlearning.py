@@ -178,13 +178,12 @@ def build(config: Config, options: cli.RunOptions) -> None:
           )
           seen = dict(zip(names, ratio > 0, strict=False)) if role == "membership" else {}
           rows += [{**row, "member/all": float(seen.get(row["case"], np.nan))} for row in found]
-    questions = study.ask(QUESTIONS, rows, margin=config.margin)
-    found = study.results(
+    found = study.answered(
       [row for row in rows if row["role"] != "membership"],
       ("accuracy",),
-      questions=questions,
+      QUESTIONS,
+      margin=config.margin,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=True,
       member={arm: float(np.mean(member_of(rows, arm))) for arm in config.arms},
       rounds={arm: [rounds for _, rounds in own] for arm, own in made.items()},

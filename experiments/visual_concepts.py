@@ -184,13 +184,13 @@ def build(config: Config, options: cli.RunOptions) -> None:
         if own:
           influence.setdefault(arm, {})[role] = own.influence
     rows += lead_of(rows) if _LEAD in roles else []
-    questions = study.ask(asked, rows, margin=config.margin)
-    found = study.results(
+    found = study.answered(
       [row for row in rows if row["role"] != _LEAD],
       (*_WANTED, "seen"),
-      questions=questions,
+      asked,
+      margin=config.margin,
+      every=QUESTIONS,
       planned=planned,
-      not_asked=study.not_asked(QUESTIONS, questions),
       is_simulated=options.preset != "embeddings",
       influence=influence,
     )

@@ -3,17 +3,17 @@
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import sampot
+from experiments import prompt_climbs, sampot
 
 
 def test_level_sets_grow_around_the_mask():
   mask = np.zeros((64, 64), bool)
   mask[20:44, 24:40] = True
-  sets = sampot.level_sets(mask, 5)
+  sets = prompt_climbs.level_sets(mask, 5)
   assert all((small <= large).all() for small, large in zip(sets[:-1], sets[1:], strict=True))
   assert sets[0].any() and (sets[0] < mask).any() and not (sets[0] & ~mask).any()
   assert (sets[-1] >= mask).all() and sets[-1].sum() > mask.sum()
-  dice = sampot.dice_of(np.where(sets, 1.0, -1.0), np.stack([mask] * 5))
+  dice = prompt_climbs.dice_of(np.where(sets, 1.0, -1.0), np.stack([mask] * 5))
   wanted = [2 * (s & mask).sum() / (s.sum() + mask.sum()) for s in sets]
   np.testing.assert_allclose(dice, wanted)
 
@@ -30,9 +30,9 @@ class _Task:
 
 def test_a_climb_reaches_the_best_click_and_a_circle_keeps_it_near():
   store = {name: np.zeros((2, 3)) for name in ("mask", "image", "embedding")}
-  free = sampot.climb(_Task(), None, store, 0, 200.0)
+  free = prompt_climbs.climb(_Task(), None, store, 0, 200.0)
   np.testing.assert_allclose(free, [[10, 50]] * 2, atol=3)
-  near = sampot.climb(_Task(), None, store, 0, 8.0)
+  near = prompt_climbs.climb(_Task(), None, store, 0, 8.0)
   toward = np.array([10, 50]) - 31.5
   wanted = 31.5 + 8 * toward / np.linalg.norm(toward)  # the point of the circle nearest to the best
   np.testing.assert_allclose(near, [wanted] * 2, atol=1.5)

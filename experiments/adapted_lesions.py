@@ -1,0 +1,92 @@
+"""Networks of AViT of which some part trains, and the hairs over their pictures.
+
+Not a study: the networks and losses of `avit`.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.grouped_prompts import mask_loss
+from medjax import nets, rng
+from medjax.data.augmentation import Corrupted
+from medjax.nets.avit import AViT
+from medjax.types import Array, Key, Params, PyTree
+
+
+def hairy(pictures: np.ndarray, seed: int) -> np.ndarray:
+  """Simulated lesions with hairs over them."""
+  spoil = Corrupted("hairs", 3)
+  keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(len(pictures)))
+
+  @jax.jit
+  def one(key: Key, image: Array) -> Array:
+    return spoil.apply(spoil.draw(key, image.shape), image)
+
+  return np.asarray(jax.vmap(one)(keys, jnp.asarray(pictures)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What trains, by paths, and how it begins."""
+
+  trains: tuple[str, ...]
+  has_prompt: bool = False
+  is_pretrained: bool = True
+  is_private: bool = False
+
+
+class Task:
+  """The network, its first training, and its losses."""
+
+  def __init__(self, config: Any, channels: int):
+    self.config, side = config, config.size // config.patch_size
+    self.encoder = nets.ViT(
+      patch=config.patch_size, width=config.width, depth=config.num_layers, num_heads=4,
+      grid=(side, side), mlp_ratio=2, adapter_width=config.width // 4,
+    )  # fmt: skip
+    self.shape = (config.size, config.size, channels)
+
+  def net(self, kind: Kind) -> AViT:
+    return AViT(self.encoder, width=24, has_prompt=kind.has_prompt)
+
+  def start(self, key: Key) -> Params:
+    init = jax.jit(self.net(Kind(())).init)
+    return init(rng.stream(key, "parameters"), jnp.zeros(self.shape))["params"]
+
+  def rebuilt(self, params: Params, example: PyTree, key: Key) -> Array:
+    """Squared error of the hidden patches, which the transformer does not see."""
+    patch, side = self.config.patch_size, self.config.size // self.config.patch_size
+    image = example["image"]
+    hidden = jax.random.bernoulli(key, self.config.hidden_fraction, (side, side, 1))
+    cover = jnp.repeat(jnp.repeat(hidden, patch, 0), patch, 1)
+    seen: Any = self.encoder.apply({"params": params["encoder"]}, jnp.where(cover, 0.5, image))
+    pixels = seen @ params["pixels"]  # [side, side, patch * patch * channel]
+    channels = image.shape[-1]
+    blocks = pixels.reshape(side, side, patch, patch, channels).transpose(0, 2, 1, 3, 4)
+    error = jnp.square(blocks.reshape(image.shape) - image)
+    return (error * cover).sum() / jnp.maximum(cover.sum() * channels, 1)
+
+  def loss(self, kind: Kind) -> Any:
+    apply: Any = self.net(kind).apply
+
+    def one(params: Params, example: PyTree, key: Key) -> Array:
+      del key
+      logits = apply({"params": params}, example["image"])[..., 0]
+      return mask_loss(logits, example["mask"])
+
+    return one
+
+  def program(self, kind: Kind) -> Any:
+    """(params, store) -> Dice of each picture."""
+    apply: Any = self.net(kind).apply
+
+    def dice(params: Params, image: Array, mask: Array) -> Array:
+      inside = apply({"params": params}, image)[..., 0] > 0
+      return 2 * (inside & mask).sum() / jnp.maximum(inside.sum() + mask.sum(), 1)
+
+    many = jax.jit(jax.vmap(dice, (None, 0, 0)))
+    return lambda params, store: np.asarray(many(params, store["image"], store["mask"]))
