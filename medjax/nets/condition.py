@@ -41,6 +41,7 @@ def conditional_instance_norm(
 class ConditionBlock(nn.Module):
   """Two convolutions with conditional instance norm.
 
+  >>> import jax
   >>> block = ConditionBlock(num_conditions=3)
   >>> given = jnp.ones((4, 4, 8)), jnp.int32(1)
   >>> params = jax.eval_shape(block.init, jax.random.key(0), *given)

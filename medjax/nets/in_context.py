@@ -20,6 +20,7 @@ class InContext(nn.Module):
   row attends to the rows with labels, never to one without, so new samples do not see each other,
   and a row without a label never is its own key.
 
+  >>> import jax
   >>> net = InContext(num_classes=2, width=8, num_layers=1, num_heads=2)
   >>> features, labels = jnp.ones((5, 3)), jnp.array([0, 1, 1, -1, -1])
   >>> params = net.init(jax.random.key(0), features, labels)

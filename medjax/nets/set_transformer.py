@@ -35,6 +35,7 @@ class SetOutput(NamedTuple):
 class SetTransformer(nn.Module):
   """Logits of every item in the light of the other items of its set.
 
+  >>> import jax
   >>> net = SetTransformer(num_outputs=1, width=8, num_layers=1, num_heads=2, num_kinds=3)
   >>> features, kinds = jnp.ones((4, 5)), jnp.array([0, 2, 2, 0])
   >>> is_item = jnp.array([True, True, True, False])  # three items, one place of padding
