@@ -16,7 +16,7 @@ a forest over tiles; the reasons name the features that matter.
   python -m experiments.cellfinet tiles --data FILE.npz
                                              features of your own tiles; about 1 minute
 
-Times are for 2 CPU cores, estimates for nuclei and slides, which have not been run whole; extras
+Times are for 2 CPU cores; extras
 `classical` and, for nuclei, `nuclei`. What FILE.npz holds stands in experiments/bags.py. Published
 AUC, validation and test: forest .675 .715, attention over deep embeddings .686 .737, CellFiNet .706
 .751, with .06 between folds and 54 test slides.

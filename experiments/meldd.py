@@ -16,7 +16,7 @@ keep sensitivity; all together is not additive.
   python -m experiments.meldd features --data train.csv --data features.npz
                                           with features of your own network; 5 minutes
 
-Times are for 2 CPU cores; `pictures` has not been run whole. In `table` it is real who has how many
+Times are for 2 CPU cores. In `table` it is real who has how many
 lesions, where, of which sex and age, and which of them are melanomas; every feature is drawn, so
 what context and site add there is what was put in, and only age, sex and the numbers are the
 world's. In `pictures` the features are those of real lesions, each given to a lesion of its kind
