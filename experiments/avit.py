@@ -32,6 +32,7 @@ one example; statement and not_covered: of the private arms.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -69,9 +70,8 @@ class Config(study.Settings):
   target_epsilon: float = 8.0  # of the private arms
   delta: float = 1e-3
   max_norm: float = 1.0  # of a picture's gradient in the private arms
-  near_duplicates: float = (
-    -1.0
-  )  # similarity of two people's scans that is refused; 0: not looked at
+  # similarity of two people's scans that is refused; 0: not looked at
+  near_duplicates: float = -1.0
   known: str = ""  # what is known of these data, a sentence shown beside the scores
 
   def __post_init__(self):
@@ -173,6 +173,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     directory.write_json("splits", study.splits_of([turn], options.seed))
     study.announce(planned)
     task = Task(config, sets.image.shape[-1])
+    program_of = functools.cache(task.program)  # compiled once for all seeds
     pictures = {"image": unlabelled}
     names = [sets.subjects[i] for i in parts["test"]]
     trained: dict[str, list[study.Trained]] = {arm: [] for arm in config.arms}
@@ -182,7 +183,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     statement = ""
 
     def score(arm: str, seed: int, params: Params, kind: Kind) -> study.Scored:
-      found = task.program(kind)(params, test)
+      found = program_of(kind)(params, test)
       about = {"arm": arm, "seed": seed, "role": "test"}
       return study.Scored(
         [

@@ -36,6 +36,7 @@ seconds of encoder and decoder a picture.
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from typing import Any
@@ -76,9 +77,8 @@ class Config(study.Settings):
   condition: str = "class"  # column of class.csv with the group; "": the folder
   person: str = ""  # column of class.csv with the person; "": each picture is one
   max_pictures: int = 24  # real pictures a group
-  near_duplicates: float = (
-    -1.0
-  )  # similarity of two people's scans that is refused; 0: not looked at
+  # similarity of two people's scans that is refused; 0: not looked at
+  near_duplicates: float = -1.0
   known: str = ""  # what is known of these data, a sentence shown beside the scores
 
   def __post_init__(self):
@@ -87,7 +87,6 @@ class Config(study.Settings):
 
 
 # --- arms: which block, and which group it is told
-
 
 ARMS = study.arms(
   study.Arm("frozen", "no training here: the segmenter as it comes", lambda: None),
@@ -158,6 +157,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     )  # fmt: skip
     embeddings = np.stack([np.asarray(prompted.embedded(image).embedding) for image in sets.image])
     problem = Problem(config, net, frozen, sets)
+    program_of = functools.cache(problem.program)  # compiled once for all seeds
     shuffled = np.random.default_rng(options.seed).permutation(sets.group)
     every = {"embedding": embeddings, "mask": sets.mask, "box": prompted_sets.boxes(sets.mask),
              "group": sets.group, "shuffled": shuffled, "nothing": 0 * shuffled,
@@ -191,7 +191,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
       for arm in config.arms:
         kind = kinds[arm]
         if arm == "frozen":
-          dice = problem.program(Kind())(frozen, test)
+          dice = program_of(Kind())(frozen, test)
           rows += rows_of(arm, seed, dice)
         if kind is None:
           continue
@@ -204,7 +204,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
         one = study.train_job(job, directory, log_every=config.log_every)
         trained.setdefault(arm, []).append(one)
         params = adapt.whole(one.params, rest)
-        program = problem.program(kind)
+        program = program_of(kind)
         asked = {arm: {**test, "group": test[told]}}
         if arm == "told-skip" and "predicted" in config.arms:
           asked["predicted"] = {**test, "group": guessed}
@@ -213,7 +213,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
             rows_of(n, seed, p(w, s))
           )
           rows += study.kept(directory, f"{name}-{seed}", one.params, make).rows
-        flops[arm] = study.flops(step, one.params, stream(0))
+        if seed == seeds[0]:
+          flops[arm] = study.flops(step, one.params, stream(0))
     if "told-skip" in flops and "predicted" in flops:
       flops["predicted"] = flops["told-skip"]
     costs = {arm: value for arm, value in flops.items() if arm in {row["arm"] for row in rows}}
