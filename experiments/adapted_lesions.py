@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.grouped_prompts import mask_loss
-from medjax import nets, rng
+from medjax import metrics, nets, rng
 from medjax.data.augmentation import Corrupted
 from medjax.nets.avit import AViT
 from medjax.types import Array, Key, Params, PyTree
@@ -86,7 +86,7 @@ class Task:
 
     def dice(params: Params, image: Array, mask: Array) -> Array:
       inside = apply({"params": params}, image)[..., 0] > 0
-      return 2 * (inside & mask).sum() / jnp.maximum(inside.sum() + mask.sum(), 1)
+      return metrics.dice(inside.astype(jnp.int32), mask.astype(jnp.int32), num_classes=2)[0]
 
     many = jax.jit(jax.vmap(dice, (None, 0, 0)))
     return lambda params, store: np.asarray(many(params, store["image"], store["mask"]))

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from experiments import prompted_sets
-from medjax import adapt, check, data, methods, nets, rng, study
+from medjax import adapt, check, data, methods, metrics, nets, rng, study
 from medjax.nets.condition import ConditionBlock
 from medjax.types import Array, Key, Params, PyTree, Step
 
@@ -105,8 +105,8 @@ class Problem:
       key = rng.stream(jax.random.fold_in(jax.random.key(0), example["index"]), "test box")
       logits = self.logits(kind, params, example, key)
       inside = jax.image.resize(logits, example["mask"].shape, "linear") > 0
-      both = (inside & example["mask"]).sum()
-      return 2 * both / jnp.maximum(inside.sum() + example["mask"].sum(), 1)
+      truth = example["mask"].astype(jnp.int32)
+      return metrics.dice(inside.astype(jnp.int32), truth, num_classes=2)[0]
 
     one = jax.jit(dice)
     # A picture at a time: the decoder of LiteMedSAM holds 100 MB for each.
