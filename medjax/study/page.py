@@ -20,6 +20,7 @@ from medjax.types import Json
 
 NAMES = {
   "dice": "Dice",
+  "slice_dice": "Dice in slices",
   "jaccard": "Jaccard",
   "surface_dice": "surface Dice",
   "surface_dice_voxel": "surface Dice",
@@ -50,7 +51,7 @@ def name_of(metric: str) -> str:
 def start(title: str, found: Mapping[str, Json], lead: str = "") -> Report:
   """A page of the common schema: who was tested, what could be detected, then every answer."""
   cases, people = (
-    ", ".join(f"{number:,} {role}" for role, number in found[key].items())
+    ", ".join(f"{number:,} ({role})" for role, number in found[key].items())
     for key in ("test_cases", "test_people")
   )
   counts = f"Test cases: {cases}; people: {people}."
@@ -69,13 +70,18 @@ def detectable(rows: Sequence[ResultRow]) -> list[str]:
 
 
 def answers(rows: Sequence[ResultRow]) -> list[str]:
-  """A text for each question and role: what was asked, and the sentence of each of its verdicts."""
+  """A text for each question and role: what was asked, and the sentence of each of its verdicts.
+
+  The role is not said of a question that has it in brackets, nor where it is "test".
+  """
   said: dict[tuple[str, str], list[str]] = {}
   for row in rows:
     own = said.setdefault((row["question"], row["role"]), [])
     own.append(sentence(row, name_of(row["metric"])))
   return [
-    " ".join([question, *([] if role == "test" else [f"({role})"]), *own])
+    " ".join(
+      [question, *([] if role == "test" or f"({role})" in question else [f"({role})"]), *own]
+    )
     for (question, role), own in said.items()
   ] or ["No planned comparison among these arms."]
 

@@ -164,6 +164,16 @@ def test_a_page_speaks_of_equal_compute_only_where_there_is_such_a_column():
     assert ("qual compute" in report.html()) == is_told
 
 
+def test_a_role_is_said_once():
+  """By the question where it names the role in brackets, else beside it; "test" needs no word."""
+  table = np.array([[0.7, 0.8, 0.6, 0.9], [0.7, 0.8, 0.6, 0.9]])
+  (row,) = study.against("plain", {"x": {"plain": table, "ours": table + 0.1}}, margin=0.01)
+  about = [("Here? (5 shots)", "5 shots"), ("There? (15 shots)", "5 shots"), ("Then?", "test")]
+  rows = [row | {"question": text, "role": role, "metric": "dice"} for text, role in about]
+  said = [text.partition(" ours ")[0] for text in study.page.answers(rows)]
+  assert said == ["Here? (5 shots)", "There? (15 shots) (5 shots)", "Then?"]
+
+
 def test_the_sections_of_a_page_hold_what_the_rows_say(tmp_path):
   rows = [
     {"arm": arm, "seed": s, "subject": p, "case": p, "domain": "", "role": "test", "dice/x": value}
