@@ -36,6 +36,10 @@ def test_a_low_rank_update_is_the_identity_at_the_start_to_the_bit():
   assert set(factors) == {"body/kernel", "conv/kernel", "head/kernel"}
   for name, x in tree.named_leaves(adapt.with_low_rank(start, factors)).items():
     assert np.asarray(x).tobytes() == np.asarray(tree.named_leaves(start)[name]).tobytes()
+  # And it can leave it: were both factors 0, no gradient would ever move them.
+  loss = lambda own: loss_fn(adapt.with_low_rank(start, own), jnp.ones(5), None)  # noqa: E731
+  slopes = jax.grad(loss)(factors)
+  assert all(float(jnp.abs(own["up"]).max()) > 0 for own in slopes.values())
 
 
 def test_a_low_rank_update_is_the_product_of_its_factors():

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import pickle
+import struct
 import zipfile
 
 import jax
@@ -114,18 +115,59 @@ def test_a_zip_of_torch_holds_what_torch_saved(tmp_path):
 
 class Harm:
   def __reduce__(self):
-    return os.system, ("true",)
+    return os.mkdir, ("harmed",)
 
 
 @pytest.mark.parametrize("content", [Harm(), {"epoch": 3}, [1, 2]])
-def test_a_pickle_of_more_than_tensors_is_refused_and_not_run(tmp_path, content):
+def test_a_pickle_of_more_than_tensors_is_refused_and_not_run(tmp_path, monkeypatch, content):
+  monkeypatch.chdir(tmp_path)
   with zipfile.ZipFile(tmp_path / "bad.pth", "w") as archive:
     archive.writestr("bad/data.pkl", pickle.dumps(content))
   with pytest.raises(InputError, match="state_dict"):
     nets.read_torch(tmp_path / "bad.pth")
+  assert not (tmp_path / "harmed").exists()
   (tmp_path / "text.pth").write_text("no weights")
   with pytest.raises(InputError, match="safetensors"):
     nets.read_torch(tmp_path / "text.pth")
+
+
+def tensor_pickle(offset, size, stride):
+  """What torch pickles of {"w": tensor} over a storage of four numbers, opcode by opcode."""
+
+  def text(own):
+    return b"X" + struct.pack("<i", len(own)) + own.encode()
+
+  def numbers(*own):
+    return b"".join(b"J" + struct.pack("<i", n) for n in own)
+
+  storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu")
+  storage += numbers(4) + b"tQ"
+  shape = b"(" + numbers(*size) + b"t(" + numbers(*stride) + b"t"
+  made = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + numbers(offset) + shape + b"\x89}tR"
+  return b"\x80\x02}" + text("w") + made + b"s."
+
+
+@pytest.mark.parametrize(
+  "offset, size, stride, wanted",
+  [
+    (1, (3,), (1,), [1, 2, 3]),
+    (0, (2, 2), (1, 2), [[0, 2], [1, 3]]),
+    (2, (3,), (1,), None),
+    (0, (2, 2), (3, 1), None),
+    (3, (2,), (-1,), None),
+  ],
+)
+def test_a_tensor_lies_within_its_storage(tmp_path, offset, size, stride, wanted):
+  """A view that reaches beyond would read what else stands in memory."""
+  path = tmp_path / "view.pth"
+  with zipfile.ZipFile(path, "w") as archive:
+    archive.writestr("view/data.pkl", tensor_pickle(offset, size, stride))
+    archive.writestr("view/data/0", np.arange(4, dtype=np.float32).tobytes())
+  if wanted is None:
+    with pytest.raises(InputError, match="beyond its storage"):
+      nets.read_torch(path)
+  else:
+    np.testing.assert_array_equal(nets.read_torch(path)["w"], wanted)
 
 
 def test_batch_norm_couples_examples_only_where_it_trains():
