@@ -12,7 +12,7 @@ from PIL import Image
 
 from medjax import adapt, nets, predict, predict_prompts
 from medjax.check import InputError
-from medjax.inference.prompted import Prompted
+from medjax.inference.prompted import PixelPrompt, Prompted
 from medjax.nets import MaskOutput
 
 SIZE = 16
@@ -35,6 +35,21 @@ def decode(params, embedding, prompts):
 def reader(cache=None, embed=lambda params, image: image):
   params = {"scale": jnp.float32(1.0), "encoder": jnp.zeros(1)}
   return Prompted(embed, decode, params, size=SIZE, channels=3, cache=cache)
+
+
+def test_middles_of_pixels_stay_middles_whatever_the_scale():
+  """A pixel of a 4 x 4 picture is 2 x 2 pixels of the network's 8 x 8, and its middle theirs."""
+
+  def seen(params, embedding, prompts):
+    x, y = prompts.coordinates[0]
+    return MaskOutput(jnp.zeros((8, 8, 1)), (10 * x + y)[None])
+
+  own = Prompted(lambda params, image: image, seen, {"encoder": jnp.zeros(1)}, size=8, channels=1)
+  picture = np.arange(16.0).reshape(4, 4)
+  for x, y in ((0, 0), (1, 2), (3, 3)):
+    asked = PixelPrompt(np.array([[x, y]], np.float32), np.array([1]))
+    _, found = own.masks(own.embedded(picture), [asked])
+    assert found[0] == pytest.approx(10 * (2 * x + 0.5) + 2 * y + 0.5)
 
 
 @pytest.fixture
