@@ -3,8 +3,8 @@
 Programs are compiled quickly rather than well, in a third of the time: without LLVM's
 optimisations, each as one LLVM module, and with XLA's older emitters of fusions. Flops and memory
 are the same. The older emitters take minutes over a few programs, such as an augmentation of
-volumes: the marker `shipped` keeps them from a test. Slow tests are compiled as programs ship.
-Your own XLA_FLAGS come last and win.
+volumes: their tests are slow ones, which are compiled as programs ship. Your own XLA_FLAGS come
+last and win.
 """
 
 import gc
@@ -35,8 +35,8 @@ _QUICK = {
   "xla_llvm_enable_alias_scope_metadata": False,
   "xla_llvm_enable_noalias_metadata": False,
   "xla_llvm_enable_invariant_load_metadata": False,
+  "xla_cpu_use_fusion_emitters": False,
 }
-_OLDER_EMITTERS = {"xla_cpu_use_fusion_emitters": False}
 # XLA refuses a flag that it does not know: these are given to the releases that were tried.
 _KNOWS_FLAGS = metadata.version("jaxlib").startswith("0.10.")
 _get_compile_options = compiler.get_compile_options
@@ -57,7 +57,7 @@ def pytest_runtest_setup(item):
   _flags.clear()
   if not _KNOWS_FLAGS or item.get_closest_marker("slow"):
     return
-  _flags.update(_QUICK if item.get_closest_marker("shipped") else _QUICK | _OLDER_EMITTERS)
+  _flags.update(_QUICK)
   for name in [name for name in _flags if name in os.environ["XLA_FLAGS"]]:
     del _flags[name]
 

@@ -1,6 +1,6 @@
 """What every study promises, over the table in `studies.py`.
 
-The default suite builds every study's settings and runs two rows whole; `make test-slow` runs all.
+The default suite builds every study's settings and runs one row whole; `make test-slow` runs all.
 """
 
 import dataclasses

@@ -165,7 +165,9 @@ def test_pictures_need_more_likeness_than_volumes():
   assert near_duplicates(source) == []
 
 
-@pytest.mark.parametrize("name", ["blood_cells/site2", "retina"])
+@pytest.mark.parametrize(
+  "name", ["blood_cells/site2", pytest.param("retina", marks=pytest.mark.slow)]
+)
 def test_small_sets_of_pictures_that_differ_pass(name):
   whole = NnUNetFolder(real_set(name), normalise="none")
   random = np.random.default_rng(0)
@@ -185,6 +187,7 @@ def test_wrong_input():
     near_duplicates(Listed(PEOPLE), threshold=2)
 
 
+@pytest.mark.slow
 def test_repeat_scans_of_real_people_are_found_and_people_told_apart():
   """19 pairs are scans of one person, found before by the agreement of their labels."""
   root = real_set("brain_t1_tissue")

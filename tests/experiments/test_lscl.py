@@ -154,7 +154,15 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
   assert "finished" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("arm", training.ARMS)
+@pytest.mark.parametrize(
+  "arm",
+  [
+    a
+    if a in ("mixup", "mixstyle", "scl", "lscl-chain")
+    else pytest.param(a, marks=pytest.mark.slow)
+    for a in training.ARMS
+  ],
+)
 def test_every_arm_is_a_step_over_plain_batches(arm):
   """Traced, not compiled: the state keeps its shapes, and the loss is a scalar."""
   config = training.Config(

@@ -149,6 +149,7 @@ def test_a_run_stopped_at_a_centre_ends_as_one_that_was_not(tmp_path, monkeypatc
   assert (whole / "results.json").read_text() == (stopped / "results.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_next_centre_starts_from_what_transfer_and_carry_say(monkeypatch):
   """Trainings replaced by sums: 1 on the last weights, 2 on those of the best validation loss."""
   setting = hospitals.simulated((2, 2, 2), 1, (16, 16), 0)
@@ -459,6 +460,7 @@ def test_near_duplicates_are_found_on_a_common_grid_at_one_centre_and_at_two(tmp
     read(x, again, near_duplicates=0.55)
 
 
+@pytest.mark.slow
 def test_a_real_mask_is_never_two_peoples(tmp_path):
   def masks(root, *corners, size=12):
     root = folder(root, 0, [f"p{i}" for i in range(len(corners))])

@@ -36,7 +36,7 @@ def run(*args):
   cli.run(private_alignment.PRESETS, private_alignment.build, doc, args=args)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param(None, id="whole", marks=pytest.mark.slow)])
 def finished(tmp_path_factory):
   workdir = tmp_path_factory.mktemp("alignment") / "run"
   arguments = ["demo", *SMALL, "--workdir", str(workdir)]

@@ -29,7 +29,7 @@ def run(*args):
   cli.run(segmentation.PRESETS, segmentation.build, segmentation.__doc__, args=args)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[pytest.param(None, id="whole", marks=pytest.mark.slow)])
 def finished(tmp_path_factory):
   root = tmp_path_factory.mktemp("segmentation")
   folder = nnunet(root / "data", CASES, channels=("T1", "T2"), shape=(9, 8, 5), affine=AFFINE)

@@ -332,6 +332,7 @@ def test_networks_that_do_not_fit_are_refused(fields, message):
     Config(**ADAM, arms=("fine-tune",), **fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arm", ["first-layers", pytest.param("spottune", marks=pytest.mark.slow)])
 def test_the_released_network_keeps_its_running_statistics(tmp_path, arm):
   """Traced, not run: an update gives back the tree that it started with, statistics included."""

@@ -149,6 +149,7 @@ def played(*places, claim):
   return audit.audit_step(release(), [game], claim=claim, key=KEY, trials=4000, held_out=1000)
 
 
+@pytest.mark.slow
 def test_local_updates_leak_what_is_paid_for_and_a_sample_of_nobody_is_released_too():
   once, twice = played(1, claim=1 / SIGMA), played(0, 1, claim=2**0.5 / SIGMA)
   assert once.verdict == twice.verdict == "not refuted"

@@ -32,7 +32,9 @@ def choices(params, num):
   )
 
 
-@pytest.mark.parametrize(("module", "shape"), SMALL)
+@pytest.mark.parametrize(
+  ("module", "shape"), [SMALL[0], pytest.param(*SMALL[1], marks=pytest.mark.slow)]
+)
 def test_values_and_gradients_are_those_of_the_chosen_parameters(module, shape):
   model, params, others, image = copies(module, shape)
   z = choices(params, 3)

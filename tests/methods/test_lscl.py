@@ -182,6 +182,7 @@ def flops(num_updates, *, is_compiled):
   return (lowered.compile() if is_compiled else lowered).cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "is_compiled", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["traced", "compiled"]
 )

@@ -112,7 +112,13 @@ def compiled(name):
   return jax.jit(arms(name).update)
 
 
-@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize(
+  "name",
+  [
+    name if name in ("public", "repaired") else pytest.param(name, marks=pytest.mark.slow)
+    for name in FILTERS
+  ],
+)
 def test_training_in_chunks_is_that_by_whole_samples_but_for_rounding(name):
   step = arms(name)
   state = step.init(PARAMS, rng.stream(KEY, "init"))
@@ -200,7 +206,7 @@ def test_the_repaired_filter_compares_with_the_raw_mean(radius):
   np.testing.assert_allclose(got, clip(kept).sum(0) / 8, atol=1e-5)
 
 
-@pytest.mark.parametrize("tau", [0.5, 2.0])
+@pytest.mark.parametrize("tau", [0.5, pytest.param(2.0, marks=pytest.mark.slow)])
 def test_the_cosines_of_the_repaired_filter_get_noise_of_twice_their_radius(tau):
   alike, draws = np.tile(clip(rows[:1], 1e-3), (16, 1)), 2000
   filter = privacy.repaired(threshold=0.0, half_range=1.0, radius=3.0)
@@ -213,7 +219,10 @@ def test_the_cosines_of_the_repaired_filter_get_noise_of_twice_their_radius(tau)
   assert abs(share - want) < 5 * 0.5 / np.sqrt(16 * draws)
 
 
-@pytest.mark.parametrize("measure", [None, "magnitude", "mean", "std", "cov"])
+@pytest.mark.parametrize(
+  "measure",
+  [None, "magnitude", "mean", *[pytest.param(m, marks=pytest.mark.slow) for m in ("std", "cov")]],
+)
 def test_the_published_algorithms(measure):
   dropped = 0.0 if measure is None else 0.4
   filter = privacy.paper_nonprivate(threshold=0.1, measure=measure, dropped=dropped)

@@ -91,6 +91,7 @@ def test_three_releases_are_what_numpy_makes_of_one_sample():
   assert step.releases_per_sample == 3
 
 
+@pytest.mark.slow
 def test_chunks_and_padding_change_nothing_but_rounding():
   adversary = fused(direction="random")  # whose cells must not know the chunk
   whole = batch_of()
@@ -165,6 +166,7 @@ def test_styles_of_the_own_subject_need_whole_people_as_units():
   assert step_of(own, 2).manifest["filter_adversary_provenance"] == "own subject"
 
 
+@pytest.mark.slow
 def test_people_with_several_images_train_a_few_steps():
   """Groups: each member is changed on its own, by styles of its own person."""
   data = batch_of(size=12, subjects=np.repeat(np.arange(4), 3))
@@ -195,6 +197,7 @@ def test_a_group_of_one_is_its_member():
   np.testing.assert_allclose(*found, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_an_adversary_that_moves_labels_trains_a_few_private_steps():
   data = batch_of(size=8)
   own = plan(2, sigma=0.5, num_examples=8, expected_batch_size=4, delta=0.01)

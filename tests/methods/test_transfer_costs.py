@@ -76,6 +76,7 @@ def test_the_released_network_has_32_blocks_to_choose_from():
   assert len(blocks(network(3)[1])) == 32
 
 
+@pytest.mark.slow
 def test_octl_is_the_very_program_of_fine_tuning():
   assert lowered("octl").as_text() == lowered("fine-tune").as_text()
 
@@ -88,6 +89,7 @@ def test_operations_beside_fine_tuning(name, most):
   assert ratio(lowered(name), lowered("fine-tune"), "flops") <= most
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["flops", "bytes accessed"])
 def test_compiled_l2sp_beside_fine_tuning(what):
   assert ratio(compiled("l2-sp"), compiled("fine-tune"), what) <= 1.05

@@ -43,7 +43,9 @@ def slopes(cut, forward=1.0, closed=()):
   return program(cut)(np.full(4, forward, np.float32), backward)
 
 
-@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize(
+  "cut", ["deep-skip", *[pytest.param(cut, marks=pytest.mark.slow) for cut in CUTS[:2]]]
+)
 def test_without_losses_it_is_the_whole_network(cut):
   """Bit for bit forward; back two programs sum in different orders, and links change no bit."""
   own = nets.split(UNET, cut)

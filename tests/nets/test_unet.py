@@ -9,7 +9,7 @@ from flax import nnx
 from medjax import nets, tree
 
 
-@pytest.mark.parametrize("space", [(12, 10), (6, 5, 7)])
+@pytest.mark.parametrize("space", [(12, 10), pytest.param((6, 5, 7), marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
   "fields",
   [

@@ -221,6 +221,7 @@ def verdict(release, pattern, rounds):
   return found.verdict
 
 
+@pytest.mark.slow
 def test_the_audit_lets_the_mechanism_pass_and_refutes_two_wrong_ones():
   sound = sequence(FACTOR, 2.0)
   assert verdict(lambda data, key: sound(key, data), (1, 4), 2) == "not refuted"

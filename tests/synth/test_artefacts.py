@@ -16,7 +16,7 @@ def image(*shape):
   return jnp.asarray(values[..., None])
 
 
-@pytest.mark.parametrize("shape", [(12, 9), (8, 7, 6)])
+@pytest.mark.parametrize("shape", [(12, 9), pytest.param((8, 7, 6), marks=pytest.mark.slow)])
 def test_no_strength_gives_the_image_back(shape):
   x = image(*shape)
   motion = Motion(translation_mm=0.0, rotation_degrees=0.0)

@@ -31,7 +31,13 @@ PRESETS = {"synthseg": presets.synthseg(TABLE), "learn2synth": presets.learn2syn
 SHAPES = ((20, 18), (10, 12, 9))
 
 
-@pytest.mark.parametrize("name, shape", [("learn2synth", (20, 18)), ("synthseg", (10, 12, 9))])
+@pytest.mark.parametrize(
+  "name, shape",
+  [
+    ("learn2synth", (20, 18)),
+    pytest.param("synthseg", (10, 12, 9), marks=pytest.mark.slow),
+  ],
+)
 def test_presets_give_images_in_the_unit_interval_the_same_alone_and_in_a_batch(name, shape):
   label, keys = head(shape), jax.random.split(jax.random.key(0), 3)
   values = np.unique(label)

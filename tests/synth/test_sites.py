@@ -55,7 +55,11 @@ def phantom(*shape):
 
 @pytest.mark.parametrize(
   "name, shape",
-  [("research-t1", (16, 18)), ("hospital-flair", (12, 10, 8)), ("motion-t2", (12, 10, 8))],
+  [
+    ("research-t1", (16, 18)),
+    pytest.param("hospital-flair", (12, 10, 8), marks=pytest.mark.slow),
+    pytest.param("motion-t2", (12, 10, 8), marks=pytest.mark.slow),
+  ],
 )
 def test_one_scan_alone_in_jit_and_in_a_batch_is_the_same(name, shape):
   site, spacing = sites.find(name), (1.0,) * len(shape)

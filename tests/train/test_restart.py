@@ -71,6 +71,7 @@ def uninterrupted(tmp_path_factory):
   return Runner(folder).finish(folder / "run")
 
 
+@pytest.mark.slow
 def test_signals_save_and_the_same_command_resumes(tmp_path, uninterrupted):
   """SIGTERM, then SIGINT: one run is stopped twice, each time in a process of its own."""
   runner, workdir = Runner(tmp_path), tmp_path / "run"

@@ -33,7 +33,7 @@ def with_chance(config, probability):
   )
 
 
-@pytest.mark.parametrize("patch", [(12, 10), pytest.param((8, 6, 10), marks=pytest.mark.shipped)])
+@pytest.mark.parametrize("patch", [(12, 10), pytest.param((8, 6, 10), marks=pytest.mark.slow)])
 def test_an_example_alone_and_in_a_batch_gives_the_same(patch):
   config = with_chance(augmentation.nnunet(patch, elastic_probability=1.0), 1.0)
   images, labels = batch(config)
