@@ -7,6 +7,7 @@ number of updates.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
@@ -14,16 +15,14 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from experiments.learn2synth import synthetic_training
+from experiments.learn2synth import released, synthetic_training
 from experiments.learn2synth.synthetic_training import Task
 from medjax import check, data, methods, metrics, rng, study, synth, train
 from medjax.data import manifest
 from medjax.types import Batch, Json, Source
 
 ARMS = ("naive", "learn2synth")
-_AUGMENTATION = synth.ParametricAugmentation()
 _LEAST_SIGMA = 1e-4  # lower end of naive randomisation's noise levels
 
 
@@ -76,6 +75,13 @@ class Config:
   theta_learning_rate: float = 3e-3  # Adam's first rate for the augmentation; decays likewise
   log_every: int = 20  # steps between two log rows
   eval_every: int = 100  # steps between two evaluations on validation images
+  # Departures of the released code from the paper, each a name of its own; see `released`.
+  doubled: bool = False  # the image is added to what the augmentation makes of it
+  batch_field: bool = False  # one random field for all images of a batch
+  released_dice: bool = False  # soft Dice alone, with voxels / classes added above and below
+  one_rate: bool = False  # the network's rate for the augmentation too, and no decay
+  raw_parameters: bool = False  # noise level without bounds, exponents between 0 and 1
+  beside_published: bool = False  # whether the page shows the paper's figures beside
 
   def __post_init__(self):
     study.check_fields(self)
@@ -273,8 +279,8 @@ def make_task(config: Config, setting: Setting) -> Task:
   return Task(
     model=synthetic_training.unet(setting.grouping.num_targets, config.widths),
     generator=generator,
-    augmentation=_AUGMENTATION,
-    loss=synthetic_training.dice_and_cross_entropy,
+    augmentation=released.augmentation(config),
+    loss=released.loss(config),
   )
 
 
@@ -288,7 +294,8 @@ def class_means(cases: Batch, num_classes: int) -> list[float]:
 
 
 def initial_theta(config: Config) -> Any:
-  return _AUGMENTATION.init(sigma=config.initial_sigma, exponents=config.initial_exponents)
+  augmentation = released.augmentation(config)
+  return augmentation.init(sigma=config.initial_sigma, exponents=config.initial_exponents)
 
 
 def results(found: Found) -> dict[str, Any]:
@@ -415,7 +422,7 @@ def _fit(
   name: str,
 ) -> study.Trained:
   key = jax.random.key(seed)
-  tx = optax.adam(_decaying(config.learning_rate, config), eps_root=1e-16)
+  tx, theta_tx = released.optimisers(config)
   draws = data.batches(cases.maps, config.batch_size, seed, name="synthetic")
   if arm == "naive":
     augmentation = synth.ParametricAugmentation(noise="ranged")
@@ -425,12 +432,16 @@ def _fit(
     step = methods.supervised(dataclasses.replace(task, augmentation=augmentation).fixed_loss, tx)
     stream = synthetic_training.with_theta(draws, theta)
   else:
+    inner_loss = task.inner_loss
+    if config.batch_field:
+      inner_loss = functools.partial(released.batch_field_loss, task)
+      draws = released.with_batch_field(draws, seed)
     step = methods.learn2synth(
-      task.inner_loss,
+      inner_loss,
       task.outer_loss,
       tx,
       initial_theta(config),
-      optax.adam(_decaying(config.theta_learning_rate, config)),
+      theta_tx,
       describe=task.augmentation.describe,
     )
     real = data.batches(cases.training, config.batch_size, seed, name="real")
@@ -445,10 +456,6 @@ def _fit(
     eval_every=config.eval_every,
     checkpoint_every=config.eval_every,
   )
-
-
-def _decaying(rate: float, config: Config) -> optax.Schedule:
-  return optax.cosine_decay_schedule(rate, config.num_steps, alpha=0.05)
 
 
 def _folder(config: Config, path: pathlib.Path) -> data.NnUNetFolder:

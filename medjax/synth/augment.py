@@ -83,7 +83,7 @@ class ParametricAugmentation:
   DEVIATION: the released code shares one field per batch; here every example draws its own. To
   share, vmap `apply` over the images with one `draw`.
   DEVIATION: the released default doubles the image (x + A(x) with A already returning the image);
-  here A(x) replaces x.
+  here A(x) replaces x unless `residual` asks for the former.
 
   Attributes:
     noise: "fixed" (one level), "ranged" (sigma ~ U(low, high) per example, the released code's
@@ -94,6 +94,7 @@ class ParametricAugmentation:
     exponents: "real" or "sigmoid".
     sigma: "softplus" or "identity".
     sigma_scale: s above, in image intensities.
+    residual: whether the image is added once more, as in the released code.
   """
 
   noise: Literal["fixed", "ranged", "modulated", "none"] = "fixed"
@@ -103,6 +104,7 @@ class ParametricAugmentation:
   exponents: Literal["real", "sigmoid"] = "real"
   sigma: Literal["softplus", "identity"] = "softplus"
   sigma_scale: float = 0.01
+  residual: bool = False
 
   def __post_init__(self):
     check.one_of("noise", self.noise, ("fixed", "ranged", "modulated", "none"))
@@ -168,16 +170,17 @@ class ParametricAugmentation:
   ) -> Float[Array, "*space channel"]:
     """Augmented image; INU first, then noise. All channels share the field, none the noise.
 
-    Guarantees: exponents 0 and sigma 0 give the image back; d output / d sigma = level * eps
-    ("fixed" and "modulated").
+    Guarantees: exponents 0 and sigma 0 give the image back (twice the image with `residual`);
+    d output / d sigma = level * eps ("fixed" and "modulated").
     """
+    given = image
     if self.bias:
       exponents = self._natural_exponents(theta)
       log_field = sum(exponents[k] * draws.log_fields[k] for k in range(len(self.grids)))
       image = image * jnp.exp(log_field)[..., None]  # x * prod_k alpha_k ^ c_k
     if self.noise != "none":
       image = image + self._noise_level(theta, draws.level) * draws.eps
-    return image
+    return given + image if self.residual else image
 
   def __call__(
     self, theta: Theta, key: Key, image: Float[Array, "*space channel"]

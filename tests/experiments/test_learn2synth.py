@@ -4,17 +4,18 @@ import dataclasses
 import html.parser
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import learn2synth
-from experiments.learn2synth import noise_recovery, real_images
-from medjax import check, cli, loading, predict, synthesisers
+from experiments.learn2synth import noise_recovery, real_images, released, synthetic_training
+from medjax import check, cli, loading, predict, synth, synthesisers
 from medjax.data.formats import nifti
 from medjax.metrics import case_table
 from medjax.synth import __main__ as synth_main
-from medjax.types import Batch
+from medjax.types import Batch, Model
 from tests.data.folders import nnunet
 
 CASES = tuple(f"case{i}_scan{j}" for i in range(5) for j in range(2))
@@ -23,6 +24,21 @@ SMALL = [
   *("--log_every", "1", "--eval_every", "2", "--subject_pattern", r"(case\d+)_"),
   *("--background", "clusters", "--num_clusters", "2", "--contrast", "random"),
 ]
+
+
+ONES = synth.Mixture(mean=(1.0, 1.0), std=(0.0, 0.0), zero_background=0.0, dark_background=0.0)
+
+
+def batch_of(size, step):
+  rows = np.arange(size, dtype=np.int32)
+  return Batch(
+    image=None,
+    label=np.ones((size, 8, 6), np.int32),
+    domain=None,
+    subject=rows,
+    index=rows + step,
+    weight=np.ones(size, np.float32),
+  )
 
 
 def batch_of_one(image, label):
@@ -234,3 +250,43 @@ def test_recovery_compares_method_with_profile_and_profile_with_preset():
 def test_estimate_is_the_mean_of_the_last_fifth():
   rows = [{"step": s, "theta/sigma": s / 100} for s in range(10, 101, 10)]
   np.testing.assert_allclose(noise_recovery.estimate(rows, 100), (0.9 + 1.0) / 2)
+
+
+def test_a_batch_shares_one_field_and_the_next_batch_has_another():
+  """Without noise an image of ones under the field is the field itself."""
+  stream = released.with_batch_field(lambda step: batch_of(3, step), seed=0)
+  config = dataclasses.replace(real_images.Config(), raw_parameters=True)
+  augmentation = dataclasses.replace(released.augmentation(config), noise="none")
+  task = synthetic_training.Task(
+    model=Model(init=lambda key, image: ({}, {}), apply=lambda params, image: (image, {})),
+    generator=synth.Generator(synth.identity(2), mixture=ONES, quantiles=None),
+    augmentation=augmentation,
+    loss=lambda logits, target: logits.std() / logits.mean(),
+  )
+  theta = augmentation.init(exponents=0.9)
+  key = jax.random.key(0)
+  found = [
+    jax.vmap(lambda e: released.batch_field_loss(task, {}, theta, e, key))(stream(step))
+    for step in (0, 1)
+  ]
+  for values in found:
+    assert np.ptp(values) == 0 and values[0] > 0.01
+  assert abs(found[0][0] - found[1][0]) > 1e-4
+
+
+def test_the_released_dice_is_its_formula_and_its_image_is_doubled():
+  random = np.random.default_rng(0)
+  logits, label = random.normal(size=(5, 4, 3)), random.integers(0, 3, (5, 4))
+  p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  r, e = np.eye(3)[label], 20 / 3
+  want = 1 - np.mean((2 * (p * r).sum((0, 1)) + e) / ((p**2 + r**2).sum((0, 1)) + e))
+  got = released.released_dice(jnp.asarray(logits, jnp.float32), jnp.asarray(label))
+  np.testing.assert_allclose(got, want, atol=1e-6)
+  plain, doubled = (
+    released.augmentation(dataclasses.replace(real_images.Config(), doubled=value))
+    for value in (False, True)
+  )
+  image, key, theta = jnp.ones((6, 5, 1)), jax.random.key(0), plain.init()
+  np.testing.assert_allclose(
+    doubled(theta, key, image), image + plain(theta, key, image), rtol=1e-6
+  )
