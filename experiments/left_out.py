@@ -39,6 +39,11 @@ class LeftOutFrame(NamedTuple):
     section: `section(report, found)` adds to the page.
     more: `more(trained)` -> further keys of results.json.
     fractions: of the people of a site that trains.
+    prepare: `prepare(task, turn, directory)` -> the turn with more to train on, which only the
+      people that train it may have taught, such as pictures by networks.
+    updates: `updates(task, arm)` -> how many an arm makes; None: `num_steps` each.
+    flops: `flops(task, arm)` -> operations of one update; None: as the compiler counts them.
+    watch: `watch(arm)` -> the `Watch` that chooses weights during a training.
   """
 
   title: str
@@ -50,6 +55,10 @@ class LeftOutFrame(NamedTuple):
   section: Callable[[Report, dict[str, Any]], None] | None = None
   more: Callable[[dict[str, list[study.Trained]]], Mapping[str, Any]] = lambda trained: {}
   fractions: Mapping[str, float] = {"train": 0.6, "validation": 0.1, "test": 0.3}
+  prepare: Callable[[Any, study.Turn, train.RunDirectory], study.Turn] | None = None
+  updates: Callable[[Any, str], int] | None = None
+  flops: Callable[[Any, str], float] | None = None
+  watch: Callable[[str], type[Watch]] = lambda arm: Watch
 
 
 # --- the run
@@ -108,21 +117,23 @@ def run(
     steps: dict[str, Step] = {arm: frame.arms[arm].make(own) for arm in arms}
     trained: dict[str, list[study.Trained]] = {arm: [] for arm in arms}
     rows: list[dict[str, Any]] = []
+    updates = {arm: frame.updates(own, arm) if frame.updates else config.num_steps for arm in arms}
     for turn in turns:
+      turn = frame.prepare(own, turn, directory) if frame.prepare else turn
       for seed in seeds:
         key = jax.random.key(seed)  # one for all arms: the same first weights and batches
         stream = _stream(config, turn, key, frame.metrics)
         for arm, step in steps.items():
           weights = functools.partial(frame.weights, arm)
           name = f"{arm}-{turn.name}-{seed}"
-          watch = Watch(scorer, turn, weights, directory.path / "evaluations" / name)
+          watch = frame.watch(arm)(scorer, turn, weights, directory.path / "evaluations" / name)
           job = study.Job(
             name,
             step,
             stream,
             own.start(arm, key, entry(turn.train, "image")[0]),
             key,
-            config.num_steps,
+            updates[arm],
             {"validation": watch.validation, "unseen": watch.unseen},
             keep_best=f"validation/{frame.metrics[0]}" if config.choose == "best" else "",
           )
@@ -131,10 +142,18 @@ def run(
           )
           trained[arm].append(one)
           about = {"arm": arm, "seed": seed, "turn": turn.name}
-          score = functools.partial(_scored, scorer, weights(one.state), turn, about)
-          rows += study.kept(directory, name, weights(one.state), score).rows
+          chosen = watch.final(one)
+          score = functools.partial(_scored, scorer, chosen, turn, about)
+          rows += study.kept(directory, name, chosen, score).rows
           rows += watch.oracle(one, {**about, "role": "unseen, oracle"})
-    finish(frame, config, directory, turns, trained, steps, rows, planned, options)
+    batch = stream(0)
+    flops = {
+      arm: frame.flops(own, arm)
+      if frame.flops
+      else study.flops(step, trained[arm][0].params, batch)
+      for arm, step in steps.items()
+    }
+    finish(frame, config, directory, turns, trained, (flops, updates), rows, planned, options)
 
 
 def _stream(config: Settings, turn: study.Turn, key: Key, metrics: Sequence[str]) -> Any:
@@ -164,20 +183,19 @@ def finish(
   directory: train.RunDirectory,
   turns: Sequence[study.Turn],
   trained: dict[str, list[study.Trained]],
-  steps: Mapping[str, Step],
+  spent: tuple[Mapping[str, float], Mapping[str, int]],
   rows: list[dict[str, Any]],
   planned: Sequence[dict[str, Any]],
   options: cli.RunOptions,
 ) -> None:
-  """Verdicts, results.json and the page."""
-  batch = _stream(config, turns[0], jax.random.key(0), frame.metrics)(0)
-  flops = {arm: study.flops(step, trained[arm][0].params, batch) for arm, step in steps.items()}
+  """Verdicts, results.json and the page; `spent` are operations of an update, and updates."""
+  flops, updates = spent
   found = study.answered(
     rows,
     frame.metrics,
     frame.questions,
     margin=config.margin,
-    costs=flops,
+    costs={arm: flops[arm] * updates[arm] for arm in flops},
     planned=planned,
     flops=flops,
     is_simulated=not options.data,

@@ -14,10 +14,13 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.task_trials import overlaps
-from medjax import check, files, study
+from medjax import check, files, losses, methods, study
+from medjax.train import weights as weights_of
 from medjax.tree import entry
 from medjax.types import Array, Key, Params, PyTree, Source, TrainState
 
@@ -135,6 +138,11 @@ class Scorer:
       for person, own in sorted(owners.items())
     ]
 
+  def cross_entropy(self, params: Params, cases: PyTree) -> float:
+    """Mean over pictures, of classes."""
+    logits, label = self._predict(params, entry(cases, "image")), entry(cases, "label")
+    return float(jax.vmap(losses.cross_entropy)(jnp.asarray(logits), jnp.asarray(label)).mean())
+
   def score(self, rows: Sequence[Mapping[str, Any]]) -> float:
     """Mean of the first metric over people."""
     return float(np.mean([row[f"{self.metrics[0]}/all"] for row in rows]))
@@ -163,6 +171,10 @@ class Watch:
     files.write_json(self._path(int(state.step)), content)
     return {self.scorer.metrics[0]: self.scorer.score(rows)}
 
+  def final(self, one: study.Trained) -> Params:
+    """The weights that a finished training is judged by."""
+    return self.weights(one.state)
+
   def oracle(self, one: study.Trained, about: Mapping[str, Any]) -> list[dict]:
     """Rows of the evaluation that is best on the unseen site, the first of several."""
     steps, scores = one.curve(f"unseen/{self.scorer.metrics[0]}")
@@ -177,3 +189,32 @@ class Watch:
 
   def _path(self, step: int) -> pathlib.Path:
     return self.folder / f"{step}.json"
+
+
+class StretchWatch(Watch):
+  """Averages the weights over a stretch of the training that validation chooses: SWAD.
+
+  The Step is a `methods.segment_mean` of the period of the evaluations. Each evaluation keeps the
+  mean of the weights since the last one, and the cross-entropy of validation people.
+  """
+
+  def validation(self, state: TrainState) -> dict[str, float]:
+    cases = self.turn.validation
+    loss = self.scorer.cross_entropy(state.params, cases)
+    self.folder.mkdir(parents=True, exist_ok=True)
+    path = self.folder / f"{int(state.step)}.safetensors"
+    weights_of.save_weights(path, self.weights(state), {"loss": loss})
+    return {**super().validation(state), "loss": loss}
+
+  def final(self, one: study.Trained) -> Params:
+    steps, _ = one.curve("validation/loss")
+    found = [weights_of.read_weights(self.folder / f"{step}.safetensors") for step in steps]
+    first, last = methods.flat_stretch([float(own.settings["loss"]) for own in found])
+    # Segments are of equal lengths, but for a last one that the training cut short.
+    lengths = np.diff([0, *steps])[first : last + 1]
+    arrays = {
+      name: np.average([own.arrays[name] for own in found[first : last + 1]], 0, lengths)
+      for name in found[0].arrays
+    }
+    say = lambda text: None  # noqa: E731
+    return weights_of.load_into(one.params, arrays, strict=True, say=say).params

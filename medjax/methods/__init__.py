@@ -13,7 +13,7 @@ from medjax.methods import (
 )
 from medjax.methods.adversarial import adversarial
 from medjax.methods.agem import agem
-from medjax.methods.averaged import Averaged, averaged
+from medjax.methods.averaged import Averaged, averaged, flat_stretch, segment_mean
 from medjax.methods.distillation import held_to_teacher, with_teacher
 from medjax.methods.ewc import Anchor, ewc, fisher_anchor, merged_anchors
 from medjax.methods.fine_tuning import l2sp, only, pull_to_start, with_frozen
@@ -48,6 +48,7 @@ __all__ = [
   "ewc",
   "fish",
   "fisher_anchor",
+  "flat_stretch",
   "fishr",
   "fusestyle",
   "groupdro",
@@ -69,6 +70,7 @@ __all__ = [
   "pull_to_start",
   "remembering",
   "routed",
+  "segment_mean",
   "spottune",
   "supervised",
   "support",

@@ -175,6 +175,13 @@ ROWS = (
     _params,
   ),
   Row(
+    "segment_mean",
+    lambda: methods.segment_mean(methods.supervised(_loss, optax.adam(3e-2)), 2),
+    lambda t: batch_of(t, 0),
+    _params,
+    like="averaged",
+  ),
+  Row(
     "l2sp",
     lambda: methods.l2sp(_loss, optax.adam(3e-2), alpha=1e-3),
     lambda t: batch_of(t, 0),

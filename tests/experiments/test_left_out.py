@@ -89,6 +89,41 @@ def test_the_oracle_takes_the_evaluation_that_is_best_on_the_site_left_out(tmp_p
   assert list(rows[0])[:3] == ["arm", "role", "case"] and rows[2]["subject"] == "cyd"
 
 
+def test_weights_are_averaged_over_the_stretch_that_validation_chooses(tmp_path):
+  """Class 1 is right for everybody: the loss of weight w is log(1 + exp(-w))."""
+  whole = types.SimpleNamespace(subjects=("ann", "bob"), domains=("XR", "XR"))
+  scorer = left_out_sites.Scorer(whole, types.SimpleNamespace(logits=_of_weight), ("accuracy",))
+  cases = {
+    "image": np.zeros((2, 1, 1, 1), np.float32),
+    "label": np.array([1, 1], np.int32),
+    "index": np.arange(2),
+  }
+  turn = study.Turn("CS", None, cases, {"unseen": cases}, {})
+  # The mean that a segment carries is ten times the weight that its last update left.
+  watch = left_out_sites.StretchWatch(scorer, turn, lambda state: state.extra, tmp_path)
+  history = []
+  weights = [0.0, 2.0, 1.9, 1.8, *[-3.0] * 6]
+  steps = [10, 20, 30, 40, *range(50, 101, 10), 105]
+  for step, weight in zip(steps, [*weights, -3.0], strict=True):
+    state = TrainState.start({"w": jnp.float32(weight)}, (), extra={"w": jnp.float32(10 * weight)})
+    found = watch.validation(state.replace(step=jnp.int32(step)))
+    np.testing.assert_allclose(found["loss"], np.log1p(np.exp(-weight)), rtol=1e-5)
+    history.append({"step": step, "validation/loss": found["loss"]})
+  last = TrainState.start({"w": jnp.float32(-3.0)}, ())
+  fit = types.SimpleNamespace(history=history, state=last)
+  own = watch.final(study.Trained("swad", last, fit, 105))
+  np.testing.assert_allclose(own["w"], np.mean([20.0, 19.0, 18.0]), rtol=1e-6)
+  # A training that ends in the stretch: its last segment has five updates, the others ten.
+  short = types.SimpleNamespace(history=[*history[:3], {**history[3], "step": 35}], state=last)
+  (tmp_path / "40.safetensors").rename(tmp_path / "35.safetensors")
+  own = watch.final(study.Trained("swad", last, short, 35))
+  np.testing.assert_allclose(own["w"], (20 + 19 + 9) / 2.5, rtol=1e-6)
+
+
+def _of_weight(params, image):
+  return jnp.stack([image.sum(), image.sum() + params["w"]])
+
+
 def _logits(params, image):
   return jnp.stack([image.sum(), image.sum() + params])
 

@@ -1,11 +1,14 @@
 """Vessels: one tree under every appearance, views that leave it where it is, real folders."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import ndimage
 
 from experiments import map as study_of_map
-from experiments import vessel_sets
+from experiments import vessel_looks, vessel_sets
+from medjax import nets
 from medjax.check import InputError
 from tests.data.folders import real_set
 
@@ -35,6 +38,33 @@ def test_views_move_with_the_picture_and_keep_its_vessels():
 def test_a_batch_that_cuts_a_group_is_refused():
   with pytest.raises(InputError, match="whole groups"):
     study_of_map.Config(batch_size=6, group=4)
+
+
+def test_vessels_are_drawn_from_the_made_up_appearance_alone():
+  """Another picture under the same appearance has the same vessels: nothing goes round it."""
+  module = vessel_looks.Drawer((2, 2))
+  image = jnp.asarray(np.random.default_rng(0).random((4, 4, 1)), jnp.float32)
+
+  @jax.jit
+  def run(key):
+    params = module.init(key, image)
+    look = module.apply(params, image, method="look")
+    decoder = {"params": params["params"]["decoder"]}
+    drawn = nets.UNet(2, (2, 2), num_convs=1).apply(decoder, look)
+    return look, drawn, module.apply(params, image)
+
+  look, drawn, whole = run(jax.random.key(0))
+  assert look.shape == image.shape and 0 < look.min() < look.max() < 1
+  np.testing.assert_allclose(whole, drawn, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_long_alternation_costs_what_the_exact_look_ahead_costs():
+  config = study_of_map.Config(size=16, widths=(4, 4), num_steps=100, arms=("map", "map-long"))
+  task = study_of_map.Task(config, None)
+  spent = {arm: task.flops(arm) * task.num_steps[arm] for arm in ("map", "map-exact", "map-long")}
+  assert abs(spent["map-long"] / spent["map-exact"] - 1) < 0.02
+  assert spent["map-exact"] > 2 * spent["map"]
 
 
 def test_real_eye_grounds_become_bright_vessels_and_both_eyes_one_person():

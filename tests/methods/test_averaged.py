@@ -1,10 +1,12 @@
-"""The moving average of the parameters, beside the training that it does not touch."""
+"""Averages of the parameters, beside the training that they do not touch."""
 
 import jax
 import numpy as np
 import optax
+import pytest
 
 from medjax import methods
+from medjax.check import InputError
 from tests.contracts import methods as table
 
 
@@ -34,3 +36,26 @@ def test_decay_zero_is_the_parameters():
   state = step.init(jax.numpy.float32(1), jax.random.key(0))
   state, _ = jax.jit(step.update)(state, jax.numpy.zeros(2), jax.random.key(1))
   assert state.params == state.extra.params
+
+
+def test_a_segment_holds_the_plain_mean_of_its_own_updates():
+  row = next(row for row in table.ROWS if row.name == "supervised")
+  step = methods.segment_mean(row.step(), 3)
+  state, update = step.init(row.params(), jax.random.key(0)), jax.jit(step.update)
+  seen = []
+  for t in range(1, 9):
+    state, _ = update(state, row.stream(t), jax.random.key(t))
+    seen.append(np.asarray(state.params["w"], np.float64))
+    own = seen[(t - 1) // 3 * 3 :]  # updates 1 to 3, 4 to 6, 7 and 8
+    np.testing.assert_allclose(state.extra.params["w"], np.mean(own, 0), rtol=1e-6)
+
+
+def test_the_stretch_begins_where_the_loss_stops_falling_and_ends_before_it_has_risen():
+  losses = [5.0, 4.0, 1.0, 1.2, 0.8, 1.0, 1.0, 1.2, 1.5, 1.1, 3.0, 3.0]
+  # Evaluation 2 is above evaluation 4, within its patience; 1.3 of (.8 + 1 + 1) / 3 is 1.21.
+  assert methods.flat_stretch(losses, tolerance=2) == (4, 9)
+  assert methods.flat_stretch(losses, tolerance=1) == (4, 7)
+  assert methods.flat_stretch(losses) == (4, 11)  # six in a row that are all above never come
+  assert methods.flat_stretch(losses, patience=1, tolerance=20) == (0, 11)
+  with pytest.raises(InputError, match="finite validation losses"):
+    methods.flat_stretch([1.0, float("nan")])
