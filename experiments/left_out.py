@@ -146,7 +146,7 @@ def run(
           score = functools.partial(_scored, scorer, chosen, turn, about)
           rows += study.kept(directory, name, chosen, score).rows
           rows += watch.oracle(one, {**about, "role": "unseen, oracle"})
-    batch = stream(0)
+    batch = _stream(config, turns[0], jax.random.key(0), frame.metrics)(0)
     flops = {
       arm: frame.flops(own, arm)
       if frame.flops
