@@ -9,22 +9,35 @@ whose domain is told > LwF > EWC > plain sequential training; more groupings are
   python -m experiments.continual_gen demo      written digits in five domains, 2 seeds; about 4
                                                 minutes
   python -m experiments.continual_gen evidence  all arms, 5 seeds; about 12 minutes
+  python -m experiments.continual_gen scanners --data SITE1 --data SITE2 --weights LITE0
+                                                mitotic figures, typical or atypical, scanner after
+                                                scanner, parted by slide; about 10 minutes
+  python -m experiments.continual_gen skin --data PH2 --data ARTEFACTS --weights LITE0
+                                                skin lesions: clean, with real rulers, with bubbles,
+                                                and mirrored; about 10 minutes
 
-Times are estimates for 2 CPU cores; digits come with scikit-learn. Domains: as they are, inverted,
+Times are estimates for 2 CPU cores; digits come with scikit-learn. LITE0 is a checkpoint of
+EfficientNet-Lite0, whose frozen features the perceptron reads; `scanners` wants patches.csv beside
+the sites, as `fusestyle` does, PH2 and ARTEFACTS are those of `test_time_selection`. Domains of
+digits: as they are, inverted,
 turned by 90 degrees, pixels in another order, and as they are with noise; the last is the first
 once more. Published balanced accuracy of skin lesions: joint .881, Continual-GEN .811 with five
 subnetworks, PackNet .756, CP&S .764, LwF .521, EWC .463, sequential .424; one or two groupings
 .753.
 
-"gen" and "gen-one" are told nothing. "packnet" and "given" are told the domain of every picture at
-the test and that each set is new: with the same subnetworks, what "given" is above "gen" is what
-routing costs. The paper has its own method above those that are told, which routing alone cannot
-do.
+"gen", "gen-means" and "gen-one" are told nothing. "cps" is told that each set is new and which
+`num_together` test pictures are of one domain; it takes the subnetwork of the strongest response.
+"packnet" and "given" are told that each set is new and the domain of every test picture: with the
+same subnetworks, what "given" is above "gen" is what routing costs. The paper has its own method
+above those that are told, which routing alone cannot do.
 
 DEVIATIONS: the paper prints a distance whose large values mean likeness; here a small one does, as
 its test does. A set is new where the mean distance of its pictures is above `novelty` times that of
 the domain's own, for every domain; it counts as domain of the nearest otherwise, and nothing is
-trained. First-order Taylor scores stand for "culpability", which the paper does not define.
+trained. First-order Taylor scores stand for "culpability", which the paper does not define, and for
+the scores of CP&S. Clusters are those of the pictures that a domain was learnt from; a set that is
+judged is not grouped itself, but its pictures' distances are averaged, as a single picture has no
+groups.
 
 results.json: the common schema of `study.results`; role "after all" is every domain after the last;
 transfer.<arm>: acc, bwt and forgetting of `metrics.transfer_summary`; routing.<arm>: share of the
@@ -32,24 +45,23 @@ pictures whose subnetwork is that of their domain; subnetworks.<arm>: mean numbe
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments import classical, domain_courses
-from experiments.domain_courses import DOMAINS, Course, Way, shown
-from medjax import check, cli, data, metrics, study
+from experiments import domain_courses, domain_sets
+from experiments.domain_courses import Course, Way
+from experiments.domain_sets import DomainSet
+from medjax import check, cli, metrics, study
 from medjax.train import Report
-
-_SAME = {"noisy": "plain"}  # a subnetwork of either is right for both
 
 # --- settings
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(study.Settings):
-  """A perceptron that meets five domains of written digits, one after the other."""
+  """A perceptron that meets one domain after the other."""
 
   num_seeds: int = 2
   arms: tuple[str, ...] = ("joint", "sequential", "ewc", "lwf", "given", "gen")  # what is compared
@@ -62,19 +74,24 @@ class Config(study.Settings):
   lwf_strength: float = 1.0  # of the distance to the old logits
   groupings: tuple[int, ...] = (1, 3, 5, 7, 10)  # clusters of each, beside that by class
   novelty: float = 1.3  # times a domain's own distance from which a set is new
+  num_together: int = 20  # test pictures that "cps" knows to be of one domain
+  weights: str = ""  # checkpoint of EfficientNet-Lite0, of real pictures
+  features: str = ""  # folder where its features are kept; "" keeps none
+  table: str = "patches.csv"  # CSV beside the scanners with the slide of each file
 
   def __post_init__(self):
     super().__post_init__()
     study.chosen("arms", self.arms, ARMS)
-    check.require(
-      self.share_fraction * len(DOMAINS) <= 1,
-      f"share_fraction of 1 / {len(DOMAINS)} or less",
-      f"{self.share_fraction}",
-      "the units of all domains must fit into the network",
-    )
+    check.positive("num_together", self.num_together)
 
 
 _UNITS = domain_courses.units
+
+
+def _untold(**how: Any) -> Way:
+  return Way(_UNITS, is_told=False, route=domain_courses.nearest, **how)
+
+
 ARMS = study.arms(
   study.Arm("joint", "all domains at once", lambda: Way(domain_courses.joint)),
   study.Arm("sequential", "one after the other, all weights",
@@ -86,9 +103,11 @@ ARMS = study.arms(
   study.Arm("packnet", "subnetworks by magnitude, domains told",
             lambda: Way(_UNITS, score="magnitude")),
   study.Arm("given", "subnetworks by Taylor scores, domains told", lambda: Way(_UNITS)),
-  study.Arm("gen", "the same, nothing told", lambda: Way(_UNITS, is_told=False)),
-  study.Arm("gen-one", "the same, grouped by class alone",
-            lambda: Way(_UNITS, is_told=False, has_groups=False)),
+  study.Arm("cps", "the same, chosen by the response to several pictures",
+            lambda: Way(_UNITS, route=domain_courses.strongest)),
+  study.Arm("gen", "the same, nothing told", lambda: _untold()),
+  study.Arm("gen-means", "the same, grouped by k-means", lambda: _untold(kind="means")),
+  study.Arm("gen-one", "the same, grouped by class alone", lambda: _untold(has_groups=False)),
 )  # fmt: skip
 
 # --- questions, written down before the run
@@ -107,49 +126,73 @@ QUESTIONS = (
   _ask("What does it cost that nobody tells the domain?", "given", ("gen",), "better"),
   _ask("Are Taylor scores better than magnitudes?", "packnet", ("given",), "open"),
   _ask("Are several groupings better than one?", "gen-one", ("gen",), "better"),
+  _ask("Do mixtures group better than k-means?", "gen-means", ("gen",), "open"),
+  _ask("Is the nearest domain better than the strongest response?", "cps", ("gen",), "better"),
 )
-PRESETS = {"demo": Config(), "evidence": Config(arms=tuple(ARMS), num_seeds=5)}
+_REAL = Config(arms=tuple(ARMS), num_seeds=5, num_steps=200)
+PRESETS = {
+  "demo": Config(),
+  "evidence": Config(arms=tuple(ARMS), num_seeds=5),
+  "scanners": _REAL,
+  "skin": _REAL,
+}
 
 # --- the run and its page
 
 
-def parts_of(digits: Any, seed: int) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
-  """Stores of every domain, of the same people in each part, and who stands where."""
-  rows = study.parted(digits.subjects, {"train": 0.6, "test": 0.4}, seed)
-  found: dict[str, Any] = {}
-  for part, own in rows.items():
-    cases = data.stack(digits, own)
-    found[part] = [
-      {"image": shown(cases.image, domain, seed), "label": cases.label, "weight": cases.weight}
-      for domain in DOMAINS
-    ]
-  return found, rows
+def load(config: Config, options: cli.RunOptions) -> DomainSet:
+  """The domains of a preset."""
+  if options.preset in ("demo", "evidence"):
+    study.paths_of(options.data, 0)
+    return domain_sets.digits(options.seed)
+  check.existing_file(config.weights, "pass --weights, a checkpoint of EfficientNet-Lite0")
+  rest = config.weights, config.features, options.seed
+  if options.preset == "skin":
+    skin, artefacts = study.paths_of(options.data, 2)
+    return domain_sets.lesions(skin, artefacts, *rest)
+  paths = [path.resolve() for path in study.paths_of(options.data, None)]
+  return domain_sets.scanners(paths, config.table, *rest)
+
+
+def check_units(config: Config, names: Sequence[str]) -> None:
+  """Refuses shares of units that cannot all be had.
+
+  Raises:
+    InputError: the units of so many domains do not fit into the network.
+  """
+  check.require(
+    config.share_fraction * len(names) <= 1,
+    f"share_fraction of 1 / {len(names)} or less",
+    f"{config.share_fraction}",
+    "the units of all domains must fit into the network",
+  )
 
 
 def build(config: Config, options: cli.RunOptions) -> None:
-  study.paths_of(options.data, 0)
-  digits: Any = classical.Digits()
-  parts, rows_of = parts_of(digits, options.seed)
+  domains = load(config, options)
+  check_units(config, domains.names)
   seeds = range(options.seed, options.seed + config.num_seeds)
-  people = [digits.subjects[i] for i in rows_of["test"]]
-  members = {"after all": {"seed": len(seeds), "subject": len(people)}}
+  named = {
+    part: tuple(sorted({person for one in own for person in one}))
+    for part, own in domains.people.items()
+  }
+  members = {"after all": {"seed": len(seeds), "subject": len(named["test"])}}
   planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
-  with options.directory(config, digits.manifest()) as directory:
+  with options.directory(config, domains.manifest) as directory:
     if directory.finished:
       return
-    named = {part: study.people_of(digits.subjects, own) for part, own in rows_of.items()}
     directory.write_json("splits", study.splits_of([study.Turn("", None, (), {}, named)],
                                                    options.seed))  # fmt: skip
     study.announce(planned)
     rows, matrices, routed, numbers, trained = [], {}, {}, {}, {}
     for arm in config.arms:
       for seed in seeds:
-        course = Course(config, arm, ARMS[arm].make(), seed, parts, directory)
-        matrices.setdefault(arm, []).append(walked(course, parts["test"]))
-        rows += tested(course, arm, seed, parts["test"], people)
+        course = Course(config, arm, ARMS[arm].make(), seed, domains, directory)
+        matrices.setdefault(arm, []).append(walked(course))
+        rows += tested(course, arm, seed, domains)
         if course.subnetworks:
           numbers.setdefault(arm, []).append(len(course.subnetworks))
-          routed.setdefault(arm, []).append(routing(course, parts["test"]))
+          routed.setdefault(arm, []).append(routing(course, domains.same))
         trained.setdefault(arm, []).extend(course.trained)
     found = study.answered(
       rows, ("accuracy",), QUESTIONS, margin=config.margin, planned=planned,
@@ -158,42 +201,40 @@ def build(config: Config, options: cli.RunOptions) -> None:
       routing={arm: float(np.mean(own)) for arm, own in routed.items()},
       subnetworks={arm: float(np.mean(own)) for arm, own in numbers.items()},
     )  # fmt: skip
-    report = page(found)
+    report = page(found, domains)
     study.page.costs(report, trained)
     study.finish(directory, found, report, trained=trained, rows=rows)
 
 
-def walked(course: Course, tests: Sequence[Any]) -> np.ndarray:
+def walked(course: Course) -> np.ndarray:
   """[trained through, tested on] accuracy, domain after domain."""
-  table = np.zeros((len(DOMAINS), len(DOMAINS)))
-  for k in range(len(DOMAINS)):
+  number = len(course.names)
+  table = np.zeros((number, number))
+  for k in range(number):
     course.way.learn(course, k)
-    for j, test in enumerate(tests):
+    for j, test in enumerate(course.parts["test"]):
       table[k, j] = (course.predict(test["image"], j)[0].argmax(1) == test["label"]).mean()
   return table
 
 
-def tested(
-  course: Course, arm: str, seed: int, tests: Sequence[Any], people: Sequence[str]
-) -> list[dict[str, Any]]:
+def tested(course: Course, arm: str, seed: int, domains: DomainSet) -> list[dict[str, Any]]:
   """Rows of people, each in every domain, after the last one."""
   rows = []
-  for j, test in enumerate(tests):
+  for j, test in enumerate(domains.parts["test"]):
     about = {"arm": arm, "seed": seed, "role": "after all"}
     logits = course.predict(test["image"], j)[0]
-    rows += study.classes(logits, test["label"], about=about, subjects=people, site=DOMAINS[j],
-                          wanted=("accuracy",))  # fmt: skip
+    rows += study.classes(logits, test["label"], about=about, site=domains.names[j],
+                          subjects=domains.people["test"][j], wanted=("accuracy",))  # fmt: skip
   return rows
 
 
-def routing(course: Course, tests: Sequence[Any]) -> float:
-  """Share of pictures that went to a subnetwork of their domain, or of the same one."""
-  right = []
-  for j, test in enumerate(tests):
+def routing(course: Course, same: Mapping[str, str]) -> float:
+  """Share of pictures that went to a subnetwork of their domain, or of one that is the `same`."""
+  right, origin = [], [same.get(name, name) for name in course.names]
+  for j, test in enumerate(course.parts["test"]):
     chosen = course.predict(test["image"], j)[1]
-    same = [DOMAINS.index(_SAME.get(DOMAINS[j], DOMAINS[j])), j]
-    same += [DOMAINS.index(d) for d, other in _SAME.items() if other == DOMAINS[j]]
-    right.append(np.isin(chosen, [course.of_domain[i] for i in same]).mean())
+    alike = [i for i, name in enumerate(origin) if name == origin[j]]
+    right.append(np.isin(chosen, [course.of_domain[i] for i in alike]).mean())
   return float(np.mean(right))
 
 
@@ -202,9 +243,11 @@ def summary(tables: Sequence[np.ndarray]) -> dict[str, float]:
   return {name: float(np.mean(getattr(found, name))) for name in ("acc", "bwt", "forgetting")}
 
 
-def page(found: dict[str, Any]) -> Report:
+def page(found: dict[str, Any], domains: DomainSet) -> Report:
   """Answers, scores, what was forgotten, where pictures went, and verdicts."""
-  report = study.page.start("Continual learning of written digits in five domains", found)
+  report = study.page.start(
+    f"Continual learning of {domains.title}: {', '.join(domains.names)}", found
+  )
   study.page.scores(report, found, ARMS)
   report.table(
     ["arm", "accuracy", "backward transfer", "forgetting", "subnetworks", "routed rightly"],

@@ -1,4 +1,4 @@
-"""Networks that learn written digits in one domain after another, each way of it a `Way`.
+"""Networks that learn one domain after another, each way of it a `Way`.
 
 Not a study: what `continual_gen` compares.
 """
@@ -12,41 +12,25 @@ import optax
 from flax import linen as nn
 
 from experiments import domain_groups
+from experiments.domain_sets import DomainSet
 from medjax import data, losses, methods, rng, study
-from medjax.data.seeds import generator
 from medjax.methods import unit_masks
 from medjax.train import RunDirectory
 from medjax.types import Array, Key, Params, PyTree
-
-DOMAINS = ("plain", "inverted", "turned", "permuted", "noisy")
-
-
-def shown(image: np.ndarray, domain: str, seed: int) -> np.ndarray:
-  """[n, 64] digits as a domain shows them."""
-  random = generator(seed, "domains", DOMAINS.index(domain))
-  flat = image.reshape(len(image), -1)
-  if domain == "inverted":
-    return 1 - flat
-  if domain == "turned":
-    return np.rot90(image, axes=(1, 2)).reshape(len(image), -1).copy()
-  if domain == "permuted":
-    return flat[:, random.permutation(flat.shape[1])]
-  if domain == "noisy":
-    return (flat + random.normal(0, 0.1, flat.shape)).astype(np.float32)
-  return flat
 
 
 class Gated(nn.Module):
   """Perceptron whose hidden units are gated."""
 
   widths: tuple[int, ...]
+  num_classes: int
 
   @nn.compact
   def __call__(self, image: jax.Array, gates: Any) -> tuple[jax.Array, jax.Array]:
     x = image
     for i, width in enumerate(self.widths):
       x = nn.relu(nn.Dense(width, name=f"hidden{i}")(x)) * gates[f"hidden{i}"]
-    return nn.Dense(10, name="head")(x), x
+    return nn.Dense(self.num_classes, name="head")(x), x
 
 
 class Way(NamedTuple):
@@ -54,15 +38,20 @@ class Way(NamedTuple):
 
   Attributes:
     learn: `learn(course, k)` trains on domain k.
-    is_told: whether it is told which domain a set and a picture are of.
+    is_told: whether it is told that every set that it learns is of a new domain.
+    route: `route(course, image, logits, k)` -> the subnetwork [n] of each picture of domain k, by
+      the logits [subnetwork, n, class]; None: the one of domain k.
     score: of units, "taylor" or "magnitude"; for subnetworks.
     has_groups: whether clusters group a domain's features beside its classes.
+    kind: of clusters, see `domain_groups.grouped`.
   """
 
   learn: Callable[["Course", int], None]
   is_told: bool = True
+  route: Callable[["Course", np.ndarray, np.ndarray, int], np.ndarray] | None = None
   score: str = "taylor"
   has_groups: bool = True
+  kind: str = "mixture"
 
 
 class Subnetwork(NamedTuple):
@@ -76,16 +65,17 @@ class Course:
   """One arm under one seed: trains domain after domain and predicts with what it has."""
 
   def __init__(
-    self, config: Any, arm: str, way: Way, seed: int, parts: Any, directory: RunDirectory
+    self, config: Any, arm: str, way: Way, seed: int, domains: DomainSet, directory: RunDirectory
   ):
     self.config, self.arm, self.way, self.seed = config, arm, way, seed
     self.directory = directory
-    self.parts, self.key = parts, jax.random.key(seed)
-    self.module = Gated(config.widths)
+    self.names, self.parts = domains.names, domains.parts
+    self.key = jax.random.key(seed)
+    self.module = Gated(config.widths, domains.num_classes)
     self.sizes = {f"hidden{i}": width for i, width in enumerate(config.widths)}
     self.every = {layer: np.ones(size, np.float32) for layer, size in self.sizes.items()}
     self.tx = optax.adam(config.learning_rate)
-    image = np.zeros(64, np.float32)
+    image = np.zeros_like(self.parts["train"][0]["image"][0])
     start = jax.jit(self.module.init)(rng.stream(self.key, "parameters"), image, self.every)
     self.params: Params = start["params"]
     self.used = unit_masks.no_units(self.sizes)
@@ -139,18 +129,37 @@ class Course:
     return int(means.argmin()) if means.min() <= self.config.novelty else None
 
   def predict(self, image: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Logits [n, 10] and the subnetwork [n] of each; domain k is used only by arms that know it."""
+    """Logits [n, class] and the subnetwork [n] of each; k is for arms that know the domain."""
     if not self.subnetworks:
       logits = np.asarray(self._run(self.params, self.every, image)[0])
       return logits, np.zeros(len(image), int)
     every = np.stack([
       np.asarray(self._run(self.params, own.gates, image)[0]) for own in self.subnetworks
     ])  # fmt: skip
-    if not self.way.is_told:
-      chosen = self.far(image).argmin(0)
-    else:
+    if self.way.route is None:
       chosen = np.full(len(image), min(k, len(self.subnetworks) - 1))
+    else:
+      chosen = self.way.route(self, image, every, k)
     return every[chosen, np.arange(len(image))], chosen
+
+
+# --- which subnetwork a picture is for
+
+
+def nearest(course: Course, image: np.ndarray, logits: np.ndarray, k: int) -> np.ndarray:
+  """That of the domain whose clusters lie nearest, picture by picture."""
+  del logits, k
+  return course.far(image).argmin(0)
+
+
+def strongest(course: Course, image: np.ndarray, logits: np.ndarray, k: int) -> np.ndarray:
+  """The one whose highest logits are highest, over so many pictures that are known to be of one
+  domain (Dekhovich et al., "Continual Prune-and-Select", 2023)."""
+  del image, k
+  number = course.config.num_together
+  response = logits.max(-1)  # [subnetwork, n]
+  parts = np.split(response, range(number, response.shape[1], number), axis=1)
+  return np.concatenate([np.full(own.shape[1], own.sum(1).argmax()) for own in parts])
 
 
 # --- ways
@@ -161,21 +170,21 @@ def joint(course: Course, k: int) -> None:
   if k == 0:
     stores = course.parts["train"]
     pooled = {key: np.concatenate([own[key] for own in stores]) for key in stores[0]}
-    steps = course.config.num_steps * len(DOMAINS)
+    steps = course.config.num_steps * len(course.names)
     course.fit("all", methods.supervised(course.whole, course.tx), pooled, steps)
 
 
 def sequential(course: Course, k: int) -> None:
   """All weights, domain after domain."""
   step = methods.supervised(course.whole, course.tx)
-  course.fit(DOMAINS[k], step, course.parts["train"][k], course.config.num_steps)
+  course.fit(course.names[k], step, course.parts["train"][k], course.config.num_steps)
 
 
 def anchored(course: Course, k: int) -> None:
   """Elastic weight consolidation."""
   store = course.parts["train"][k]
   step = methods.ewc(course.whole, course.tx, course.anchor, strength=course.config.ewc_strength)
-  course.fit(DOMAINS[k], step, store, course.config.num_steps)
+  course.fit(course.names[k], step, store, course.config.num_steps)
   found = methods.fisher_anchor(course.whole, course.params, _some(store), course.key)
   course.anchor = methods.merged_anchors(course.anchor, found)
 
@@ -192,12 +201,12 @@ def without_forgetting(course: Course, k: int) -> None:
   label = lambda logits, example: losses.cross_entropy(logits, example["label"])  # noqa: E731
   step = methods.supervised(methods.held_to_teacher(output, label), course.tx)
   teach = lambda batch: run(old, course.every, batch["image"])[0]  # noqa: E731
-  course.fit(DOMAINS[k], step, course.parts["train"][k], course.config.num_steps, teach)
+  course.fit(course.names[k], step, course.parts["train"][k], course.config.num_steps, teach)
 
 
 def units(course: Course, k: int) -> None:
   """A subnetwork of units for a new domain, or the one that there is."""
-  name, store, half = DOMAINS[k], course.parts["train"][k], course.config.num_steps // 2
+  name, store, half = course.names[k], course.parts["train"][k], course.config.num_steps // 2
   same = None if course.way.is_told else course.known(store["image"])
   if same is not None:
     course.of_domain.append(same)
@@ -216,6 +225,7 @@ def units(course: Course, k: int) -> None:
     store["label"],
     sizes=course.config.groupings if course.way.has_groups else (),
     seed=course.seed,
+    kind=course.way.kind,
   )
   course.of_domain.append(len(course.subnetworks))
   course.subnetworks.append(Subnetwork(gates, groups))

@@ -86,6 +86,9 @@ def points_of(scene: Scene, is_trap: bool, num: int, random: np.random.Generator
 
   def within(region: np.ndarray) -> np.ndarray:
     places = np.argwhere(region)
+    check.require(
+      len(places), "a pixel in each region that points are drawn from", "none", "leave the case out"
+    )
     return places[random.integers(len(places), size=num)]
 
   outside = ~(scene.lesion | scene.artefact)
@@ -125,7 +128,9 @@ def discs(num: int, size: int, seed: int, contrast: float) -> TrapSet:
   return TrapSet("simulated discs", scenes, tuple(f"simulated_{i:05d}" for i in range(num)), about)
 
 
-def skin(lesions: pathlib.Path, artefacts: pathlib.Path, size: int, kind: str) -> TrapSet:
+def skin(
+  lesions: pathlib.Path, artefacts: pathlib.Path, size: int, kind: str, *, beside: bool = True
+) -> TrapSet:
   """Skin lesions that show a real ruler or ink marking, laid over the picture, or do not.
 
   Args:
@@ -134,6 +139,8 @@ def skin(lesions: pathlib.Path, artefacts: pathlib.Path, size: int, kind: str) -
     artefacts: folder with meta.json and templates/NAME/*_with_*.png and *_without_*.png.
     size: side that pictures are scaled to.
     kind: class of the artefacts, "ruler" or "bubble".
+    beside: take for each lesion an artefact part of which lies beside it, so that it can be pointed
+      at. A lesion that fills its picture has none.
   Raises:
     InputError: no artefact of that kind, a case without a diagnosis, or an empty mask.
   """
@@ -162,7 +169,9 @@ def skin(lesions: pathlib.Path, artefacts: pathlib.Path, size: int, kind: str) -
     image, lesion = _scaled(np.asarray(example.image), size), _scaled(example.label > 0, size) > 0.5
     check.require(lesion.any(), f"a lesion in the mask of {example.name}", "none", "leave it out")
     turned = layers[index % len(layers) :] + layers[: index % len(layers)]
-    change, artefact = next((own for own in turned if (own[1] & ~lesion).any()), (None, None))
+    change, artefact = next(
+      (own for own in turned if not beside or (own[1] & ~lesion).any()), (None, None)
+    )
     if change is None or artefact is None:
       raise check.InputError(
         f"an artefact beside the lesion of {example.name}", "all under it", "leave the case out"

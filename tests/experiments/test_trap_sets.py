@@ -39,6 +39,12 @@ def test_a_picture_differs_by_its_artefact_alone_and_points_lie_where_they_shoul
   np.testing.assert_array_equal(hidden.artefact, hidden.background)
 
 
+def test_a_lesion_that_fills_its_picture_has_no_background_to_point_at():
+  scene = HELD.scenes[0]._replace(lesion=np.ones((20, 20), bool), artefact=np.zeros((20, 20), bool))
+  with pytest.raises(check.InputError, match="a pixel in each region"):
+    trap_sets.points_of(scene, False, 3, np.random.default_rng(0))
+
+
 def test_real_rulers_lie_beside_real_lesions():
   held = trap_sets.skin(real_set("skin_ph2"), real_set("skin_artefacts"), 48, "ruler")
   assert len(held.scenes) == 160 and len(set(held.subjects)) == 160
