@@ -7,7 +7,7 @@
 `list` says which layouts there are. `inspect` prints, for each site, people, shapes, voxel sizes,
 intensities and labels, and writes report.html with a picture of each and summary.json. `prepare`
 writes ArrayRecord files, which TFDS and `medjax.data.Prepared` read, with splits over people and
-digests; `inspect` on such a folder checks the digests.
+digests, and goes on where it was stopped; `inspect` on such a folder checks the digests.
 """
 
 import dataclasses
@@ -81,7 +81,13 @@ def run(config: Config) -> None:
     return
   require(config.output is not None, "--output FOLDER", "none", "say where the sets are to be")
   assert config.output is not None
-  target = prepare(source, config.output, name=config.name or kind, seed=config.seed)
+  target = prepare(
+    source,
+    config.output,
+    name=config.name or kind,
+    seed=config.seed,
+    progress=lambda names: counted(names, "preparing", enabled=len(names) > 1),
+  )
   ready = Prepared(target)
   counts = ", ".join(f"{len(ready.indices(p))} {p}" for p in dict.fromkeys(ready.parts))
   print(f'{len(ready)} cases ({counts}) in {target}; read them with data.Prepared("{target}")')

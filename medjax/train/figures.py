@@ -1,9 +1,10 @@
 """Pictures for a report: arrays to PNG, curves to SVG, both as text. Owns matplotlib."""
 
 import base64
+import contextlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,54 @@ def curves(
     log_y: logarithmic y axis.
     prefix: begins the ids in the SVG; another one for each figure of a page.
   """
+  with _canvas(prefix, 3.4) as (figure, axes):
+    for index, (name, (x, y)) in enumerate(series.items()):
+      marker = "o" if len(x) < 2 else None
+      axes.plot(x, y, label=name, color=colour(index), linewidth=1.8, marker=marker)
+    for index, (name, height) in enumerate((hlines or {}).items()):
+      tint = colour(len(series) + index)
+      axes.axhline(height, label=name, color=tint, linewidth=1.4, linestyle=(0, (5, 3)))
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log_y else "linear")
+    axes.grid(color=_INK, alpha=0.12, linewidth=0.8)
+    if len(series) + len(hlines or {}) > 1:
+      figure.legend(loc="outside upper left", ncols=4, frameon=False, handlelength=1.6)
+    text = _svg(figure)
+  return _inline(text, prefix, f"{ylabel} over {xlabel}: {', '.join(series)}")
+
+
+def bars(
+  names: Sequence[str],
+  values: Sequence[float],
+  *,
+  xlabel: str,
+  marks: Sequence[float] | None = None,
+  prefix: str = "figure",
+) -> str:
+  """Horizontal bars from the top down, as an SVG element in the colours of its page.
+
+  Args:
+    names: what each bar stands for.
+    values: lengths of the bars, 0 or more.
+    xlabel: text under the axis, with its unit.
+    marks: a line across each bar, in the unit of the bars; NaN for none.
+    prefix: see `curves`.
+  """
+  places = np.arange(len(names))
+  with _canvas(prefix, 0.9 + 0.28 * len(names)) as (_, axes):
+    axes.barh(places, values, height=0.62, color=colour(1))
+    for place, mark in zip(places, marks if marks is not None else (), strict=False):
+      if np.isfinite(mark):
+        axes.plot([mark, mark], [place - 0.42, place + 0.42], color=colour(5), linewidth=2.2)
+    axes.set(xlabel=xlabel, yticks=places, yticklabels=list(names))
+    axes.invert_yaxis()
+    axes.grid(color=_INK, alpha=0.12, linewidth=0.8, axis="x")
+    text = _svg(axes.figure)
+  return _inline(text, prefix, f"{xlabel}: {', '.join(names)}")
+
+
+@contextlib.contextmanager
+def _canvas(prefix: str, height: float) -> Iterator[tuple[Any, Any]]:
+  """A figure of the page's width and its axes, in the page's colours."""
   import matplotlib
   from matplotlib.backends.backend_svg import FigureCanvasSVG
   from matplotlib.figure import Figure
@@ -117,23 +166,17 @@ def curves(
     "font.size": 10,
   }
   with matplotlib.rc_context(style):
-    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
+    figure = Figure(figsize=(7.2, height), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.subplots()
-    for index, (name, (x, y)) in enumerate(series.items()):
-      marker = "o" if len(x) < 2 else None
-      axes.plot(x, y, label=name, color=colour(index), linewidth=1.8, marker=marker)
-    for index, (name, height) in enumerate((hlines or {}).items()):
-      tint = colour(len(series) + index)
-      axes.axhline(height, label=name, color=tint, linewidth=1.4, linestyle=(0, (5, 3)))
-    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log_y else "linear")
-    axes.grid(color=_INK, alpha=0.12, linewidth=0.8)
     axes.set_axisbelow(True)
-    if len(series) + len(hlines or {}) > 1:
-      figure.legend(loc="outside upper left", ncols=4, frameon=False, handlelength=1.6)
-    text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-  return _inline(text.getvalue(), prefix, f"{ylabel} over {xlabel}: {', '.join(series)}")
+    yield figure, axes
+
+
+def _svg(figure: Any) -> str:
+  text = io.StringIO()
+  figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+  return text.getvalue()
 
 
 def _inline(svg: str, prefix: str, label: str) -> str:

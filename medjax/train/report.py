@@ -190,6 +190,21 @@ class Report:
     )
     return self._add(f'<figure class="curves">{svg}{_caption(caption)}</figure>')
 
+  def bars(
+    self,
+    names: Sequence[str],
+    values: Sequence[float],
+    xlabel: str,
+    *,
+    marks: Sequence[float] | None = None,
+    caption: str = "",
+  ) -> "Report":
+    """Horizontal bars, one a name; `marks` are lines across them, NaN for none."""
+    self._num_curves += 1
+    prefix = f"bars-{self._num_curves}"
+    svg = figures.bars(names, values, xlabel=xlabel, marks=marks, prefix=prefix)
+    return self._add(f'<figure class="curves">{svg}{_caption(caption)}</figure>')
+
   def what_ran(self, config: Mapping[str, Json]) -> "Report":
     """A section with what config.json holds: settings, seed, versions, commit, devices."""
     self.section("What ran")

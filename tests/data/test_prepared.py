@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from medjax import data, types
 from medjax.check import InputError
 from medjax.data.people.parts import split_by_site
-from medjax.data.sets import tfds_builders
+from medjax.data.sets import record_files, tfds_builders
 from medjax.data.sets.cc359 import CC359
 from medjax.data.sets.chest import chest_xray14
 from medjax.data.sets.prepared import Prepared, prepare
@@ -122,3 +122,43 @@ def test_values_beyond_half_precision_are_refused(tmp_path, capfd):
   with pytest.raises(InputError, match="normalise the images"):
     prepare(source, tmp_path, name="p")
   assert "examples" not in capfd.readouterr().err  # no bar in front of the error in a log file
+
+
+def test_a_stopped_preparation_goes_on_at_its_last_shard(tmp_path, monkeypatch):
+  """What is whole is not read again, and the result is that of a run that was never stopped."""
+  monkeypatch.setattr(record_files, "_SHARD_BYTES", 1)  # a case a shard
+  root = fake_downloads.prostate(tmp_path / "raw")
+  whole = Prepared(prepare(ProstateSites(root), tmp_path / "whole", name="p"))
+
+  class Counted(ProstateSites):
+    most, read = 7, ()
+
+    def __getitem__(self, index):
+      if len(self.read) == self.most:
+        raise KeyboardInterrupt
+      self.read += (index,)
+      return super().__getitem__(index)
+
+  stopped = Counted(root)
+  with pytest.raises(KeyboardInterrupt):
+    prepare(stopped, tmp_path / "set", name="p")
+  (partial,) = (tmp_path / "set" / "p").iterdir()
+  damaged = sorted(partial.glob("*.array_record*"))[0]
+  damaged.write_bytes(b"half of a file")
+  second = Counted(root)
+  second.most = 100
+  shown = []
+  folder = prepare(
+    second,
+    tmp_path / "set",
+    name="p",
+    progress=lambda left: (shown.append(len(left)), iter(left))[1],
+  )
+  # Builder and size of a case look at two; of the twelve, six of seven readings made a shard.
+  already = len(stopped.read) - 2 - 1
+  assert shown == [len(whole) - already]
+  assert len(second.read) == 2 + shown[0]
+  ready = Prepared(folder)
+  ready.check()
+  assert ready.manifest()["files"] == whole.manifest()["files"]
+  assert not partial.exists()

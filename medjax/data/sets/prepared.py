@@ -7,14 +7,11 @@ The files are a TFDS set (see `tfds_builders`): `tfds.builder_from_directory` re
 Images are kept as float16: relative steps of 2^-11, finer than any scanner's noise.
 """
 
-import contextlib
-import io
 import json
 import math
 import os
 import pathlib
 import re
-import sys
 from typing import Any
 
 import numpy as np
@@ -24,14 +21,23 @@ from medjax.data import manifest
 from medjax.data.people.parts import parts_of
 from medjax.data.people.splits import Splits
 from medjax.data.seeds import Seed
+from medjax.data.sets.record_files import Progress
 from medjax.data.sets.record_info import INFO, read_info
 from medjax.types import Example, Json, Source
 
 
 def prepare(
-  source: Source, folder: str | os.PathLike, *, name: str, seed: Seed = 0
+  source: Source,
+  folder: str | os.PathLike,
+  *,
+  name: str,
+  seed: Seed = 0,
+  progress: Progress = iter,
 ) -> pathlib.Path:
-  """Writes FOLDER/NAME/1.0.0; files that are there already are kept.
+  """Writes FOLDER/NAME/1.0.0; a set that is there already is kept.
+
+  A call that was stopped, by `kill -9` too, goes on at its last whole shard (about 64 MiB) when it
+  is repeated; every shard has a digest.
 
   Splits are those of the set where it was published with some (`source.parts`), else 60, 20 and 20
   percent of the people of every site.
@@ -41,14 +47,13 @@ def prepare(
     folder: for all prepared sets.
     name: name of the set; lower case letters, digits and _, a letter first.
     seed: seed of the splits.
+    progress: gets the names of the records that are left and hands them on, for a bar.
   Returns:
     The folder that `Prepared` reads.
   Raises:
     InputError: another kind of name, images beyond float16, and what reading the source raises; a
-      set of this name that was made of other cases.
+      set of this name that was made of other cases; another process that prepares it.
   """
-  import tensorflow_datasets as tfds
-
   from medjax.data.sets import tfds_builders
 
   require(
@@ -68,11 +73,10 @@ def prepare(
       "remove it, or choose another name",
     )
     return target
-  if not sys.stderr.isatty():  # a bar in a log file ends in no newline, and errors would follow it
-    tfds.disable_progress_bar()
   builder = tfds_builders.builder_of(source, name, lambda held: parts_of(held, seed=seed))
-  with contextlib.redirect_stdout(io.StringIO()):  # TFDS tells of downloads; there are none
-    builder(data_dir=str(folder), file_format="array_record").download_and_prepare()
+  tfds_builders.write_set(
+    builder(data_dir=str(folder), file_format="array_record"), source, target, progress
+  )
   return target
 
 

@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
+from tensorflow_datasets.core.naming import ShardedFileTemplate
+from tensorflow_datasets.core.splits import SplitDict, SplitInfo
 
 from medjax.check import given, require
 from medjax.data import manifest
@@ -25,8 +28,9 @@ from medjax.data.people.parts import parts_of
 from medjax.data.sets import ms_sets
 from medjax.data.sets.cc359 import CC359
 from medjax.data.sets.prostate import ProstateSites as ProstateSource
+from medjax.data.sets.record_files import Progress, finish, write_shards
 from medjax.data.sets.record_info import FORMAT, INFO, write_info
-from medjax.types import Example, Indices, Source
+from medjax.types import Example, Indices, Json, Source
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -80,9 +84,10 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _generate_examples(self, indices: Indices) -> Iterator[tuple[int, dict]]:
     for position, index in enumerate(indices):
-      yield position, self._record(self._source[index])
+      yield position, self.record(self._source[index])
 
-  def _record(self, example: Example) -> dict[str, Any]:
+  def record(self, example: Example) -> dict[str, Any]:
+    """What is written of a case."""
     image = given(example.image, f"an image in case {example.name}", "prepare images with labels")
     highest = float(np.abs(image).max(initial=0))
     require(
@@ -109,21 +114,8 @@ class SourceBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     folder = pathlib.Path(self.data_path)
     records = sorted(folder.glob("*.array_record-*"))
     require(records, "ArrayRecord files", "none", 'pass file_format="array_record"')
-    source = self._source
-    cases = {
-      part: [
-        {"name": name, "subject": source.subjects[i], "domain": source.domains[i]}
-        for i, name in zip(indices, _names(source, indices), strict=True)
-      ][: self.info.splits[part].num_examples]
-      for part, indices in self._parts.items()
-    }
-    content = {
-      "format": FORMAT,
-      "source": source.manifest(),
-      "cases": cases,
-      "files": manifest.file_digests(folder, records),
-    }
-    write_info(folder / INFO, content)
+    num = {part: self.info.splits[part].num_examples for part in self._parts}
+    describe(folder, self._source, self._parts, num, manifest.file_digests(folder, records))
 
 
 class Cc359(SourceBuilder):
@@ -202,6 +194,78 @@ def builder_of(
   }
   camel = "".join(word.capitalize() for word in name.split("_"))
   return type(camel, (SourceBuilder,), fields, skip_registration=True)
+
+
+def describe(
+  folder: pathlib.Path,
+  source: Source,
+  parts: Mapping[str, Sequence[int]],
+  num: Mapping[str, int],
+  digests: Mapping[str, Json],
+) -> None:
+  """Writes medjax.json: what the first `num` cases of each part are, and the record files."""
+  cases = {
+    part: [
+      {"name": name, "subject": source.subjects[i], "domain": source.domains[i]}
+      for i, name in zip(indices, _names(source, indices), strict=True)
+    ][: num[part]]
+    for part, indices in parts.items()
+  }
+  content = {
+    "format": FORMAT,
+    "source": source.manifest(),
+    "cases": cases,
+    "files": dict(digests),
+  }
+  write_info(folder / INFO, content)
+
+
+def write_set(
+  builder: SourceBuilder, source: Source, target: pathlib.Path, progress: Progress
+) -> None:
+  """Writes what `builder.download_and_prepare` would, and goes on where an earlier call stopped.
+
+  Until the set is complete it lies in a folder beside `target` whose name begins with a point.
+  """
+  partial = target.with_name(f".{target.name}.partial")
+  parts = builder.parts(source)
+  serialised = ExampleSerializer(builder.info.features.get_serialized_info())
+
+  def serialise(index: int) -> bytes:
+    record = builder.record(source[index])
+    return serialised.serialize_example(builder.info.features.encode_example(record))
+
+  first = next(int(indices[0]) for indices in parts.values() if len(indices))
+  shards = write_shards(
+    partial,
+    parts,
+    source.manifest(),
+    serialise,
+    name=builder.name,
+    case_bytes=len(serialise(first)),
+    progress=progress,
+  )
+  infos = []
+  for part, written in shards.items():
+    template = ShardedFileTemplate(
+      data_dir=partial,
+      dataset_name=builder.name,
+      split=part,
+      filetype_suffix="array_record",
+    )
+    infos.append(
+      SplitInfo(
+        name=part,
+        shard_lengths=[int(shard["cases"]) for shard in written],
+        num_bytes=sum(int(shard["bytes"]) for shard in written),
+        filename_template=template,
+      )
+    )
+  builder.info.set_splits(SplitDict(infos))
+  builder.info.write_to_directory(partial)
+  digests = {shard["file"]: shard["digest"] for part in shards.values() for shard in part}
+  describe(partial, source, parts, {part: len(held) for part, held in parts.items()}, digests)
+  finish(partial, target)
 
 
 def _names(source: Source, indices: Indices) -> list[str]:

@@ -1,0 +1,61 @@
+"""Federated rounds beside the plain steps that their clients do, by the clients of a block."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from experiments.throughput.measuring import Program
+from experiments.throughput.method_programs import problem
+from medjax import federated, methods, sweeps
+from medjax.types import Batch, Key, Step, TrainState
+
+
+def unet(
+  batch_size: int,
+  shape: tuple[int, ...],
+  widths: tuple[int, ...],
+  num_clients: int,
+  chunks: Sequence[int],
+) -> list[Program]:
+  """One plain step, then a round of all clients in blocks of each size; a client does one step.
+
+  A round costs as many plain steps as it has clients, whatever the blocks: what differs is how many
+  networks are held, and how often the host is asked.
+  """
+  given = problem(num_clients * batch_size, shape, widths)
+  store = jax.tree.map(np.asarray, given.batch)
+  parts = federated.evenly(store.subject, num_clients, seed=0)
+  plain = methods.supervised(given.loss_fn, optax.adam(1e-3))
+  step = federated.federated(federated.local(plain), num_clients=num_clients, cohort=num_clients)
+  key = jax.random.key(0)
+  first = jax.tree.map(lambda x: x[:batch_size], given.batch)
+  rows = [
+    Program("plain step", plain.update, (plain.init(given.params, key), first, key), batch_size)
+  ]
+  for chunk in chunks:
+    stream = federated.cohorts(store, parts, batch_size=batch_size, seed=0, chunk=chunk)
+    args = (step.init(given.params, key), stream(0), key)
+    name = f"round of {num_clients} clients, blocks of {chunk}"
+    size = num_clients * batch_size
+    rows.append(Program(name, _round(step), args, size, float(num_clients), on_host=True))
+  return rows
+
+
+def _round(step: Step) -> Callable[[TrainState, list[Any], Key], Any]:
+  """The round as `train.fit` does it: one compiled piece, called once a block."""
+  chunked = step.chunked
+  assert chunked is not None
+  (sweep,) = chunked.sweeps
+  begin, carry = jax.jit(chunked.begin), jax.jit(chunked.carry)
+  accumulate, finish = jax.jit(sweep.accumulate), jax.jit(sweep.finish)
+
+  def run(state: TrainState, blocks: list[Batch], key: Key) -> Any:
+    acc, own = begin(state), sweeps.sample_key(key)
+    for block in blocks:
+      acc, _ = accumulate(state, acc, block, carry(block, own), own)
+    return finish(state, acc, sweeps.finish_key(key, 0))
+
+  return run
