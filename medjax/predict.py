@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from medjax import cli, files
 from medjax.check import InputError, one_of, require
@@ -40,6 +41,7 @@ from medjax.inference.prompted import Prompted
 from medjax.loading import load_members
 from medjax.predict_classes import predict_classes
 from medjax.predict_prompts import TABLE, load_promptable, predict_prompts
+from medjax.train.mesh import data_mesh
 from medjax.train.progress import counted
 
 SETTINGS = "prediction.json"
@@ -59,6 +61,7 @@ def predict(
   progress: bool = True,
   smallest_component: float = 0.0,
   training_files: Collection[str] = (),
+  mesh: Mesh | None = None,
 ) -> list[pathlib.Path]:
   """Writes one label map a case, with the name of the case.
 
@@ -68,7 +71,7 @@ def predict(
     members: networks with one preprocessing, averaged.
     source: see `data.find_cases`.
     output: folder, made if absent; not the folder of the images.
-    overlap, symmetries, batch_size: see `inference.Predictor`.
+    overlap, symmetries, batch_size, mesh: see `inference.Predictor`.
     probabilities: also write probabilities/NAME, 4D NIfTI [*space, class] with the geometry of the
       input (.npz for PNG).
     overwrite: remove what a prediction with other settings left in `output`; else that is refused.
@@ -93,7 +96,9 @@ def predict(
     f"the folder of the images, {output}",
     "pass another --output",
   )
-  ensemble = Ensemble(members, overlap=overlap, batch_size=batch_size, symmetries=symmetries)
+  ensemble = Ensemble(
+    members, overlap=overlap, batch_size=batch_size, symmetries=symmetries, mesh=mesh
+  )
   preprocess = ensemble.preprocess
   found = cases.find_cases(source, preprocess)
   settings = files.plain(
@@ -167,6 +172,8 @@ class Config:
   """Average over quarter turns in planes with equal patch and voxel sizes."""
   batch_size: int = 0
   """Windows at a time; 0 chooses for the device."""
+  devices: int = 1
+  """Devices that the windows of a volume are spread over; 0 takes all. Exported networks: 1."""
   smallest_component: float = 0.0
   """Remove connected components below this share of their class; 1 keeps the largest alone."""
   overwrite: bool = False
@@ -217,6 +224,7 @@ def run(config: Config) -> None:
     overwrite=config.overwrite,
     smallest_component=config.smallest_component,
     training_files=known,
+    mesh=None if config.devices == 1 else data_mesh(jax.devices()[: config.devices or None]),
   )
   print(f"{len(paths)} label maps in {config.output}")
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from medjax.check import InputError, positive, require
 from medjax.data.formats.volume import Volume
@@ -47,9 +48,14 @@ class Predictor:
     model: one example [*patch, channel] -> logits [*patch, class].
     patch: window of prediction, voxels per axis.
     overlap: of neighbouring windows, as a fraction of the patch.
-    batch_size: windows a call of the network; None: 1 on CPU, 4 elsewhere.
+    batch_size: windows a call of the network; None: 1 on CPU, 4 elsewhere, times the
+      devices of `mesh`.
     symmetries: moves to average over, see `test_time`; ones that swap axes need equal patch sizes.
     axis: axis of 3D images across which a 2D network works slice by slice; None otherwise.
+    mesh: with one axis, over whose devices the windows of a call are spread; None: the device of
+      the parameters.
+  Raises:
+    InputError: a batch_size that the devices of the mesh do not divide.
   """
 
   def __init__(
@@ -61,10 +67,18 @@ class Predictor:
     batch_size: int | None = None,
     symmetries: Sequence[Symmetry] = (IDENTITY,),
     axis: int | None = None,
+    mesh: Mesh | None = None,
   ):
     if batch_size is not None:
       positive("batch_size", batch_size)
-    self._batch_size = batch_size
+    if mesh is not None and batch_size is not None:
+      require(
+        batch_size % mesh.size == 0,
+        f"a batch_size that {mesh.size} devices divide",
+        f"{batch_size}",
+        "leave it out, or choose a multiple",
+      )
+    self._batch_size, self._mesh = batch_size, mesh
     require(symmetries, "at least one symmetry", "none", "pass test_time.IDENTITY")
     self._patch, self._overlap = tuple(patch), overlap
     self._symmetries, self._axis = tuple(symmetries), axis
@@ -84,8 +98,19 @@ class Predictor:
     return np.stack([self._of_grid(variables, plane) for plane in planes], axis=self._axis)
 
   def _of_grid(self, variables: tuple[Params, PyTree], image: np.ndarray) -> np.ndarray:
-    network, params = functools.partial(self._network, variables), variables[0]
-    batch_size = self._batch_size or (1 if platform_of(params) == "cpu" else 4)
+    each = 1 if platform_of(variables[0]) == "cpu" else 4
+    if self._mesh is None:
+      network, batch_size = functools.partial(self._network, variables), each
+    else:
+      # The parameters lie on every device, windows one after the other on one device each.
+      whole = jax.device_put(variables, NamedSharding(self._mesh, PartitionSpec()))
+      spread = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
+      batch_size = each * self._mesh.size
+
+      def network(windows: np.ndarray) -> jax.Array:
+        return self._network(whole, jax.device_put(windows, spread))
+
+    batch_size = self._batch_size or batch_size
 
     def seen_through(symmetry: Symmetry) -> np.ndarray:
       moved = np.ascontiguousarray(symmetry.forward(image))
@@ -101,7 +126,7 @@ class Ensemble:
 
   Args:
     members: networks with one preprocessing; only their normalisation may differ.
-    overlap, batch_size, symmetries: see `Predictor`.
+    overlap, batch_size, symmetries, mesh: see `Predictor`.
   Raises:
     InputError: members that differ in more than their normalisation, or one without a patch.
   """
@@ -113,6 +138,7 @@ class Ensemble:
     overlap: float = 0.5,
     batch_size: int | None = None,
     symmetries: Sequence[Symmetry] = (IDENTITY,),
+    mesh: Mesh | None = None,
   ):
     require(members, "at least one trained network", "none", "pass the run of a training")
     first = members[0].preprocess
@@ -131,6 +157,7 @@ class Ensemble:
           batch_size=batch_size,
           symmetries=symmetries,
           axis=first.axis,
+          mesh=mesh,
         )
     self._parts = [(predictors[member.model.apply], member) for member in members]
 

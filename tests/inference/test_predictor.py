@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medjax import inference, loading, nets
+from medjax import inference, loading, nets, train
 from medjax.check import InputError
 from medjax.data import Preprocessing
 from medjax.inference import Ensemble, Member, Predictor
@@ -155,3 +155,16 @@ def test_a_network_for_another_platform_is_refused(saved, tmp_path):
   path.write_bytes(b"not a zip")
   with pytest.raises(InputError, match="export it again"):
     loading.load_members(path)
+
+
+def test_windows_spread_over_devices_are_those_of_one():
+  x = image(9, 7, 5, 1)
+  one, two = (
+    Predictor(POINTWISE, (6, 6, 6), batch_size=2, mesh=mesh) for mesh in (None, train.data_mesh())
+  )
+  assert len(jax.devices()) == 2  # conftest simulates two
+  np.testing.assert_array_equal(one(jnp.float32(2), x), two(jnp.float32(2), x))
+  spread = Predictor(POINTWISE, (6, 6, 6), mesh=train.data_mesh())
+  np.testing.assert_array_equal(spread(jnp.float32(2), x), two(jnp.float32(2), x))
+  with pytest.raises(InputError, match="2 devices divide"):
+    Predictor(POINTWISE, (6, 6, 6), batch_size=3, mesh=train.data_mesh())

@@ -4,6 +4,7 @@ from medjax.data.streams.epochs import batches, load_cases, sequential, stack, t
 from medjax.data.streams.memory import Memory, Reservoir
 from medjax.data.streams.mixture import mix, mmtl_paper, mmtl_released, pooled, rows
 from medjax.data.streams.patches import patches
+from medjax.data.streams.reading import ahead, read_batches
 from medjax.data.streams.replay import replayed
 from medjax.data.streams.resampled import resampled
 from medjax.data.streams.support import (
@@ -21,6 +22,7 @@ __all__ = [
   "Reservoir",
   "SupportTask",
   "TaskFamily",
+  "ahead",
   "batches",
   "by_family",
   "by_map",
@@ -32,6 +34,7 @@ __all__ = [
   "mmtl_released",
   "patches",
   "pooled",
+  "read_batches",
   "replayed",
   "resampled",
   "rows",

@@ -45,8 +45,8 @@ def load_cases(source: Source, indices: Indices | None = None) -> Cases:
   indices = range(len(source)) if indices is None else indices
   require(len(indices) > 0, "at least one case to load", "none", "check the split")
   examples = tuple(source[int(i)] for i in indices)
-  subjects = _codes(source.subjects)
-  domains = _codes(getattr(source, "domains", None) or [example.domain for example in examples])
+  subjects = codes(source.subjects)
+  domains = codes(getattr(source, "domains", None) or [example.domain for example in examples])
   return Cases(
     examples,
     subject=np.array([subjects[source.subjects[int(i)]] for i in indices], np.int32),
@@ -250,7 +250,8 @@ def _own_arrays(store: Mapping[str, Any]) -> dict[str, Any]:
   return {**store, "index": store.get("index", index)}
 
 
-def _codes(names: Sequence[str]) -> dict[str, int]:
+def codes(names: Sequence[str]) -> dict[str, int]:
+  """Numbers of names, in the order of the sorted names."""
   return {name: code for code, name in enumerate(sorted(set(names)))}
 
 
