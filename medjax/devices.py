@@ -48,3 +48,22 @@ def working_on(device: jax.Device) -> contextlib.AbstractContextManager[object]:
   if device.platform == platform_of():
     return contextlib.nullcontext()
   return jax.default_device(device)
+
+
+def on_this_device(tree: PyTree) -> PyTree:
+  """The arrays as values of this device alone, inside `jax.shard_map`; elsewhere as they are.
+
+  JAX sums a gradient over the devices where the parameters are known to be equal on all of them.
+  The gradient of one example must not be: what an example adds is bounded before it meets others.
+  """
+  axes = tuple(jax.sharding.get_abstract_mesh().manual_axes)
+
+  def own(x: jax.Array) -> jax.Array:
+    for axis in axes:
+      try:
+        x = jax.lax.pcast(x, axis, to="varying")
+      except ValueError:  # they differ over this axis already
+        continue
+    return x
+
+  return jax.tree.map(own, tree) if axes else tree

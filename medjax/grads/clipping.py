@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medjax import check, rng, tree
-from medjax.devices import platform_of
+from medjax.devices import on_this_device, platform_of
 from medjax.grads import contract, isolation
 from medjax.grads.ghost import engine, lengths, looped, program
 from medjax.tree import entry
@@ -140,7 +140,7 @@ def clipped_sum(
     direction: PyTree | None = None,
     weight_fn: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
   ) -> ClippedSum:
-    keys = rng.example_keys(key, batch)
+    params, keys = on_this_device(params), rng.example_keys(key, batch)
     size = keys.shape[0]
     for leaf in jax.tree.leaves(params):
       is_real = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from medjax import check, rng, tree
 from medjax.axes import BATCH_AXIS
+from medjax.devices import on_this_device
 from medjax.grads import isolation
 from medjax.grads.batch import finite_padding
 from medjax.grads.ghost import engine, products, program
@@ -44,7 +45,8 @@ def gramian(
   check.one_of("method", method, ("auto", "ghost", "vmap"))
 
   def matrix(params: Params, batch: PyTree, key: Key) -> Array:
-    return _matrix(loss_fn, method, params, batch, rng.example_keys(key, batch))
+    own, keys = on_this_device(params), rng.example_keys(key, batch)
+    return _matrix(loss_fn, method, own, batch, keys)
 
   return matrix
 

@@ -24,7 +24,7 @@ from medjax.grads.ghost.derivatives import sub_jaxprs
 from medjax.types import Key, Params, PyTree
 
 _AXES = ("axes", "axis_name", "axis_names")
-_HARMLESS = ("pvary",)  # says that a value may differ between devices, and moves nothing
+_HARMLESS = ("pvary", "pcast")  # says that a value may differ between devices, and moves nothing
 _BY_HAND = ("custom_jvp_call", "custom_vjp_call", "call_hi_primitive")
 
 
@@ -82,7 +82,7 @@ def _check(jaxpr: core.Jaxpr, effects: Any) -> None:
     if outer and name not in _HARMLESS:
       _refuse(
         f"one that mixes examples ({name} over the axis {outer[0]!r} around it)",
-        "use GroupNorm or InstanceNorm, and in shard_map check_vma=False",
+        "use GroupNorm or InstanceNorm, and take losses and means over devices outside of it",
       )
   for effect in effects:
     if type(effect).__name__ != "NamedAxisEffect":

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check, rng
+from medjax.devices import on_this_device
 from medjax.grads import isolation
 from medjax.types import Key, Params, PyTree
 
@@ -61,7 +62,7 @@ def per_sample(
     return PerSample(loss, grads, aux)
 
   def all_examples(params: Params, batch: PyTree, key: Key) -> PerSample:
-    keys = rng.example_keys(key, batch)
+    params, keys = on_this_device(params), rng.example_keys(key, batch)
     size = keys.shape[0]
     part = size if microbatch is None else microbatch
     check.require(
@@ -95,8 +96,7 @@ def per_sample_dot(
   """
 
   def dots(params: Params, batch: PyTree, key: Key, direction: PyTree) -> jax.Array:
-    keys = rng.example_keys(key, batch)
-
+    params, keys = on_this_device(params), rng.example_keys(key, batch)
     isolation.require_alone(loss_fn, params, batch, keys)
 
     def losses(params: Params) -> jax.Array:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check, rng
+from medjax.devices import on_this_device
 from medjax.grads import isolation
 from medjax.grads.per_sample import take
 from medjax.types import Key, Params, PyTree
@@ -47,7 +48,7 @@ def sketched(
   check.positive("size", size)
 
   def sketches(params: Params, batch: PyTree, key: Key, sketch_key: Key) -> jax.Array:
-    keys = rng.example_keys(key, batch)
+    params, keys = on_this_device(params), rng.example_keys(key, batch)
     isolation.require_alone(loss_fn, params, batch, keys)
     fold = folding(params, size, sketch_key)
     num = keys.shape[0]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check, rng, tree
+from medjax.devices import on_this_device
 from medjax.grads import isolation
 from medjax.grads.ghost import engine, products, program, tasks
 from medjax.grads.gramian import jacobian
@@ -133,6 +134,7 @@ def _by_ghost(
     return jnp.stack(scaled).sum(), (scaled, found)
 
   params, batch = jax.tree.map(jnp.asarray, (params, batch))
+  params = on_this_device(params)
   keys = rng.example_keys(key, batch)
   try:
     isolation.require_alone(lambda *x: jnp.stack(of_all(*x)).sum(), params, batch, keys)

@@ -32,9 +32,10 @@ class Feed:
   admit: Callable[[int, PyTree], None] | None = None
 
   def example(self, step: int) -> PyTree:
-    """A batch, or a chunk, as the stream gives it."""
+    """A batch, or a chunk, as the stream gives it; placed if the stream gives a share of it."""
     batch = self.stream(step)
-    return self._chunks(batch)[0] if self.in_chunks else batch
+    first = self._chunks(batch)[0] if self.in_chunks else batch
+    return self._place(first) if self._is_share else first
 
   def one(self, step: int) -> PyTree:
     batch = self.stream(step)
@@ -48,14 +49,21 @@ class Feed:
     return chunks
 
   def _place(self, batch: PyTree) -> PyTree:
-    return batch if self.mesh is None else meshes.shard_batch(batch, self.mesh, self.spec)
+    if self.mesh is None:
+      return batch
+    return meshes.shard_batch(batch, self.mesh, self.spec, is_share=self._is_share)
+
+  @property
+  def _is_share(self) -> bool:
+    """Whether the stream gives the examples of this process alone."""
+    return getattr(self.stream, "is_share", False)
 
   def block(self, step: int, length: int) -> PyTree:
     """The batches of steps [step, step + length) along a new first axis."""
     batches = jax.tree.map(_stack, *(self.stream(t) for t in range(step, step + length)))
     if self.mesh is None:
       return batches
-    return meshes.shard_batch(batches, self.mesh, self.spec, block=True)
+    return meshes.shard_batch(batches, self.mesh, self.spec, block=True, is_share=self._is_share)
 
   def default_block(self, batch: PyTree, log_every: int) -> int:
     """1 on a CPU and for chunks; elsewhere the largest divisor of `log_every` within 1 GiB."""

@@ -84,7 +84,10 @@ def fit(
     log_every: steps between two rows.
     eval_every: steps between two evaluations; None: only at the end. The end is always evaluated.
     checkpoint_every: steps between two checkpoints; None: only at the end and on a signal.
-    mesh: from `data_mesh`; None trains on the device of `params`.
+    mesh: from `data_mesh`; None trains on the device of `params`. Its devices may belong to several
+      processes that all make this call: then every process gives the whole batch, or its share of
+      it (see `shard_batch`); one writes metrics.jsonl, `workdir` is a folder that all of them see,
+      and a signal to any of them ends the training of all at the next row or checkpoint.
     batch_spec: see `shard_batch`; for batches whose first axis is not the examples'.
     state_spec: how every array of the state lies on the mesh; default: whole on every device.
     block: steps compiled into one scan. Default 1 on CPU, where XLA runs convolutions in loops
@@ -164,11 +167,12 @@ def fit(
     else:
       carry = record.restore(engine.template, allow_change=allow_change or stamp is not None)
     told: frozenset[str] = frozenset()
+    progress = progress and jax.process_index() == 0
     with Progress(name, done, num_steps, enabled=progress) as bar:
       while True:
         window = jax.device_get(carry.window)  # the one wait for the device
         engines.check_finite(name, window, step)
-        if interrupt.signal is not None:
+        if interrupt.agreed():
           break
         row = {}
         if not record.has_row(done):
@@ -193,7 +197,7 @@ def fit(
           break
         pause, lap_start = schedule.next_pause(done), done
         watch.start()
-        while done < pause and interrupt.signal is None:
+        while done < pause and not interrupt.stops_here:
           is_block = pause - done >= block > 1
           with watch.feeding(carry.step.is_ready):
             batch = feed.block(done, block) if is_block else feed.one(done)

@@ -4,6 +4,8 @@ import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
+import jax
+
 from medjax import programs
 from medjax.check import InputError
 from medjax.train import logging
@@ -48,8 +50,13 @@ class RunRecord:
       self.step = self._checkpoints.latest()
       self.stamp = self._checkpoints.stamp()
       file = self.path / logging.FILE
-      self.rows = logging.truncate_rows(file, run=name, step=self.step or 0)
-      self._writer = logging.MetricsWriter(file, name)
+      done = self.step or 0
+      if jax.process_index() == 0:  # one process writes; all save their part of a checkpoint
+        self.rows = logging.truncate_rows(file, run=name, step=done)
+        self._writer = logging.MetricsWriter(file, name)
+      else:
+        rows = logging.read_rows(file, run=name)
+        self.rows = [row for row in rows if row["step"] <= done]
     except BaseException:
       self._checkpoints.close()
       raise
@@ -72,15 +79,17 @@ class RunRecord:
     self.rows.append({"run": self._name, "step": step, **values})
     if self._writer is not None:
       self._writer.write(step, values)
-    for writer in self._writers:
-      writer.write(self._name, step, values)
+    if jax.process_index() == 0:
+      for writer in self._writers:
+        writer.write(self._name, step, values)
 
   def save(self, step: int, carry: RunState, *, wait: bool = False) -> None:
     """Checkpoints `carry`, after the rows that lead to it are on the disk; once per step."""
-    if self._checkpoints is None or self._writer is None:
+    if self._checkpoints is None:
       return
     if self.step != step:
-      self._writer.sync()
+      if self._writer is not None:
+        self._writer.sync()
       self._checkpoints.save(step, carry, self._manifest, stamp=self.stamp)
       self.step = step
     if wait:

@@ -5,6 +5,9 @@ import threading
 from types import FrameType
 from typing import Any
 
+import jax
+import numpy as np
+
 _CAUGHT = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -23,6 +26,20 @@ class Interrupt:
   def exit_status(self) -> int:
     """128 + number of the signal, as shells report it: 143 for SIGTERM, 130 for SIGINT."""
     return 128 + int(self.signal or 0)
+
+  @property
+  def stops_here(self) -> bool:
+    """Whether to stop between two steps; several processes stop together, where all have agreed."""
+    return self.signal is not None and jax.process_count() == 1
+
+  def agreed(self) -> bool:
+    """Whether a signal came to any process of the training; all of them have to ask at once."""
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      highest = multihost_utils.process_allgather(np.int32(self.signal or 0)).max()
+      self.signal = signal.Signals(int(highest)) if highest else None
+    return self.signal is not None
 
   def __enter__(self) -> "Interrupt":
     if threading.current_thread() is threading.main_thread():

@@ -88,6 +88,40 @@ def test_two_devices_equal_one(chunk):
   assert_trees_close(out.grads, want, 2e-6)
 
 
+@pytest.mark.parametrize("check_vma", [False, True])
+@pytest.mark.parametrize("method", ["ghost", "vmap"])
+def test_gradients_inside_shard_map_are_those_of_its_own_examples(check_vma, method):
+  """Also where JAX knows that the parameters are equal everywhere and would sum their gradients."""
+
+  def loss(params, example, key):
+    del key
+    return jnp.tanh(params["w"] @ example) ** 2 + params["b"] * example[0]
+
+  params = {"w": jnp.array([1.0, -2.0]), "b": jnp.float32(0.5)}
+  batch = jnp.array([[3.0, 4.0], [0.3, 0.4], [1.0, 1.0], [-2.0, 0.1]])
+  clipped = grads.clipped_sum(loss, 1.0, method=method)
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+
+  def local(params, batch):
+    out = clipped(params, batch, KEY)
+    own = grads.per_sample(loss)(params, batch, KEY).grads
+    return jax.lax.psum(out.grads, "data"), out.norms, own
+
+  rows, everywhere = PartitionSpec("data"), PartitionSpec()
+  run = jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(everywhere, rows),
+    out_specs=(everywhere, rows, rows),
+    check_vma=check_vma,
+  )
+  total, norms, own = jax.jit(run)(params, batch)
+  want = clipped(params, batch, KEY)
+  assert_trees_close(total, want.grads, 2e-6)
+  np.testing.assert_allclose(norms, want.norms, rtol=1e-6)
+  assert_trees_close(own, grads.per_sample(loss)(params, batch, KEY).grads, 2e-6)
+
+
 def test_works_inside_shard_map_with_donated_arguments():
   loss, params, batch = small()
   _, want, _ = reference(lambda p, e, k: loss(p, e, KEY), params, batch)

@@ -248,7 +248,7 @@ def write_set(
   infos = []
   for part, written in shards.items():
     template = ShardedFileTemplate(
-      data_dir=partial,
+      data_dir=tfds.core.Path(partial),
       dataset_name=builder.name,
       split=part,
       filetype_suffix="array_record",

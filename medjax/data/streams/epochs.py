@@ -86,8 +86,8 @@ def stack(
         "pass `shape` to crop and pad",
       )
   return Batch(
-    image=_stacked([example.image for example in examples], np.float32),
-    label=_stacked([example.label for example in examples], np.int32),
+    image=stacked([example.image for example in examples], np.float32),
+    label=stacked([example.label for example in examples], np.int32),
     domain=cases.domain,
     subject=cases.subject,
     index=np.array([example.index for example in examples], np.int32),
@@ -255,7 +255,8 @@ def codes(names: Sequence[str]) -> dict[str, int]:
   return {name: code for code, name in enumerate(sorted(set(names)))}
 
 
-def _stacked(arrays: Sequence[np.ndarray | None], dtype: type[np.generic]) -> np.ndarray | None:
+def stacked(arrays: Sequence[np.ndarray | None], dtype: type[np.generic]) -> np.ndarray | None:
+  """The arrays along a new first axis, None if there are none."""
   held = [array for array in arrays if array is not None]
   if not held:
     return None

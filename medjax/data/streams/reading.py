@@ -20,7 +20,7 @@ import numpy as np
 from medjax import check
 from medjax.data.grid.shapes import space_of, to_shape
 from medjax.data.seeds import Seed
-from medjax.data.streams.epochs import codes, visits
+from medjax.data.streams.epochs import codes, stacked, visits
 from medjax.types import Batch, Example, Indices, PyTree, Source, Stream
 
 
@@ -59,11 +59,9 @@ class ReadStream:
     check.require(
       len(spaces) == 1, "cases of one shape", f"{sorted(spaces)}", "pass `shape` to crop and pad"
     )
-    image = [example.image for example in examples]
-    label = [example.label for example in examples]
     return Batch(
-      image=None if image[0] is None else np.stack(image).astype(np.float32, copy=False),
-      label=None if label[0] is None else np.stack(label).astype(np.int32, copy=False),
+      image=stacked([example.image for example in examples], np.float32),
+      label=stacked([example.label for example in examples], np.int32),
       domain=self.domain[own],
       subject=self.subject[own],
       index=self.indices[own].astype(np.int32),

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from medjax.devices import on_this_device
 from medjax.grads.ghost import convolution, lengths, looped, rules
 from medjax.grads.ghost.program import GhostSite, Operation, Program
 from medjax.tree import at_least_float32
@@ -159,7 +160,7 @@ def backward(
     loss, pull, seen = jax.vjp(
       lambda taps: program.forward(constants, example, taps, operate), program.taps(), has_aux=True
     )
-    return seen, pull(jnp.ones_like(loss))[0]
+    return seen, pull(on_this_device(jnp.ones_like(loss)))[0]
 
   return jax.vmap(one)(*examples)
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax.extend import core
 
 from medjax import tree
+from medjax.devices import on_this_device
 from medjax.grads.ghost import derivatives
 from medjax.types import Leaf, PyTree
 
@@ -42,6 +43,8 @@ class Operation(NamedTuple):
   avals: tuple[Leaf, ...]  # of the outputs
 
   def run(self, inputs: Sequence[Leaf]) -> tuple[Leaf, ...]:
+    if self.primitive.name == "pvary":  # traced for an example of no device, which now has one
+      return tuple(on_this_device(list(inputs)))
     out = self.primitive.bind(*inputs, **self.primitive.get_bind_params(self.params))
     return tuple(out) if self.primitive.multiple_results else (out,)
 
@@ -172,7 +175,8 @@ class Program:
   def taps(self) -> tuple[tuple[jax.Array, ...], ...]:
     """Zeros of the shapes of the sites' differentiable results."""
     avals = [[site.operation.avals[i] for i in site.outputs] for site in self.sites.values()]
-    return tuple(tuple(jnp.zeros(a.shape, a.dtype) for a in group) for group in avals)
+    zeros = tuple(tuple(jnp.zeros(a.shape, a.dtype) for a in group) for group in avals)
+    return on_this_device(zeros)
 
 
 def trace(
