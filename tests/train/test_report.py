@@ -60,6 +60,7 @@ def full_report():
   report.overlay([image], ["case"], class_names=["bg", "white <matter>"], fills=[labels])
   for _ in range(2):
     report.curves({"a & b": (x, x**2), "c": (x, x)}, "steps", "loss", {"base": 3.0}, caption="c")
+    report.bars(["a & b", "c<"], [1.5, 2.0], "ms", marks=[1.0, float("nan")], caption="bars")
   return report
 
 

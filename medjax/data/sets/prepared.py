@@ -21,7 +21,7 @@ from medjax.data import manifest
 from medjax.data.people.parts import parts_of
 from medjax.data.people.splits import Splits
 from medjax.data.seeds import Seed
-from medjax.data.sets.record_files import Progress
+from medjax.data.sets.record_files import RecordProgress
 from medjax.data.sets.record_info import INFO, read_info
 from medjax.types import Example, Json, Source
 
@@ -32,7 +32,7 @@ def prepare(
   *,
   name: str,
   seed: Seed = 0,
-  progress: Progress = iter,
+  progress: RecordProgress = iter,
 ) -> pathlib.Path:
   """Writes FOLDER/NAME/1.0.0; a set that is there already is kept.
 

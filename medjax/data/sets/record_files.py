@@ -21,7 +21,7 @@ from medjax.types import Json
 _PROGRESS = "progress.json"
 _SHARD_BYTES = 2**26  # of the cases in a shard, before they are compressed
 
-Progress = Callable[[Sequence[str]], Iterable[str]]
+RecordProgress = Callable[[Sequence[str]], Iterable[str]]
 """Given the names of the cases that are left; hands them on one by one, and may draw a bar."""
 
 
@@ -33,7 +33,7 @@ def write_shards(
   *,
   name: str,
   case_bytes: int,
-  progress: Progress = iter,
+  progress: RecordProgress = iter,
 ) -> dict[str, list[dict[str, Json]]]:
   """Writes every case once; goes on where an earlier call for the same cases was stopped.
 
@@ -44,7 +44,7 @@ def write_shards(
     serialise: position -> bytes of a record.
     name: of the set.
     case_bytes: size of a case, from which the number of cases a shard follows.
-    progress: see `Progress`.
+    progress: see `RecordProgress`.
   Returns:
     Part -> its shards: {"file", "cases", "bytes", "digest"}.
   Raises:

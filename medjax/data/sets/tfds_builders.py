@@ -28,7 +28,7 @@ from medjax.data.people.parts import parts_of
 from medjax.data.sets import ms_sets
 from medjax.data.sets.cc359 import CC359
 from medjax.data.sets.prostate import ProstateSites as ProstateSource
-from medjax.data.sets.record_files import Progress, finish, write_shards
+from medjax.data.sets.record_files import RecordProgress, finish, write_shards
 from medjax.data.sets.record_info import FORMAT, INFO, write_info
 from medjax.types import Example, Indices, Json, Source
 
@@ -221,7 +221,7 @@ def describe(
 
 
 def write_set(
-  builder: SourceBuilder, source: Source, target: pathlib.Path, progress: Progress
+  builder: SourceBuilder, source: Source, target: pathlib.Path, progress: RecordProgress
 ) -> None:
   """Writes what `builder.download_and_prepare` would, and goes on where an earlier call stopped.
 

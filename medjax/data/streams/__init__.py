@@ -1,5 +1,6 @@
 """Streams of batches as functions of (seed, step), and the memories that replay feeds on."""
 
+from medjax.data.streams.cut import cut
 from medjax.data.streams.epochs import batches, load_cases, sequential, stack, take, zip_streams
 from medjax.data.streams.memory import Memory, Reservoir
 from medjax.data.streams.mixture import mix, mmtl_paper, mmtl_released, pooled, rows
@@ -27,6 +28,7 @@ __all__ = [
   "by_family",
   "by_map",
   "by_task",
+  "cut",
   "cut_patches",
   "load_cases",
   "mix",
