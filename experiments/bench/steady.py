@@ -169,7 +169,7 @@ def _fed(stream: Stream, step: Step, params: Params, config: Config) -> dict[str
     params,
     jax.random.key(0),
     num_steps=config.feed_steps,
-    log_every=config.feed_steps,
+    log_every=max(config.feed_steps // 10, 1),
     progress=False,
   )
   close = getattr(stream, "close", None)
