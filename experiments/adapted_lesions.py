@@ -1,6 +1,6 @@
 """Networks of AViT of which some part trains, and the hairs over their pictures.
 
-Not a study: the networks and losses of `avit`.
+Not a study: the networks, losses and folds of `avit`.
 """
 
 import dataclasses
@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import prompted_sets
 from experiments.grouped_prompts import mask_loss
-from medjax import metrics, nets, rng
+from medjax import check, data, metrics, nets, rng, study
 from medjax.data.augmentation import Corrupted
 from medjax.nets.avit import AViT
 from medjax.types import Array, Key, Params, PyTree
@@ -27,6 +28,29 @@ def hairy(pictures: np.ndarray, seed: int) -> np.ndarray:
     return spoil.apply(spoil.draw(key, image.shape), image)
 
   return np.asarray(jax.vmap(one)(keys, jnp.asarray(pictures)))
+
+
+def turns_of(config: Any, sets: prompted_sets.Pictures, seed: int) -> list[study.Turn]:
+  """One split of the people, or folds of them, each of which is tested once."""
+  subject = np.unique(np.array(sets.subjects), return_inverse=True)[1].astype(np.int32)
+  every = {"image": sets.image, "mask": sets.mask, "subject": subject,
+           "row": np.arange(len(subject), dtype=np.int32)}  # fmt: skip
+  shares = {"train": config.train_fraction, "test": 1 - config.train_fraction}
+  parted = {"": study.parted(sets.subjects, shares, seed)}
+  if config.num_folds > 1:
+    parted = {
+      f"fold{i}": {
+        "train": own.indices("train", sets.subjects),
+        "test": own.indices("validation", sets.subjects),
+      }
+      for i, own in enumerate(data.folds(sets.subjects, config.num_folds, seed=seed))
+    }
+  turns = []
+  for name, parts in parted.items():
+    train, test = ({k: v[np.array(parts[p])] for k, v in every.items()} for p in ("train", "test"))
+    people = {part: study.people_of(sets.subjects, rows) for part, rows in parts.items()}
+    turns.append(study.Turn(name, train, (), {"test": test}, people))
+  return turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +75,19 @@ class Task:
     self.shape = (config.size, config.size, channels)
 
   def net(self, kind: Kind) -> AViT:
-    return AViT(self.encoder, width=24, has_prompt=kind.has_prompt)
+    return AViT(
+      self.encoder, width=24, has_prompt=kind.has_prompt, has_lite_prompt=bool(self.config.weights)
+    )
 
   def start(self, key: Key) -> Params:
+    """Drawn parameters; a prompt network of EfficientNet-Lite0 has those of its file."""
     init = jax.jit(self.net(Kind(())).init)
-    return init(rng.stream(key, "parameters"), jnp.zeros(self.shape))["params"]
+    params = init(rng.stream(key, "parameters"), jnp.zeros(self.shape))["params"]
+    if not self.config.weights:
+      return params
+    check.existing_file(self.config.weights, "pass --weights with the file of EfficientNet-Lite0")
+    whole = nets.import_torch(self.config.weights, nets.EfficientNetLite0(num_outputs=0))[0]
+    return {**params, "prompt": {name: whole[name] for name in nets.LiteStart.PARTS}}
 
   def rebuilt(self, params: Params, example: PyTree, key: Key) -> Array:
     """Squared error of the hidden patches, which the transformer does not see."""

@@ -7,8 +7,11 @@ everything, with 15 % of the numbers.
 
   python -m experiments.avit demo              simulated lesions under hairs; about 6 minutes
   python -m experiments.avit evidence          the same, 5 seeds
-  python -m experiments.avit lesions --data PH2
-                                               your nnU-Net folder of colour pictures with one class
+  python -m experiments.avit lesions --data PH2 --weights efficientnet_lite0.safetensors
+                                               your nnU-Net folder of colour pictures with one
+                                               class, five folds of people, as in the paper
+  python -m experiments.avit private --data PH2
+                                               the same folder, one split, with the private arms
 
 Times are estimated from short runs on 2 CPU cores; no preset has been recorded.
 Published, means of four sets, Dice: everything .925, adapters and
@@ -22,8 +25,9 @@ noises every number that trains. "private-both" and "private-all" train under th
 The transformer is first trained to rebuild hidden patches of simulated lesions, in every preset:
 weights that had seen the training pictures would void the statement of the private arms.
 
-DEVIATIONS: a small transformer stands for ViT-B of ImageNet-21k, strided convolutions for a stage
-of ResNet-34, GroupNorm for BatchNorm; one split of people and several seeds for five folds; "all"
+DEVIATIONS: a small transformer stands for ViT-B of ImageNet-21k; for a stage of ResNet-34 stand the
+first blocks of EfficientNet-Lite0 with the weights of ImageNet (`--weights`), or strided
+convolutions that are drawn; GroupNorm for BatchNorm; one split of people but in `lesions`; "all"
 has no adapters and no prompt network, as the paper's BASE. The private arms have the learning rate
 of the others; nothing is chosen by their scores.
 
@@ -40,7 +44,7 @@ import numpy as np
 import optax
 
 from experiments import prompted_sets
-from experiments.adapted_lesions import Kind, Task, hairy
+from experiments.adapted_lesions import Kind, Task, hairy, turns_of
 from medjax import adapt, cli, data, methods, privacy, rng, study, tree
 from medjax.train import Report
 from medjax.types import Key, Params, Step
@@ -57,7 +61,9 @@ class Config(study.Settings):
   )  # fmt: skip
   num_unlabelled: int = 400  # simulated pictures for the transformer
   num_pictures: int = 160  # simulated labelled pictures
-  train_fraction: float = 0.25  # of the people; all others are tested
+  train_fraction: float = 0.25  # of the people where there is one fold; all others are tested
+  num_folds: int = 1  # of people, each tested once; 1: one split
+  weights: str = ""  # EfficientNet-Lite0's file, for the prompt network; "": drawn convolutions
   size: int = 32  # side of a picture in pixels
   patch_size: int = 4  # side of a patch
   width: int = 48  # channels of the transformer
@@ -87,7 +93,7 @@ def load(config: Config, options: cli.RunOptions) -> tuple[prompted_sets.Picture
   side, seed = config.size, options.seed
   more = prompted_sets.drawn(config.num_unlabelled, side, seed + 1, has_groups=False)
   hidden = hairy(more.image, seed + 1)
-  if options.preset == "lesions":
+  if options.preset in _REAL:
     (path,) = study.paths_of(options.data, 1)
     own = prompted_sets.lesions(path, side)
     return own, np.repeat(hidden, own.image.shape[-1], axis=-1)
@@ -140,8 +146,17 @@ QUESTIONS = (
 PRESETS = {
   "demo": Config(num_seeds=1),
   "evidence": Config(num_seeds=5),
-  "lesions": Config(num_seeds=1, size=64, patch_size=8, train_fraction=0.5),
-}
+  "lesions": Config(
+    num_seeds=1, size=64, patch_size=8, num_folds=5,
+    weights="efficientnet_lite0.safetensors",
+    arms=("frozen", "prompt", "adapters", "both", "all", "scratch"),
+  ),
+  "private": Config(
+    num_seeds=1, size=64, patch_size=8, train_fraction=0.5,
+    arms=("both", "all", "private-both", "private-all"),
+  ),
+}  # fmt: skip
+_REAL = ("lesions", "private")
 
 # --- the run and its page
 
@@ -154,54 +169,42 @@ _NOT_COVERED = (
 
 def build(config: Config, options: cli.RunOptions) -> None:
   sets, unlabelled = load(config, options)
-  shares = {"train": config.train_fraction, "test": 1 - config.train_fraction}
-  parts = study.parted(sets.subjects, shares, options.seed)
-  people = {part: study.people_of(sets.subjects, rows) for part, rows in parts.items()}
+  turns = turns_of(config, sets, options.seed)
   seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
+  tested = sum(len(turn.people["test"]) for turn in turns)
+  members = {"test": {"seed": len(seeds), "subject": tested}}
   planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
-  if options.preset == "lesions":
+  if options.preset in _REAL:
     picture = study.pair_picture(options.workdir)
-    prompted_sets.check_alike(sets, people, config.near_duplicates, picture)
+    sides = {turn.name: turn.people["test"] for turn in turns} if turns[1:] else turns[0].people
+    prompted_sets.check_alike(sets, sides, config.near_duplicates, picture)
   with options.directory(config, sets.manifest) as directory:
     if directory.finished:
       return
-    subject = np.unique(np.array(sets.subjects), return_inverse=True)[1].astype(np.int32)
-    every = {"image": sets.image, "mask": sets.mask, "subject": subject}
-    train, test = ({k: v[np.array(parts[p])] for k, v in every.items()} for p in ("train", "test"))
-    turn = study.Turn("", train, (), {"test": test}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
+    directory.write_json("splits", study.splits_of(turns, options.seed))
     study.announce(planned)
     task = Task(config, sets.image.shape[-1])
     program_of = functools.cache(task.program)  # compiled once for all seeds
-    pictures = {"image": unlabelled}
-    names = [sets.subjects[i] for i in parts["test"]]
     trained: dict[str, list[study.Trained]] = {arm: [] for arm in config.arms}
     rows: list[dict[str, Any]] = []
     tuned: dict[str, int] = {}
     flops: dict[str, float] = {}
     statement = ""
 
-    def score(arm: str, seed: int, params: Params, kind: Kind) -> study.Scored:
+    def score(arm: str, seed: int, turn: study.Turn, params: Params, kind: Kind) -> study.Scored:
+      test: Any = turn.test["test"]
       found = program_of(kind)(params, test)
-      about = {"arm": arm, "seed": seed, "role": "test"}
-      return study.Scored(
-        [
-          {
-            **about,
-            "case": f"{name} {i}",
-            "subject": name,
-            "domain": "",
-            "dice/lesion": float(x),
-          }
-          for i, (name, x) in enumerate(zip(names, found, strict=True))
-        ]
-      )
+      about = {"arm": arm, "seed": seed, "turn": turn.name, "role": "test"}
+      names = [(i, sets.subjects[i]) for i in test["row"]]
+      return study.Scored([
+        {**about, "case": f"{name} {i}", "subject": name, "domain": "", "dice/lesion": float(x)}
+        for (i, name), x in zip(names, found, strict=True)
+      ])  # fmt: skip
 
     for seed in seeds:
       key = jax.random.key(seed)
       fresh = task.start(key)
-      begun = first_training(config, task, fresh, pictures, key, directory, seed)
+      begun = first_training(config, task, fresh, {"image": unlabelled}, key, directory, seed)
       for arm in config.arms:
         kind: Kind = ARMS[arm].make()
         params = {**fresh, "encoder": begun} if kind.is_pretrained else fresh
@@ -209,27 +212,28 @@ def build(config: Config, options: cli.RunOptions) -> None:
         loss = adapt.adapted_loss(task.loss(kind), frozen)
         tuned[arm] = tree.size(small)
         plain = methods.supervised(loss, optax.adam(config.learning_rate))
-        step: Step = plain
-        stream: Any = data.batches(train, config.batch_size, key)
-        flops[arm] = flops.get(arm) or study.flops(plain, small, stream(0))
-        if kind.is_private:
-          plan = plan_of(config, train, seed)
-          statement = plan.statement()
-          step = methods.private(loss, optax.adam(config.learning_rate), plan)
-          stream = plan.stream(train, chunk=config.batch_size)
-        name = f"{arm}-{seed}"
-        job = study.Job(name, step, stream, small, key, config.num_steps, inherited=begun)
-        one = study.train_job(job, directory, log_every=config.log_every)
-        trained[arm].append(one)
-        weights = adapt.whole(one.params, frozen)
-        make = lambda a=arm, s=seed, w=weights, k=kind: score(a, s, w, k)  # noqa: E731
-        rows += study.kept(directory, name, one.params, make).rows
+        for turn in turns:
+          step: Step = plain
+          stream: Any = data.batches(turn.train, config.batch_size, key)
+          flops[arm] = flops.get(arm) or study.flops(plain, small, stream(0))
+          if kind.is_private:
+            plan = plan_of(config, turn.train, seed)
+            statement = plan.statement()
+            step = methods.private(loss, optax.adam(config.learning_rate), plan)
+            stream = plan.stream(turn.train, chunk=config.batch_size)
+          name = "-".join(part for part in (arm, turn.name, str(seed)) if part)
+          job = study.Job(name, step, stream, small, key, config.num_steps, inherited=begun)
+          one = study.train_job(job, directory, log_every=config.log_every)
+          trained[arm].append(one)
+          weights = adapt.whole(one.params, frozen)
+          make = functools.partial(score, arm, seed, turn, weights, kind)
+          rows += study.kept(directory, name, one.params, make).rows
     found = study.answered(
       rows, ("dice",), QUESTIONS, margin=config.margin, costs=flops, planned=planned, flops=flops,
       tuned=tuned,
       gradient_bytes={arm: 4 * count for arm, count in tuned.items()}, statement=statement,
       not_covered=_NOT_COVERED if statement else "",
-      is_simulated=options.preset != "lesions",
+      is_simulated=options.preset not in _REAL,
     )  # fmt: skip
     report = page(config, sets.title, found, trained)
     study.finish(directory, found, report, trained=trained, rows=rows)
@@ -275,7 +279,7 @@ def page(
   if found["statement"]:
     report.section("Privacy of the private arms", f"{found['statement']}\n\n{_NOT_COVERED}")
   first = {arm: own[0] for arm, own in trained.items() if not arm.startswith("private")}
-  study.page.curves(report, first, {"loss": "loss"}, caption="First seed.")
+  study.page.curves(report, first, {"loss": "loss"}, caption="First fold and seed.")
   flops = {arm: own["flops_an_update"] for arm, own in found["arms"].items()}
   study.page.costs(report, trained, flops)
   return report

@@ -73,11 +73,13 @@ from medjax.data.sets import (
   subset,
 )
 from medjax.data.simulated import (
+  INSTRUMENTS,
   CardiacAnatomy,
   ProceduralAnatomy,
   Simulated,
   context_problems,
   feature_vectors,
+  instrument_scenes,
   random_shapes,
 )
 from medjax.data.streams import (
@@ -111,6 +113,7 @@ from medjax.data.streams import (
 from medjax.data.streams import memory as memory
 
 __all__ = [
+  "INSTRUMENTS",
   "CC359",
   "CardiacAnatomy",
   "Case",
@@ -156,6 +159,7 @@ __all__ = [
   "foreground_statistics",
   "from_records",
   "from_spec",
+  "instrument_scenes",
   "kermany",
   "ljubljana",
   "load_cases",

@@ -4,7 +4,7 @@ from medjax.nets.attention_mil import AttentionMIL, BagOutput
 from medjax.nets.cross_conv import CrossConvUNet
 from medjax.nets.cross_task import CrossTask
 from medjax.nets.densenet import DenseNet
-from medjax.nets.efficientnet import EfficientNetLite0, LiteStage, imagenet_normalised
+from medjax.nets.efficientnet import EfficientNetLite0, LiteStage, LiteStart, imagenet_normalised
 from medjax.nets.features import features, from_features
 from medjax.nets.frozen_features import imagenet_features
 from medjax.nets.hub_names import sam_hub_names
@@ -69,6 +69,7 @@ __all__ = [
   "ImportReport",
   "InContext",
   "LiteStage",
+  "LiteStart",
   "MaskDecoder",
   "MaskOutput",
   "MemoryNorm",

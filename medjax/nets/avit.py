@@ -7,7 +7,7 @@ the picture, and are joined by what two convolutions see of the picture at that 
   V = ViT(x),   T = prompt(x),   logits = up(head([up(ASPP(V)), T]))
 
 DEVIATION: GroupNorm stands for BatchNorm, so that examples are not coupled; two strided
-convolutions stand for the first stage of a ResNet-34.
+convolutions, or the first blocks of EfficientNet-Lite0, stand for the first stage of a ResNet-34.
 """
 
 import jax
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from medjax.nets.efficientnet import LiteStart, imagenet_normalised
 from medjax.nets.norms import norm
 from medjax.nets.vit import ViT
 
@@ -34,6 +35,8 @@ class AViT(nn.Module):
     width: channels of the head; the prompt network has half of them.
     rates: distances of the atrous convolutions, in patches.
     has_prompt: False puts zeros in the place of T; the parameters stay the same.
+    has_lite_prompt: the first blocks of EfficientNet-Lite0 as the prompt network, for pictures of 1
+      or 3 channels in [0, 1]; they start as drawn, until ImageNet's are put in (see `LiteStart`).
   """
 
   encoder: ViT
@@ -41,13 +44,17 @@ class AViT(nn.Module):
   width: int = 32
   rates: tuple[int, ...] = (1, 2, 3)
   has_prompt: bool = True
+  has_lite_prompt: bool = False
 
   @nn.compact
   def __call__(
     self, image: Float[Array, "height width channel"]
   ) -> Float[Array, "height width output"]:
     features = self.encoder(image)
-    prompt = _Prompt(self.width // 2, name="prompt")(image)
+    if self.has_lite_prompt:
+      prompt = LiteStart(name="prompt")(imagenet_normalised(image))
+    else:
+      prompt = _Prompt(self.width // 2, name="prompt")(image)
     prompt = prompt if self.has_prompt else jnp.zeros_like(prompt)
     logits = _Head(self.num_outputs, self.width, self.rates, name="head")(features, prompt)
     return jax.image.resize(logits, (*image.shape[:2], self.num_outputs), "linear")

@@ -15,7 +15,7 @@ classes and 42,016 running statistics, as published.
 """
 
 import functools
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -132,6 +132,28 @@ class EfficientNetLite0(nn.Module):
       passed_over=() if self.num_outputs else ("_fc.",),
       inputs=(jax.ShapeDtypeStruct((32, 32, 3), jnp.float32),),
     )
+
+
+class LiteStart(nn.Module):
+  """The first blocks of EfficientNet-Lite0: [height, width, 3] -> [height / 4, width / 4, 24].
+
+  >>> image = jax.ShapeDtypeStruct((16, 16, 3), jnp.float32)
+  >>> params = jax.eval_shape(LiteStart().init, jax.random.key(0), image)["params"]
+  >>> sorted(params), jax.eval_shape(LiteStart().apply, {"params": params}, image).shape
+  (['block0', 'block1', 'block2', 'stem'], (4, 4, 24))
+
+  Parameters have the names that they have in `EfficientNetLite0` with norm "folded", so that those
+  of ImageNet are taken over: `{name: whole[name] for name in nets.LiteStart.PARTS}`.
+  """
+
+  PARTS: ClassVar[tuple[str, ...]] = ("stem", "block0", "block1", "block2")
+
+  @nn.compact
+  def __call__(self, image: Float[Array, "height width channel"]) -> Float[Array, "h w feature"]:
+    x = _ConvNorm(32, 3, norm="folded", train=False, stride=2, name="stem")(image[None])
+    for i, (stage, stride) in enumerate(_blocks(LITE0[:2])):
+      x = LiteBlock(stage, stride, "folded", False, None, name=f"block{i}")(x)
+    return x[0]
 
 
 def _blocks(stages: tuple[LiteStage, ...]) -> list[tuple[LiteStage, int]]:

@@ -29,6 +29,7 @@ from experiments import (
   sampot,
   serial_sections,
   splitfed,
+  surgical_sam,
   test_time_selection,
   universeg,
   unlearning,
@@ -288,5 +289,13 @@ ROWS = (
     " --num_seeds 1 --batch_size 4 --log_every 2",
     "dice",
     ("middle", "random", "sampot", "own", "trust"),  # after so few updates no click matters
+  ),
+  Row(
+    "surgical_sam",
+    surgical_sam,
+    "--num_pictures 14 --num_pretraining 4 --num_steps 4 --corruptions noise brightness"
+    " --num_seeds 1 --batch_size 2 --log_every 2 --severities 1 3 5",
+    "dice",
+    ("none", "point", "equal", "head", "classes", "boxed"),  # after so few updates all may miss
   ),
 )

@@ -2,16 +2,19 @@
 
 from medjax.data.simulated.cardiac import CardiacAnatomy
 from medjax.data.simulated.context import context_problems
+from medjax.data.simulated.instruments import INSTRUMENTS, instrument_scenes
 from medjax.data.simulated.procedural import ProceduralAnatomy
 from medjax.data.simulated.shapes import random_shapes
 from medjax.data.simulated.source import Simulated
 from medjax.data.simulated.vectors import feature_vectors
 
 __all__ = [
+  "INSTRUMENTS",
   "CardiacAnatomy",
   "ProceduralAnatomy",
   "Simulated",
   "context_problems",
   "feature_vectors",
+  "instrument_scenes",
   "random_shapes",
 ]
