@@ -8,6 +8,8 @@ Segmentation", ICCV 2025, arXiv:2411.16719.
                                                   your own nnU-Net folder, 2D or 3D; with --labels
                                                   MAPS synthesised from label maps of other people
   python -m experiments.learn2synth recovery      known noise levels, profile and method; 70 minutes
+  python -m experiments.learn2synth fields        known bias fields, a known range of noise levels,
+                                                  and what the data can tell; 25 minutes
   python -m experiments.learn2synth evidence --data BRAINS
                                                   against supervised training and randomisation, at
                                                   home and on other contrasts, 3 seeds; an hour
@@ -15,6 +17,9 @@ Segmentation", ICCV 2025, arXiv:2411.16719.
                                                   the same with all arms, one seed; an hour
   python -m experiments.learn2synth cross_contrast --data BRAINS --people 5
                                                   with five labelled people
+  python -m experiments.learn2synth volume --data SCAN --maps HEADS
+                                                  3D patches, half a real scan judges: feasibility
+                                                  and cost, no claim
   python -m experiments.learn2synth paper --data REAL --labels MAPS
                                                   the paper's sizes; wants an accelerator
   python -m experiments.learn2synth released_code --data REAL --labels MAPS
@@ -25,6 +30,9 @@ and claims no accuracy. BRAINS is an nnU-Net folder of T1 volumes whose classes 
 `synth.tissues.TISSUES`, csf, cortical_gray_matter, white_matter and the like, since their signal on
 other contrasts is computed. Claims that are put to the test: above randomisation at home; as good
 as supervised training there; and where supervised training falls on another contrast, no fall.
+
+HEADS is a folder of label maps of heads with FreeSurfer's values, SCAN an nnU-Net folder of one
+scan whose skull is stripped, labelled with such values, which need not be the same ones.
 
 `paper` and `released_code` have not been run whole: the sets want agreements. MAPS is a folder of
 label maps of 24 classes, in the paper 434 people of OASIS, skull-stripped and cut to one coronal
@@ -44,16 +52,24 @@ a row a test image, seed and row of the table.
 results.json, `recovery`: recoveries, one entry a preset, with preset, minimiser and minimiser_error
 of the profile, estimate and estimate_error of the method, estimates by seed, profile_passes,
 method_passes; profile.levels and profile.losses [preset][seed][level].
-results.json, `evidence` and `cross_contrast`: the common schema of `study.results`, whose roles are
-"in domain" and the views of `contrast_views`; people_trained_on; learned.<arm>: what the
-synthesiser had learnt at the last update, one entry a seed; late_gain.<arm>: what the last third of
-the updates added to the best Dice on validation people.
+results.json, `fields`: recoveries, see `field_recovery.outcome`. results.json, `volume`: the common
+schema, with learned as below. `evidence` and `cross_contrast`: the common schema of
+`study.results`, whose roles are "in domain" and the views of `contrast_views`; people_trained_on;
+learned.<arm>: what the synthesiser had learnt at the last update, one entry a seed;
+late_gain.<arm>: what the last third of the updates added to the best Dice on validation people.
 """
 
 import dataclasses
 from typing import Any
 
-from experiments.learn2synth import contrasts, noise_recovery, real_images, report
+from experiments.learn2synth import (
+  contrasts,
+  field_recovery,
+  noise_recovery,
+  real_images,
+  report,
+  volumes,
+)
 from medjax import cli, study
 
 _PAPER = real_images.Config(
@@ -74,8 +90,10 @@ _PAPER = real_images.Config(
 PRESETS: dict[str, Any] = {
   "demo": real_images.Config(),
   "recovery": noise_recovery.Config(),
+  "fields": field_recovery.Config(),
   "evidence": contrasts.Config(),
   "cross_contrast": contrasts.Config(arms=tuple(contrasts.ARMS), num_seeds=1),
+  "volume": volumes.Config(),
   "paper": _PAPER,
   "released_code": dataclasses.replace(
     _PAPER,
@@ -91,8 +109,12 @@ PRESETS: dict[str, Any] = {
 def build(config: Any, options: cli.RunOptions) -> None:
   if isinstance(config, noise_recovery.Config):
     _recovery(config, options)
+  elif isinstance(config, field_recovery.Config):
+    field_recovery.build(config, options)
   elif isinstance(config, contrasts.Config):
     contrasts.build(config, options)
+  elif isinstance(config, volumes.Config):
+    volumes.build(config, options)
   else:
     _real_images(config, options)
 

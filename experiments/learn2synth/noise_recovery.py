@@ -96,7 +96,7 @@ class Found(NamedTuple):
 
 def run(config: Config, seed: int, directory: train.RunDirectory) -> Found:
   """Profile first, then the method, resumable run by run."""
-  task = make_task(config)
+  task = make_task(config.widths)
   maps, real_maps = (data.stack(source) for source in sources(config, seed).values())
   real_key = rng.stream(jax.random.key(seed), "real images")
   real = {sigma: real_images(task, real_key, real_maps, sigma) for sigma in config.presets}
@@ -133,7 +133,7 @@ def run(config: Config, seed: int, directory: train.RunDirectory) -> Found:
         task.outer_loss,
         _network_optimiser(config, config.num_steps),
         theta_of(initial),
-        optax.adam(_decaying(config.theta_learning_rate, config.num_steps)),
+        optax.adam(decaying(config.theta_learning_rate, config.num_steps)),
         describe=task.augmentation.describe,
       )
       stream = data.zip_streams(
@@ -172,8 +172,10 @@ def sources(config: Config, seed: int) -> dict[str, data.ProceduralAnatomy]:
   }
 
 
-def make_task(config: Config) -> synthetic_training.Task:
-  """Noise is the only thing to learn; the generator is the truth in all else."""
+def make_task(
+  widths: tuple[int, ...], augmentation: synth.ParametricAugmentation = _AUGMENTATION
+) -> synthetic_training.Task:
+  """The augmentation, noise by default, is all there is to learn; the generator is the truth."""
   mixture = synth.Mixture(
     mean=tuple((m, m) if m == 0 else (m - _PLAY, m + _PLAY) for m in _MEANS),
     std=(0.0, 0.03),
@@ -181,9 +183,9 @@ def make_task(config: Config) -> synthetic_training.Task:
     dark_background=0.0,
   )
   return synthetic_training.Task(
-    model=synthetic_training.unet(NUM_CLASSES, config.widths),
+    model=synthetic_training.unet(NUM_CLASSES, widths),
     generator=synth.Generator(synth.identity(NUM_CLASSES), mixture=mixture, quantiles=None),
-    augmentation=_AUGMENTATION,
+    augmentation=augmentation,
     loss=synthetic_training.dice_and_cross_entropy,
   )
 
@@ -206,9 +208,9 @@ def theta_of(sigma: float) -> PyTree:
   return _AUGMENTATION.init(sigma=max(sigma, 1e-6))
 
 
-def estimate(rows: Sequence[Mapping[str, Any]], num_steps: int) -> float:
-  """Mean noise level over the last 20 % of steps, from rows that hold means over equal windows."""
-  return float(np.mean([row["theta/sigma"] for row in rows if row["step"] > 0.8 * num_steps]))
+def estimate(rows: Sequence[Mapping[str, Any]], num_steps: int, name: str = "theta/sigma") -> float:
+  """Mean of a parameter over the last 20 % of steps, from rows that hold means of equal windows."""
+  return float(np.mean([row[name] for row in rows if row["step"] > 0.8 * num_steps]))
 
 
 def parabola_minimiser(levels: Sequence[float], losses: Sequence[float]) -> float:
@@ -249,8 +251,9 @@ def _standard_error(values: Sequence[float]) -> float:
 
 
 def _network_optimiser(config: Config, num_steps: int) -> optax.GradientTransformation:
-  return optax.adam(_decaying(config.learning_rate, num_steps), eps_root=1e-16)
+  return optax.adam(decaying(config.learning_rate, num_steps), eps_root=1e-16)
 
 
-def _decaying(rate: float, num_steps: int) -> optax.Schedule:
+def decaying(rate: float, num_steps: int) -> optax.Schedule:
+  """A cosine to a twentieth."""
   return optax.cosine_decay_schedule(rate, num_steps, alpha=0.05)
