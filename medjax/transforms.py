@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from medjax import check, rng
 from medjax.types import Key, PyTree
@@ -160,3 +160,39 @@ def pipeline(**steps: Transform | None) -> Pipeline:
   [[3.0], [3.0]]
   """
   return Pipeline(tuple((name, step) for name, step in steps.items() if step is not None))
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+  """One of several transforms, each as likely; make one with `one_of`.
+
+  Attributes:
+    choices: (name, transform).
+  """
+
+  choices: tuple[tuple[str, Transform], ...]
+
+  def draw(self, key: Key, shape: tuple[int, ...]) -> tuple[Int[Array, ""], dict[str, PyTree]]:
+    """Which one, and the parameters of all, each from the stream of its name."""
+    which = jax.random.randint(rng.stream(key, "choice"), (), 0, len(self.choices))
+    return which, {name: one.draw(rng.stream(key, name), shape) for name, one in self.choices}
+
+  def apply(
+    self,
+    parameters: tuple[Int[Array, ""], dict[str, PyTree]],
+    image: Float[Array, "*space channel"],
+  ) -> Float[Array, "*space channel"]:
+    which, drawn = parameters
+    branches = [lambda x, one=one, p=drawn[name]: one.apply(p, x) for name, one in self.choices]
+    return jax.lax.switch(which, branches, image)
+
+
+def one_of(**choices: Transform) -> OneOf:
+  """One of the transforms of the call.
+
+  >>> change = one_of(double=Fixed(lambda x: 2 * x), negate=Fixed(lambda x: -x))
+  >>> change.apply((jnp.int32(1), {"double": (), "negate": ()}), jnp.ones((1, 1))).tolist()
+  [[-1.0]]
+  """
+  check.require(choices, "at least one transform", "none", "name one")
+  return OneOf(tuple(choices.items()))

@@ -31,6 +31,9 @@ TRANSFORMS = (
   augmentation.SharedNoise(),
   augmentation.Corrupted("hairs", 2),
   augmentation.Corrupted("motion", 3),
+  augmentation.Cutout(),
+  augmentation.Translated(),
+  augmentation.siamese(),
 )
 
 

@@ -8,6 +8,8 @@ from medjax.federated.drift import fedprox, scaffold
 from medjax.federated.history import History
 from medjax.federated.insiders import PrivateClients, client_plans, local_private, private_clients
 from medjax.federated.membership import log_odds, membership_ratio
+from medjax.federated.moving_average import averages_of, with_moving_average
+from medjax.federated.one_shot import PublishedSet, published, received
 from medjax.federated.partition import by_domain, by_shard, check_people, dirichlet, evenly
 from medjax.federated.parts import Part
 from medjax.federated.rescue import rescue_factor, rescued
@@ -26,10 +28,12 @@ __all__ = [
   "History",
   "Part",
   "PrivateClients",
+  "PublishedSet",
   "Received",
   "Rounds",
   "aggregate",
   "attacks",
+  "averages_of",
   "by_domain",
   "by_shard",
   "check_people",
@@ -48,10 +52,13 @@ __all__ = [
   "membership_ratio",
   "params_of",
   "private_clients",
+  "published",
+  "received",
   "rescue_factor",
   "rescued",
   "restart",
   "scaffold",
   "top_k",
   "unlearning",
+  "with_moving_average",
 ]

@@ -2,6 +2,7 @@
 
 from medjax.methods import (
   adversaries,
+  condensation,
   cooperative,
   episodic,
   fusestyle,
@@ -13,6 +14,7 @@ from medjax.methods import (
 )
 from medjax.methods.adversarial import adversarial
 from medjax.methods.agem import agem
+from medjax.methods.architecture import architecture_search
 from medjax.methods.averaged import Averaged, averaged, flat_stretch, segment_mean
 from medjax.methods.distillation import held_to_teacher, with_teacher
 from medjax.methods.ewc import Anchor, ewc, fisher_anchor, merged_anchors
@@ -40,7 +42,9 @@ __all__ = [
   "adversarial",
   "adversaries",
   "agem",
+  "architecture_search",
   "averaged",
+  "condensation",
   "continued_adam",
   "cooperative",
   "domainwise",

@@ -15,6 +15,7 @@ from medjax.metrics.calibration import (
 from medjax.metrics.classification import Rates, confusion_matrix, rate_intervals, rates
 from medjax.metrics.compare import Comparison, compare, comparison_cells, comparison_table, holm
 from medjax.metrics.graphs import GraphScore, graph_score
+from medjax.metrics.image_quality import psnr, ssim
 from medjax.metrics.overlap import dice, jaccard
 from medjax.metrics.ranking import auroc, average_precision
 from medjax.metrics.relative_gain import relative_gain
@@ -53,6 +54,8 @@ __all__ = [
   "concordance_parts",
   "confusion_matrix",
   "dice",
+  "psnr",
+  "ssim",
   "ensemble_entropy",
   "equal_mass_edges",
   "fit_temperature",

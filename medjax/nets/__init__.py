@@ -11,7 +11,17 @@ from medjax.nets.hub_names import sam_hub_names
 from medjax.nets.image_text import ImageText, ImageTextOutput
 from medjax.nets.import_torch import ImportReport, TorchNames, import_torch
 from medjax.nets.in_context import InContext
+from medjax.nets.instance_conv import InstanceConvNet
 from medjax.nets.mask_decoder import MaskDecoder, MaskOutput
+from medjax.nets.mixed_cell import (
+  EDGES,
+  OPERATIONS,
+  CellDenoiser,
+  MixedEdge,
+  architecture_entropy,
+  derived_operations,
+  random_operations,
+)
 from medjax.nets.mixstyle import mixstyle
 from medjax.nets.model import from_linen
 from medjax.nets.nnx_model import from_nnx
@@ -49,6 +59,7 @@ from medjax.nets.sum_unet import SumUNet
 from medjax.nets.tiny_vit import TinyViT
 from medjax.nets.torch_files import read_torch
 from medjax.nets.unet import UNet
+from medjax.nets.unrolled import Unrolled
 from medjax.nets.vit import ViT
 from medjax.nets.wavelet_autoencoder import WaveletAutoencoder
 from medjax.nets.word_decoder import WordCache, WordDecoder
@@ -59,8 +70,10 @@ __all__ = [
   "BOTTOM_RIGHT",
   "BagOutput",
   "CrossConvUNet",
+  "CellDenoiser",
   "CrossTask",
   "DenseNet",
+  "EDGES",
   "EfficientNetLite0",
   "FOREGROUND",
   "IGNORED",
@@ -68,12 +81,15 @@ __all__ = [
   "ImageTextOutput",
   "ImportReport",
   "InContext",
+  "InstanceConvNet",
   "LiteStage",
   "LiteStart",
   "MaskDecoder",
   "MaskOutput",
   "MemoryNorm",
+  "MixedEdge",
   "NOT_A_POINT",
+  "OPERATIONS",
   "PromptEncoder",
   "Promptable",
   "PromptableSegmenter",
@@ -95,11 +111,14 @@ __all__ = [
   "TinyViT",
   "TorchNames",
   "UNet",
+  "Unrolled",
   "ViT",
   "WaveletAutoencoder",
   "WordCache",
   "WordDecoder",
+  "architecture_entropy",
   "box_prompt",
+  "derived_operations",
   "features",
   "from_features",
   "from_linen",
@@ -113,6 +132,7 @@ __all__ = [
   "no_prompt",
   "point_prompt",
   "promptable",
+  "random_operations",
   "read_torch",
   "sam_hub_names",
   "sam_vit_b",

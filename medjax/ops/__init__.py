@@ -8,6 +8,7 @@ from medjax.ops.distance_transform import distance_at, distance_transform
 from medjax.ops.local_gradient_sign import local_gradient_sign
 from medjax.ops.lossy_link import lossy_link
 from medjax.ops.soft_segmentation import normalised_relu, soft_overlap_loss
+from medjax.ops.uncertain import uncertain_statistics
 
 __all__ = [
   "distance_at",
@@ -16,4 +17,5 @@ __all__ = [
   "lossy_link",
   "normalised_relu",
   "soft_overlap_loss",
+  "uncertain_statistics",
 ]

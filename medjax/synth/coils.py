@@ -9,11 +9,12 @@ used in all directions. The elements combine as root sum of squares (Roemer et a
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Complex, Float
 
 from medjax import check, rng
 from medjax.types import Key
@@ -72,6 +73,28 @@ class Coil:
       shape: [*space] of the image, 2D or 3D.
       slice_axis: axis of the ring, which then lies in the middle slice; None in 2D.
     """
+    elements = self._elements(parameters, shape, slice_axis)
+    power = sum((square for square, _ in elements), jnp.zeros(shape))
+    sensitivity = jnp.sqrt(power)
+    return (sensitivity / jnp.mean(sensitivity))[..., None]
+
+  def sensitivities(
+    self, parameters: CoilParameters, shape: tuple[int, ...], *, slice_axis: int | None = None
+  ) -> Complex[Array, "element ..."]:
+    """Complex sensitivity of each element, for what each measures before they are combined.
+
+    The size falls off as in `profile`; the phase is the direction in which the element is seen, as
+    that of the transverse field of a loop is. Their squares add up to 1 in every voxel, so that
+    `ops.cartesian.adjoint` of everything that was measured is the image.
+    """
+    found = list(self._elements(parameters, shape, slice_axis))
+    power = sum(square for square, _ in found)
+    return jnp.stack([jnp.sqrt(square / power) * jnp.exp(1j * angle) for square, angle in found])
+
+  def _elements(
+    self, parameters: CoilParameters, shape: tuple[int, ...], slice_axis: int | None
+  ) -> Iterator[tuple[Array, Array]]:
+    """Of each element the squared falloff and the direction in radians, [*space]."""
     in_plane = [axis for axis in range(len(shape)) if axis != slice_axis]
     check.require(len(in_plane) == 2, "two in-plane axes", f"{in_plane}", "give slice_axis in 3D")
     position = []  # of every voxel along its axis
@@ -79,13 +102,12 @@ class Coil:
       centres = (2 * jnp.arange(size, dtype=jnp.float32) + 1) / size - 1
       lead = [-1 if a == axis else 1 for a in range(len(shape))]
       position.append((centres + parameters.position[axis]).reshape(lead))
-    power = jnp.zeros(shape)  # sum of squares over the elements
     for element in range(self.num_elements):
       angle = parameters.angle + 2 * math.pi * element / self.num_elements
       centre = [jnp.zeros(())] * len(shape)
       centre[in_plane[0]] = self.distance * jnp.cos(angle)
       centre[in_plane[1]] = self.distance * jnp.sin(angle)
-      squares = [((x - c) / self.radius) ** 2 for x, c in zip(position, centre, strict=True)]
-      power = power + (1 + sum(jnp.broadcast_to(s, shape) for s in squares)) ** -3
-    sensitivity = jnp.sqrt(power)
-    return (sensitivity / jnp.mean(sensitivity))[..., None]
+      away = [jnp.broadcast_to(x - c, shape) for x, c in zip(position, centre, strict=True)]
+      squares = sum((jnp.square(x / self.radius) for x in away), jnp.zeros(shape))
+      direction = jnp.arctan2(away[in_plane[1]], away[in_plane[0]])
+      yield (1 + squares) ** -3, direction

@@ -19,6 +19,7 @@ from experiments import (
   fseft,
   fusestyle,
   gaze_report,
+  gdd_fl,
   gpc,
   gpt4mia,
   map,
@@ -160,6 +161,15 @@ ROWS = (
     "--arms bsm kd mas --num_rounds 4 --num_seeds 1 --local_steps 2 --log_every 2"
     " --frozen_steps 10 --num_tests 3 --learning_rate 0.3",
     "balanced",
+  ),
+  Row(
+    "gdd_fl",
+    gdd_fl,
+    "--arms random mean dsa dm dm-private gdd-features fedavg once --num_seeds 1 --num_clients 2"
+    " --num_pictures 40 --size 8 --depth 1 --width 4 --num_updates 4 --num_server_steps 10"
+    " --num_rounds 3 --local_steps 2 --real_batch 4 --batch_size 8 --num_networks 2 --log_every 2"
+    " --learning_rate 0.02 --image_rate 0.3",
+    "auroc",
   ),
   Row(
     "gpc",

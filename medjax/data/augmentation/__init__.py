@@ -11,6 +11,7 @@ from medjax.data.augmentation.intensity import (
   SharedNoise,
 )
 from medjax.data.augmentation.presets import mr_artefacts, nnunet
+from medjax.data.augmentation.siamese import Cutout, Moved, Translated, siamese
 from medjax.data.augmentation.spatial import Spatial
 
 __all__ = [
@@ -21,11 +22,15 @@ __all__ = [
   "Contrast",
   "Corrupted",
   "Corruption",
+  "Cutout",
   "GammaRetainingStats",
   "LowResolution",
+  "Moved",
   "SEVERITIES",
   "SharedNoise",
   "Spatial",
+  "Translated",
   "mr_artefacts",
   "nnunet",
+  "siamese",
 ]

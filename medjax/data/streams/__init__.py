@@ -1,5 +1,6 @@
 """Streams of batches as functions of (seed, step), and the memories that replay feeds on."""
 
+from medjax.data.streams.by_class import class_batches
 from medjax.data.streams.cut import cut
 from medjax.data.streams.epochs import batches, load_cases, sequential, stack, take, zip_streams
 from medjax.data.streams.memory import Memory, Reservoir
@@ -29,6 +30,7 @@ __all__ = [
   "by_map",
   "by_task",
   "cut",
+  "class_batches",
   "cut_patches",
   "load_cases",
   "mix",
