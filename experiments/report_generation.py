@@ -45,10 +45,9 @@ import jax
 import numpy as np
 
 from experiments import report_grammar as grammar
-from experiments import report_keywords, reported_films, text_scores
+from experiments import report_keywords, report_page, reported_films, text_scores
 from experiments.report_writers import Problem, Writer
 from medjax import check, cli, data, study
-from medjax.train import Report
 
 _LANGUAGES = {**grammar.LANGUAGES, "own": None}  # "own": a table of films and reports
 
@@ -275,48 +274,12 @@ def build(config: Config, options: cli.RunOptions) -> None:
       for language in config.languages
       for place, i in enumerate(parts["test"][:2])
     }
-    report = page(found, kept | ({"matcher": one_each} if learns else {}), shown)
+    networks = kept | ({"matcher": one_each} if learns else {})
+    report = report_page.page(found, networks, shown, ARMS, _CHANGED)
     first = films.image[np.array(parts["test"][:2])]
     report.section("Films", "The two films of the reports above.")
     report.images([np.squeeze(film) for film in first], ["first film", "second film"], columns=2)
     study.finish(directory, found, report, trained=[*every, *one_each], rows=rows)
-
-
-def page(
-  found: dict[str, Any],
-  trained: dict[str, list[study.Trained]],
-  shown: dict[tuple[str, int], dict[str, str]],
-) -> Report:
-  """Answers, scores, verdicts, corpus BLEU, some reports, curves and costs."""
-  report = study.page.start("Reports that are written from films", found)
-  for title, is_changed in (("Scores", False), ("One word changed by hand", True)):
-    arms = {name: own for name, own in found["arms"].items() if (name in _CHANGED) == is_changed}
-    roles = {role: number for role, number in found["test_cases"].items()
-             if role.endswith("-denied") == is_changed}  # fmt: skip
-    if arms:
-      study.page.scores(report, found | {"arms": arms, "test_cases": roles}, ARMS, title=title)
-  report.table(
-    ["language", "arm", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"],
-    [
-      [language, arm, *own.values()]
-      for language, every in found["corpus"].items()
-      for arm, own in every.items()
-    ],
-    "Of all test reports at once, mean over seeds.",
-  )
-  study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
-  report.section("What they wrote", "Of two test films; first seed.")
-  report.table(
-    ["language", "film", "arm", "text"],
-    [
-      [language, ("first", "second")[place], arm, text]
-      for (language, place), own in shown.items()
-      for arm, text in own.items()
-    ],
-  )
-  caption = "First seed, first language."
-  study.page.trainings(report, found, trained, {"loss": "loss"}, caption=caption)
-  return report
 
 
 if __name__ == "__main__":
