@@ -26,7 +26,9 @@ is read of the lesion counts.
 Controls: "noise" needs the whole outline of the lesion; "random" silences as many channels without
 a look at them; bias 0 shows what selection costs where nothing misleads. Beyond the paper:
 "gradient" ranks channels by activity times the slope of the predicted class's logit, "surest" takes
-the least uncertain of four selections.
+the least uncertain of four selections, and "tuned" learns a soft choice by the hypergradient
+through a refit last layer (`trap_tuning`). It is told more than the others: `num_fair` training
+pictures in which the artefact says nothing of the class. "refit", its control, has them too.
 
 DEVIATIONS: a small network from scratch stands for a pre-trained ResNet; copies are mirrored and
 shifted, 8 in place of 50; each image is judged on its own, so Tent has its copies as a batch and
@@ -39,13 +41,13 @@ the artefact in the test.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import trap_sets
+from experiments import trap_sets, trap_tuning
 from experiments.trap_readers import Case, Task, cases_of, each
 from medjax import check, cli, inference, rng, study
 from medjax import data as streams
@@ -75,6 +77,7 @@ class Config(study.Settings):
   keep_share: float = 0.1  # of the channels that stay
   num_copies: int = 8  # of a picture, for averages and Tent
   tent_rate: float = 1e-2  # of the descent on entropy
+  num_fair: int = 64  # training pictures in which the artefact says nothing, for "tuned", "refit"
 
   def __post_init__(self):
     super().__post_init__()
@@ -106,8 +109,10 @@ ARMS = study.arms(
   study.Arm("artefact", "points on the artefact", _points(kind="artefact", alpha=0.2)),
   study.Arm("artefact-.4", "the same, alpha .4", _points(kind="artefact", alpha=0.4)),
   study.Arm("gradient", "channels by activity times slope",
-            _points(kind="artefact", alpha=0.2, by="gradient")),
+            _points(kind="artefact", alpha=0.2, by="slope")),
   study.Arm("surest", "the least uncertain of four selections", Task.surest),
+  study.Arm("tuned", "a soft choice, learnt on fair pictures", Task.tuned),
+  study.Arm("refit", "the last layer, learnt on the same pictures", Task.plain),
 )  # fmt: skip
 
 # --- questions, written down before the run
@@ -138,11 +143,14 @@ QUESTIONS = (
   _ask("What does selection cost where nothing misleads?", "plain", ("background", "artefact"),
        _NONE, "equivalent"),
   _ask("Does the slope rank channels better?", "artefact", ("gradient", "surest"), _HIGH, "open"),
+  _ask("Is a learnt choice better than a set one?", "artefact", ("tuned",), _ALL, "open"),
+  _ask("Is it more than refitting the last layer on the same pictures?", "refit", ("tuned",), _ALL,
+       "open"),
 )  # fmt: skip
 PRESETS = {
   "demo": Config(),
   "evidence": Config(arms=tuple(ARMS), biases=(0.0, 0.5, 1.0), num_seeds=10),
-  "skin": Config(arms=tuple(ARMS), size=64, num_seeds=10, batch_size=32, num_steps=300),
+  "skin": Config(arms=tuple(ARMS), size=64, num_seeds=5, batch_size=32, num_steps=300),
 }
 
 # --- the run and its page
@@ -195,13 +203,14 @@ def build(config: Config, options: cli.RunOptions) -> None:
 
         def score(one: study.Trained = one, bias: float = bias, seed: int = seed) -> study.Scored:
           new, found = parts["test"], []
+          learnt = learning(config, task, held, parts["train"], (bias, seed), one.params)
           subjects = [held.subjects[i] for i in new]
           misled = held.who_shows(new, bias, seed, misleads=True)
           labels = held.store(new, misled)["label"]
           for end, is_trap in zip(_WHO, (misled, misled | True, misled & False), strict=True):
             cases = cases_of(held, new, is_trap, config.num_points, seed)
             for arm in config.arms:
-              logits = answers(task, arm, run[arm], one.params, cases)
+              logits = answers(task, arm, run[arm], learnt.get(arm, one.params), cases)
               about = {"arm": arm, "seed": seed, "role": f"bias {bias:g}{end}"}
               found += study.classes(logits, labels, about=about, subjects=subjects)
           return study.Scored(found)
@@ -220,11 +229,42 @@ def build(config: Config, options: cli.RunOptions) -> None:
     study.finish(directory, found, report, trained=trained, rows=rows)
 
 
+def learning(
+  config: Config,
+  task: Task,
+  held: trap_sets.TrapSet,
+  rows: Sequence[int],
+  of: tuple[float, int],
+  params: Params,
+) -> dict[str, Any]:
+  """What "tuned" and "refit" learn from training people, of whom some are shown fairly.
+
+  Args:
+    config, task, held: of the study.
+    rows: of the training people.
+    of: bias and seed of the training.
+    params: that the training led to.
+  """
+  if not {"tuned", "refit"} & set(config.arms):
+    return {}
+  (bias, seed), key = of, rng.stream(jax.random.key(of[1]), "choice")
+  seen = []
+  for own, strength in ((rows, bias), (rows[: config.num_fair], 0.0)):
+    shows = held.who_shows(own, strength, seed, misleads=False)
+    cases = cases_of(held, own, shows, config.num_points, seed)
+    seen.append(task.examples(params, cases, held.store(own, shows)))
+  train, fair = seen
+  return {
+    "tuned": trap_tuning.tuned(task.head, params, train, fair, key, share=config.keep_share),
+    "refit": trap_tuning.refit(task.head, params, fair, key),
+  }
+
+
 def answers(
   task: Task,
   arm: str,
   run: Callable[..., Array],
-  params: Params,
+  params: Any,
   cases: Case,
 ) -> np.ndarray:
   """Logits [picture, class] of an arm; "t3a" alone reads the pictures one after the other."""

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import trap_sets
+from experiments import trap_sets, trap_tuning
 from medjax import inference, losses, methods, nets, rng
 from medjax.data.seeds import generator
 from medjax.types import Array, Key, Params, Step
@@ -68,7 +68,7 @@ class Task:
     self.model = nets.from_linen(module)
     self.tx = optax.adam(learning_rate)
     self.seen = nets.features(module, "Rectified_3")
-    self._head = nets.from_features(module, "Rectified_3")
+    self.head = nets.from_features(module, "Rectified_3")
 
   def predict(self, params: Params, image: Array) -> Array:
     return self.model.apply(params, image)[0]
@@ -104,7 +104,7 @@ class Task:
     return self.predict(params, inference.noise_outside(case.key, case.image, case.lesion))
 
   def selected(
-    self, params: Params, case: Case, *, kind: str, alpha: float, num: int = 0, by: str = "activity"
+    self, params: Params, case: Case, *, kind: str, alpha: float, num: int = 0, by: Any = "activity"
   ) -> Array:
     """Logits of the channels that points leave: the paper's method.
 
@@ -113,29 +113,40 @@ class Task:
       kind: which points are the negative ones, "background" or "artefact".
       alpha: weight of the positive ones.
       num: points of each kind, 0 for all.
-      by: "activity" of a channel, its "gradient" (times the activity), or "random".
+      by: "activity" of a channel, activity times "slope", or "random".
     """
-    features = self.seen(params, case.image)
-    height, width, _ = case.image.shape
     num = num or self.num_points
     positive, negative = (
       jnp.asarray(own)[:num] for own in (case.points.lesion, getattr(case.points, kind))
     )
-    head = lambda x: self._head(params, x, case.image)  # noqa: E731
-    ranked = features
-    if by == "gradient":
-      slope = jax.grad(lambda x: jax.nn.log_softmax(head(x)).max())(features)
-      ranked = jax.nn.relu(features * slope)
-    scores = inference.channel_scores(
-      ranked,
-      positive,
-      negative,
-      size=(height, width),
-      alpha=alpha,
+    if by != "random":
+      return inference.select_channels(
+        self.seen, self.head, params, case.image, positive, negative, alpha=alpha,
+        share=self.keep_share, by=by,
+      )  # fmt: skip
+    features = self.seen(params, case.image)
+    scores = jax.random.uniform(case.key, features.shape[-1:])
+    return self.head(
+      params, features * inference.highest(scores, self.keep_share)[None, None], case.image
     )
-    if by == "random":
-      scores = jax.random.uniform(case.key, scores.shape)
-    return head(features * inference.highest(scores, self.keep_share))
+
+  def examples(
+    self, params: Params, cases: Case, store: dict[str, np.ndarray]
+  ) -> dict[str, np.ndarray]:
+    """What `trap_tuning` learns from; `store` holds label and index of the cases."""
+    features = jax.lax.map(lambda image: self.seen(params, image), cases.image, batch_size=64)
+    points = {name: jnp.asarray(getattr(cases.points, name)) for name in trap_sets.Points._fields}
+    own = {"features": features, "image": cases.image, **points}
+    found = {name: np.asarray(value) for name, value in own.items()}
+    return {**found, "label": store["label"], "index": store["index"]}
+
+  def tuned(self, learnt: tuple[trap_tuning.Choice, Params], case: Case) -> Array:
+    """Logits under a learnt choice and the last layer that was refit with it."""
+    choice, params = learnt
+    example = {"features": self.seen(params, case.image), "image": case.image}
+    example |= {name: jnp.asarray(own) for name, own in case.points._asdict().items()}
+    chosen = trap_tuning.softly_chosen(choice, example, self.keep_share)
+    return self.head(params, chosen, case.image)
 
   def surest(self, params: Params, case: Case) -> Array:
     choices = [("background", 0.2), ("background", 0.4), ("artefact", 0.2), ("artefact", 0.4)]

@@ -9,7 +9,13 @@ from medjax.inference.adaptation import (
   tent,
 )
 from medjax.inference.beam import Texts, beam_search
-from medjax.inference.channels import at_points, channel_scores, highest, softly_highest
+from medjax.inference.channels import (
+  at_points,
+  channel_scores,
+  highest,
+  select_channels,
+  softly_highest,
+)
 from medjax.inference.components import remove_small_components
 from medjax.inference.exported import export_member, load_exported
 from medjax.inference.predictor import Ensemble, Member, Predictor
@@ -52,6 +58,7 @@ __all__ = [
   "prototypes",
   "remove_small_components",
   "rotations",
+  "select_channels",
   "slide",
   "softly_highest",
   "support_pool",

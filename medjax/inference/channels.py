@@ -10,13 +10,63 @@ Bissoto et al., "Test-Time Selection for Robust Skin Lesion Analysis" (2023). Th
 feature map to the size of the image before it reads it at the points. Enlarging by the nearest
 value and then reading at k is reading at the place of the map whose block holds k, so nothing is
 enlarged here, and the numbers are the same.
+
+`select_channels` is the whole method for one image, in the shape of the functions of `adaptation`.
 """
+
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from medjax import check
-from medjax.types import Array
+from medjax.types import Array, Params
+
+
+def select_channels(
+  seen: Callable[[Params, Array], Array],
+  head: Callable[[Params, Array, Array], Array],
+  params: Params,
+  image: Array,
+  positive: Array,
+  negative: Array,
+  *,
+  alpha: Array | float = 0.2,
+  share: float = 0.1,
+  by: Literal["activity", "slope"] = "activity",
+) -> Array:
+  """Logits of one image from the channels that its points leave; `jax.vmap` runs over images.
+
+  >>> seen = lambda params, image: image  # two channels, of which the second answers at (0, 1)
+  >>> head = lambda params, features, image: features.sum((0, 1))
+  >>> image = jnp.array([[[3.0, 1.0], [0.0, 5.0]]])
+  >>> lesion, ruler = jnp.array([[0, 0]]), jnp.array([[0, 1]])
+  >>> select_channels(seen, head, {}, image, lesion, ruler, share=0.5).tolist()
+  [3.0, 0.0]
+
+  Args:
+    seen: `seen(params, image) -> features [height, width, channel]`, such as `nets.features`.
+    head: `head(params, features, image) -> logits`, the rest of the network, such as
+      `nets.from_features`.
+    params: of the network; they stay what they are.
+    image: [height, width, channel].
+    positive, negative, alpha: as for `channel_scores`.
+    share: as for `highest`.
+    by: what a channel is ranked by at the points, its "activity", as published, or the part of it
+      that raises the log-probability of the predicted class, activity times "slope".
+  Raises:
+    InputError: no positive or no negative points.
+  """
+  check.one_of("by", by, ("activity", "slope"))
+  features = seen(params, image)
+  ranked = features
+  if by == "slope":
+    slope = jax.grad(lambda x: jax.nn.log_softmax(head(params, x, image)).max())(features)
+    ranked = jax.nn.relu(features * slope)
+  height, width = image.shape[:2]
+  scores = channel_scores(ranked, positive, negative, size=(height, width), alpha=alpha)
+  return head(params, features * highest(scores, share)[None, None], image)
 
 
 def at_points(features: Array, points: Array, size: tuple[int, int]) -> Array:

@@ -2,10 +2,12 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import trap_sets
+from experiments import trap_sets, trap_tuning
 from medjax import check
 from medjax.data.formats import png
 from tests.data.folders import real_set, write_json
@@ -52,6 +54,40 @@ def test_real_rulers_lie_beside_real_lesions():
     assert scene.image.shape == (48, 48, 3) and 0 <= scene.image.min() <= scene.image.max() <= 1
     assert scene.artefact.any() and scene.lesion.any()
     assert not (scene.artefact & scene.lesion).any()
+
+
+def test_a_learnt_choice_turns_away_from_the_channel_of_the_artefact():
+  """Channel 0 tells the class on the lesion. Channel 1 lies on the artefact and, more strongly, on
+  the lesion: alpha .3 keeps it, as .3 * 6 - .7 * 1.5 is above .3 * 1.5.
+  In fair pictures channel 1 says nothing, in training it says what channel 0 says."""
+  random = np.random.default_rng(0)
+
+  def examples(is_fair):
+    label = np.arange(32) % 2
+    told = random.permutation(label) if is_fair else label
+    features = np.zeros((32, 1, 2, 3), np.float32)  # the lesion on the left, the artefact right
+    features[..., 2] = 0.01  # nobody's
+    features[:, 0, 0, 0] = 1 + 0.5 * (2 * label - 1)
+    features[:, 0, 0, 1] = 8 + 2 * (2 * told - 1)
+    features[:, 0, 1, 1] = 1.5
+    left, right = np.zeros((32, 1, 2), int), np.tile([[0, 1]], (32, 1, 1))
+    return {"features": features, "image": np.zeros((32, 1, 2, 1), np.float32), "label": label,
+            "index": np.arange(32), "lesion": left, "background": right,
+            "artefact": right}  # fmt: skip
+
+  head = lambda w, x, image: jnp.stack([jnp.float32(0), x[:, 0].sum(0) @ w["w"]])  # noqa: E731
+  weights = {"w": jnp.array([0.3, 0.3, 0.3], jnp.float32)}
+  train, fair = examples(False), examples(True)
+  choice, moved = trap_tuning.tuned(
+    head, weights, train, fair, jax.random.key(0), share=0.3, num_steps=30, rate=0.01
+  )
+  one = jax.tree.map(lambda x: jnp.asarray(x[1]), fair)
+  before, after = (
+    trap_tuning.softly_chosen(own, one, 0.3)[0, 0] / one["features"][0, 0]
+    for own in (trap_tuning.start(), choice)
+  )
+  assert before[1] > 0.5 > before[0] and after[1] - after[0] < before[1] - before[0]
+  assert not np.array_equal(moved["w"], weights["w"])
 
 
 def test_bad_folders_are_refused(tmp_path):

@@ -44,6 +44,30 @@ def test_the_soft_choice_has_the_hard_one_as_its_limit_and_the_slope_of_differen
     np.testing.assert_allclose(jax.grad(kept)(0.3), slope, rtol=1e-6)
 
 
+@pytest.mark.parametrize("by", ["activity", "slope"])
+def test_the_whole_method_is_its_parts_in_turn(by):
+  weights = jnp.asarray(RANDOM.normal(size=(5, 3)), jnp.float32)
+  head = lambda params, x, image: x.mean((0, 1)) @ params  # noqa: E731
+  image = jnp.zeros((12, 18, 1))
+  found = inference.select_channels(
+    lambda params, image: jnp.asarray(FEATURES), head, weights, image, jnp.asarray(LESION),
+    jnp.asarray(SKIN), alpha=0.4, share=0.4, by=by,
+  )  # fmt: skip
+  ranked = FEATURES
+  if by == "slope":  # of log softmax: w_y - sum_k p_k w_k, by the mean over 4 x 6 places
+    logits = FEATURES.mean((0, 1)) @ np.asarray(weights)
+    p = np.exp(logits) / np.exp(logits).sum()
+    slope = (np.asarray(weights)[:, p.argmax()] - np.asarray(weights) @ p) / 24
+    ranked = np.maximum(FEATURES * slope, 0)
+  enlarged = ranked.repeat(3, 0).repeat(3, 1)
+  liked, disliked = (enlarged[q[:, 0], q[:, 1]].sum(0) for q in (LESION, SKIN))
+  best = np.argsort(-(0.4 * liked - 0.6 * disliked))[:2]
+  mask = np.isin(np.arange(5), best)
+  np.testing.assert_allclose(
+    found, (FEATURES * mask).mean((0, 1)) @ np.asarray(weights), rtol=1e-5, atol=1e-6
+  )
+
+
 def test_a_kind_without_points_is_refused():
   none = jnp.zeros((0, 2), jnp.int32)
   with pytest.raises(check.InputError, match="negative points, one or more"):
