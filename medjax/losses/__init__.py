@@ -8,6 +8,7 @@ from medjax.losses.agreement import decorrelation, view_similarity
 from medjax.losses.composed import SegmentationLoss, deep_supervision, weighted_sum
 from medjax.losses.entropy import binary_cross_entropy, cross_entropy, focal
 from medjax.losses.imbalance import logit_adjusted, margin_calibrated
+from medjax.losses.normalised_focal import normalised_focal
 from medjax.losses.overlap import soft_dice, tversky
 from medjax.losses.partial_labels import (
   conditional_distillation,
@@ -34,6 +35,7 @@ __all__ = [
   "logit_adjusted",
   "margin_calibrated",
   "merge_unlabelled",
+  "normalised_focal",
   "released_size_penalty",
   "size_margin",
   "size_penalty",

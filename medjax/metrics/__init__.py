@@ -13,6 +13,7 @@ from medjax.metrics.calibration import (
   reliability_series,
 )
 from medjax.metrics.classification import Rates, confusion_matrix, rate_intervals, rates
+from medjax.metrics.clicks import ClicksNeeded, clicks_needed
 from medjax.metrics.compare import Comparison, compare, comparison_cells, comparison_table, holm
 from medjax.metrics.graphs import GraphScore, graph_score
 from medjax.metrics.image_quality import psnr, ssim
@@ -33,6 +34,7 @@ __all__ = [
   "quadratic_kappa",
   "relative_gain",
   "Calibration",
+  "ClicksNeeded",
   "Comparison",
   "YoudenCut",
   "GraphScore",
@@ -47,6 +49,7 @@ __all__ = [
   "average_precision",
   "calibration_summary",
   "calibration_sums",
+  "clicks_needed",
   "compare",
   "comparison_cells",
   "comparison_table",

@@ -47,6 +47,7 @@ from medjax.nets.promptable import (
   sam_vit_b,
 )
 from medjax.nets.prototypes import PrototypeOutput, Prototypes
+from medjax.nets.refining_decoder import RefiningDecoder, warm_started
 from medjax.nets.relational_memory import MemoryNorm, RelationalMemory
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
@@ -96,6 +97,7 @@ __all__ = [
   "Prompts",
   "PrototypeOutput",
   "Prototypes",
+  "RefiningDecoder",
   "RelationalMemory",
   "ResNet9",
   "ResidualUNet",
@@ -137,4 +139,5 @@ __all__ = [
   "sam_hub_names",
   "sam_vit_b",
   "split",
+  "warm_started",
 ]

@@ -13,6 +13,7 @@ from medjax.nets.efficientnet import EfficientNetLite0
 from medjax.nets.mask_decoder import MaskDecoder
 from medjax.nets.prompt_encoder import PromptEncoder
 from medjax.nets.promptable import PromptableSegmenter
+from medjax.nets.refining_decoder import RefiningDecoder
 from medjax.nets.residual_unet import ResidualUNet
 from medjax.nets.resnet import ResNet9
 from medjax.nets.small_cnn import SmallCNN
@@ -28,6 +29,7 @@ CLASSES: dict[str, type[linen.Module]] = {
   "MaskDecoder": MaskDecoder,
   "PromptEncoder": PromptEncoder,
   "PromptableSegmenter": PromptableSegmenter,
+  "RefiningDecoder": RefiningDecoder,
   "ResNet9": ResNet9,
   "ResidualUNet": ResidualUNet,
   "SmallCNN": SmallCNN,

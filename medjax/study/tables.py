@@ -18,6 +18,7 @@ from medjax.types import Json
 
 ResultRow = Mapping[str, Json]
 DISTANCES = ("hausdorff", "hd95_pooled", "hd95_max_directed", "hd95_surfel", "assd", "rmse", "nmse")
+DISTANCES += ("noc80", "noc85", "noc90")  # clicks until an overlap is reached
 """Metrics of which less is better; 0 is right."""
 _OVERLAPS = ("dice", "soft_dice", "jaccard", "surface_dice", "surface_dice_voxel")
 _OVERLAPS += ("surface_dice_surfel",)

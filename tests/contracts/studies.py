@@ -9,6 +9,7 @@ from experiments import (
   cellfinet,
   cemb_sam,
   classification,
+  click_sam,
   clinics,
   condistfl,
   continual_gen,
@@ -307,5 +308,13 @@ ROWS = (
     " --num_seeds 1 --batch_size 2 --log_every 2 --severities 1 3 5",
     "dice",
     ("none", "point", "equal", "head", "classes", "boxed"),  # after so few updates all may miss
+  ),
+  Row(
+    "click_sam",
+    click_sam,
+    "--arms frozen decoder modified random --num_pictures 8 --size 32 --num_clicks 3"
+    " --num_corrections 2 --num_pretraining 2"
+    " --num_steps 2 --batch_size 2 --log_every 1",
+    "percent",
   ),
 )

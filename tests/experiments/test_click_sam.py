@@ -1,0 +1,83 @@
+"""Sessions of clicks with a network that is known, people's clicks, and pictures at two scales."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import click_sam, click_sets
+from experiments.click_trials import Asked
+from medjax import check, metrics, nets
+from medjax.nets import MaskOutput
+
+SIDE = 16
+
+
+class Painter:
+  """Answers with squares of 5 x 5 around clicks: what a session does can be counted by hand."""
+
+  def decode(self, params, embedding, prompts):
+    del params, embedding
+    y, x = np.mgrid[:SIDE, :SIDE]
+    score = jnp.full((SIDE, SIDE), -1.0)
+    for token in range(prompts.labels.shape[0]):  # a later click paints over an earlier one
+      label, place = prompts.labels[token], prompts.coordinates[token]
+      own = jnp.maximum(abs(x - place[0]), abs(y - place[1])) <= 2
+      score = jnp.where(own & (label >= 0), 2.0 * label - 1, score)
+    return MaskOutput(score[..., None], jnp.zeros(1))
+
+
+def asked():
+  one = Asked(nets.mini_promptable(num_masks=1), SIDE, 4, 2)
+  one.net = Painter()
+  return one
+
+
+def test_a_session_clicks_at_the_largest_error_and_holds_what_is_right():
+  truth = np.zeros((1, SIDE, SIDE), bool)
+  truth[0, 2:7, 2:7] = truth[0, 9:14, 8:13] = True
+  sessions = asked().sessions()
+  nobody = np.zeros(1)
+  found = sessions["simulated"](None, np.zeros((1, 1)), truth, nobody, nobody)
+  np.testing.assert_allclose(found, [[0.5, 1, 1, 1]])  # two squares, a click each, then no error
+  assert metrics.clicks_needed(found, 0.85).number.tolist() == [2]
+  places = np.array([[[10, 11], [4, 4], [12, 2]]], np.float32)
+  labels = np.array([[1, 1, 0]], np.int32)
+  people = sessions["people"](None, np.zeros((1, 1)), truth, places, labels)
+  np.testing.assert_allclose(people, [[0.5, 1, 1, 1]])  # beside the objects it takes nothing away
+
+
+def test_clicks_needed_refuses_what_is_no_overlap():
+  with pytest.raises(check.InputError, match=r"overlaps in \[0, 1\]"):
+    metrics.clicks_needed(np.array([[0.2, np.nan]]), 0.8)
+
+
+def test_blobs_at_twice_the_scale_have_half_the_border():
+  border = []
+  for scale in (1, 2):
+    own = click_sets.blobs(12, 64, scale, 0)
+    assert own.image.shape == (12, 64, 64, 1) and 0 <= own.image.min() and own.image.max() <= 1
+    assert (0.15 < own.mask.mean((1, 2))).all() and (own.mask.mean((1, 2)) < 0.65).all()
+    border.append(np.abs(np.diff(own.mask, axis=1)).sum() / own.mask.sum() ** 0.5)
+  assert 1.5 < border[0] / border[1] < 2.6
+
+
+def test_middles_of_scribbles_are_clicks_on_them(tmp_path):
+  drawn = np.zeros((1, 3, 2, 32, 32), bool)
+  drawn[0, 0, 0, 8:11, 4:21] = True  # a bar whose middle is (12, 9)
+  drawn[0, 0, 1, 28, 2:5] = True
+  drawn[0, 1, 0, 2, 2] = drawn[0, 2, 0, 3, 3] = True
+  label = np.zeros((1, 32, 32), np.uint8)
+  label[0, 4:16, 4:24] = 1
+  np.savez(
+    tmp_path / "own.npz", images=label * 200, labels=label, dataset=np.array(["A"]),
+    case=np.array(["one"]), scribbles_packed=np.packbits(drawn, axis=-1),
+  )  # fmt: skip
+  own = click_sets.scribbles(tmp_path / "own.npz", 16)
+  assert own.labels[0, 0].tolist() == [1, 0, -2, -2, -2] and own.subjects == ("A one",)
+  np.testing.assert_allclose(own.places[0, 0, 0], [(12 + 0.5) / 2 - 0.5, (9 + 0.5) / 2 - 0.5])
+  assert own.mask[0].sum() == 6 * 10
+
+
+def test_clicks_anywhere_need_the_decoder_that_they_are_asked_of():
+  with pytest.raises(check.InputError, match="modified before random"):
+    click_sam.Config(arms=("decoder", "random"))
