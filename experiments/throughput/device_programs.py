@@ -20,13 +20,21 @@ Pictures = tuple[jax.Array, jax.Array]  # images [batch, *space, channel], label
 
 
 def number_types(pictures: Pictures, widths: tuple[int, ...], num_classes: int) -> list[Program]:
-  """The plain step with the network in float32 and in bfloat16; parameters and loss in float32."""
+  """The plain step with the network in float32 and in bfloat16, and with blocks computed twice.
+
+  Computing the inside of blocks again is a fourth pass: 4/3 of a plain step.
+  """
   rows = []
-  for name, dtype in (("float32", jnp.float32), ("bfloat16", jnp.bfloat16)):
-    step, params = _plain(pictures, widths, num_classes, dtype)
+  for name, precision, floor in (
+    ("float32", nets.Precision(), 1.0),
+    ("bfloat16", nets.Precision(jnp.bfloat16), None),
+    ("float32, blocks again", nets.Precision(remat=True), 4 / 3),
+    ("bfloat16, blocks again", nets.Precision(jnp.bfloat16, remat=True), None),
+  ):
+    step, params = _plain(pictures, widths, num_classes, precision)
     key = jax.random.key(0)
     args = (step.init(params, key), pictures, key)
-    rows.append(Program(name, step.update, args, len(pictures[0])))
+    rows.append(Program(name, step.update, args, len(pictures[0]), floor))
   return rows
 
 
@@ -34,7 +42,7 @@ def runs_at_once(
   pictures: Pictures, widths: tuple[int, ...], num_classes: int, num_runs: int
 ) -> list[Program]:
   """One network's step; as many networks one after the other in one program; all under vmap."""
-  step, params = _plain(pictures, widths, num_classes, jnp.float32)
+  step, params = _plain(pictures, widths, num_classes)
   keys = jax.random.split(jax.random.key(0), num_runs)
   one = step.init(params, keys[0])
   states = jax.vmap(lambda key: step.init(params, key))(keys)
@@ -79,7 +87,7 @@ def inner_steps(
     del key
     return losses.soft_dice(model.apply(params, example[0])[0], example[1])
 
-  step, _ = _plain(pictures, widths, num_classes, jnp.float32)
+  step, _ = _plain(pictures, widths, num_classes)
   args = (step.init(params, key), pictures, key)
   rows = [Program("plain step", step.update, args, len(pictures[0]))]
   for count in counts:
@@ -127,10 +135,13 @@ def distances(shape: tuple[int, ...]) -> list[Program]:
 
 
 def _plain(
-  pictures: Pictures, widths: tuple[int, ...], num_classes: int, dtype: Any
+  pictures: Pictures,
+  widths: tuple[int, ...],
+  num_classes: int,
+  precision: nets.Precision = nets.Precision(),  # noqa: B008  immutable
 ) -> tuple[Step, Params]:
-  net = nets.UNet(num_classes, widths, norm="none", activation="elu", dtype=dtype)
-  model = nets.from_linen(net)
+  net = nets.UNet(num_classes, widths, norm="none", activation="elu")
+  model = nets.from_linen(precision.of(net))
   params, _ = model.init(jax.random.key(0), pictures[0][0])
 
   def loss_fn(params: Params, example: Pictures, key: Key) -> jax.Array:

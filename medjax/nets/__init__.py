@@ -25,6 +25,7 @@ from medjax.nets.mixed_cell import (
 from medjax.nets.mixstyle import mixstyle
 from medjax.nets.model import from_linen
 from medjax.nets.nnx_model import from_nnx
+from medjax.nets.precision import Precision
 from medjax.nets.prompt_encoder import (
   BACKGROUND,
   BOTTOM_RIGHT,
@@ -91,6 +92,7 @@ __all__ = [
   "MixedEdge",
   "NOT_A_POINT",
   "OPERATIONS",
+  "Precision",
   "PromptEncoder",
   "Promptable",
   "PromptableSegmenter",

@@ -5,7 +5,7 @@ Examples never couple: the norms are per example (instance, group) or absent.
 """
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +83,8 @@ class UNet(nn.Module):
     convolution: implementation of `ops.conv`; "auto" chooses for the backend.
     num_auxiliary: heads for deep supervision on the decoder levels above the finest, each at half
       the resolution of the one before; at most `len(widths) - 2`. Only `train=True` computes them.
+    remat: keep the results of blocks alone for the backward pass and compute what lies in them
+      again: one forward pass more, and the memory of the largest block instead of all of them.
   """
 
   num_outputs: int
@@ -96,6 +98,7 @@ class UNet(nn.Module):
   dtype: DTypeLike | None = None
   convolution: conv.Implementation = "auto"
   num_auxiliary: int = 0
+  remat: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -131,7 +134,8 @@ class UNet(nn.Module):
     return nn.Dense(self.num_outputs, name=name)(at_least_float32(x))[0]
 
   def _block(self, width: int, name: str) -> ConvBlock:
-    return ConvBlock(
+    block: Any = nn.remat(ConvBlock) if self.remat else ConvBlock
+    return block(
       width,
       self.num_convs,
       self.norm,
