@@ -1,5 +1,7 @@
 """The name of the axis that a batch is vmapped over, for losses and layers that couple examples."""
 
+from typing import Any
+
 import jax
 
 from medjax.check import require
@@ -16,6 +18,27 @@ def require_batch_axis(expected: str, got: str, remedy: str) -> None:
   ... )
   """
   require(_is_under_batch(), expected, got, remedy)
+
+
+def require_batch(axis_name: Any) -> None:
+  """Refuses batch statistics of a batch of one, which are those of a single image.
+
+  >>> jax.vmap(lambda x: require_batch(BATCH_AXIS), axis_name=BATCH_AXIS)(jax.numpy.ones(2))
+
+  Raises:
+    InputError: the vmapped axis, or the axes together, hold one example. An axis that nobody
+      vmaps over is left to the layer, which names it.
+  """
+  try:
+    size = int(jax.lax.psum(1, axis_name))  # of a constant: known when traced
+  except NameError:
+    return
+  require(
+    size > 1,
+    "two examples or more in a batch whose statistics BatchNorm takes",
+    "one, whose own statistics no evaluation by running statistics will meet",
+    "raise the batch size, or use GroupNorm, which couples no examples",
+  )
 
 
 def _is_under_batch() -> bool:

@@ -4,6 +4,10 @@ One interface: `adapt(predict, params, image, ...)` gives the logits of ONE imag
 log-probabilities, `predict(params, image) -> logits [class]` being the network; `jax.vmap` runs it
 over images. Each image starts from the trained weights, so that no image changes another one's
 answer and their order means nothing. `prototypes` is the exception: it learns from a stream.
+
+The copies of an image are a batch under the name "batch": a `predict` that calls the network with
+`train=True` normalises by the statistics of the copies, as Tent was published for BatchNorm. One
+copy alone has no statistics and is refused.
 """
 
 from collections.abc import Callable
@@ -12,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from medjax import check, tree
+from medjax.axes import BATCH_AXIS
 from medjax.types import Array, Key, Params
 
 ImageLogits = Callable[[Params, Array], Array]
@@ -170,4 +175,4 @@ def _of_copies(
   """params -> logits [copy, class] of the copies of an image, drawn once."""
   check.positive("num_copies", num_copies)
   copies = jax.vmap(vary, (0, None))(jax.random.split(key, num_copies), image)
-  return lambda params: jax.vmap(predict, (None, 0))(params, copies)
+  return lambda params: jax.vmap(predict, (None, 0), axis_name=BATCH_AXIS)(params, copies)

@@ -7,6 +7,7 @@ import jax
 from flax import linen
 
 from medjax import rng
+from medjax.axes import require_batch
 from medjax.check import InputError, require
 from medjax.types import Key, Model, Params, PyTree
 
@@ -36,7 +37,8 @@ def from_linen(module: linen.Module) -> Model:
 
   Raises:
     InputError: on `apply(..., train=True)`, a network with dropout none of which is on, or
-      BatchNorm that takes its statistics over one image because it names no batch axis.
+      BatchNorm that takes its statistics over one image: it names no batch axis, or the batch is
+      one.
   """
   switches = _switches(module)
 
@@ -112,6 +114,7 @@ def require_axis(axis_name: Any) -> None:
     " example, and the batch is the vmapped axis",
     'pass axis_name="batch", or use GroupNorm, which couples no examples',
   )
+  require_batch(axis_name)
 
 
 def _call(call: Any, args: Any, kwargs: Any, context: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Literal
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from medjax.axes import BATCH_AXIS, require_batch_axis
+from medjax.axes import BATCH_AXIS, require_batch, require_batch_axis
 from medjax.check import one_of
 
 NormKind = Literal["batch", "group"]
@@ -30,7 +30,7 @@ def norm(
     dtype: computation type; statistics are float32 whatever it is.
     name: name of the layer.
   Raises:
-    InputError: "batch" in training without a batch axis.
+    InputError: "batch" in training without a batch axis, or with a batch of one.
   """
   one_of("norm", kind, ("batch", "group"))
   if kind == "group":
@@ -42,6 +42,7 @@ def norm(
       "one example alone",
       "train with `supervised`, or use norm='group', which couples no examples",
     )
+    require_batch(BATCH_AXIS)
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=0.9,

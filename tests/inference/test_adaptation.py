@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 
-from medjax import check, inference
+from medjax import check, inference, nets
 
 KEY = jax.random.key(0)
 IMAGE = jnp.array([0.4, -1.2, 0.7])
@@ -83,6 +84,29 @@ def test_noise_covers_all_but_the_mask_and_keeps_the_tint():
   outside = np.asarray(found[10:])
   # 1200 draws: the mean is known to 0.5 / sqrt(1200) = 0.014, taken here five times.
   assert abs(outside.mean() - 3.0) < 0.1 and abs(outside.std() - 0.5) < 0.06
+
+
+def test_batch_statistics_of_a_network_are_those_of_the_copies():
+  model = nets.from_linen(Normed())
+  params, state = model.init(KEY, IMAGE)
+
+  def predict(params, image):
+    return model.apply(params, image, model_state=state, train=True)[0]
+
+  shifted = lambda key, image: image + jax.random.normal(key)  # noqa: E731
+  found = inference.over_copies(predict, params, IMAGE, KEY, vary=shifted, num_copies=4)
+  copies = np.stack([shifted(k, IMAGE) for k in jax.random.split(KEY, 4)])
+  z = (copies - copies.mean(0)) / np.sqrt(copies.var(0) + 1e-5)
+  p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+  np.testing.assert_allclose(jnp.exp(found), p.mean(0), rtol=1e-4)
+  with pytest.raises(check.InputError, match="two examples or more in a batch"):
+    inference.over_copies(predict, params, IMAGE, KEY, vary=shifted, num_copies=1)
+
+
+class Normed(linen.Module):
+  @linen.compact
+  def __call__(self, x, train=False):
+    return linen.BatchNorm(use_running_average=not train, axis_name="batch")(x)
 
 
 def test_one_copy_and_nothing_that_moves_are_refused():

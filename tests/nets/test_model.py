@@ -188,6 +188,8 @@ def test_batch_norm_over_one_image_is_refused_in_training():
 
     normalised = jax.jit(jax.vmap(train, axis_name="batch"))(images)
     np.testing.assert_allclose(normalised.mean(0), 0, atol=1e-5)
+    with pytest.raises(InputError, match="two examples or more in a batch"):
+      jax.eval_shape(jax.vmap(train, axis_name="batch"), images[:1])
     make(None).apply(params, ONES, model_state=state)
     with pytest.raises(InputError, match=r"axis_name=\"batch\"\) in training, got one without"):
       make(None).apply(params, ONES, model_state=state, train=True)

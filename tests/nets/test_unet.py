@@ -77,7 +77,7 @@ def test_nnx_module_and_its_model_agree():
   train = jax.jit(
     jax.vmap(lambda x: model.apply(params, x, model_state=state, train=True)[1], axis_name="batch")
   )
-  updated = jax.tree.map(lambda x: x[0], train(image[None]))
+  updated = jax.tree.map(lambda x: x[0], train(jnp.stack([image, 2 * image])))
   assert not np.array_equal(updated["norm"]["mean"], state["norm"]["mean"])
 
 
