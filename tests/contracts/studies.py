@@ -17,6 +17,7 @@ from experiments import (
   disbelieve,
   ebm_biomarkers,
   fed_mas,
+  fedautomri,
   fseft,
   fusestyle,
   gaze_report,
@@ -162,6 +163,14 @@ ROWS = (
     "--arms bsm kd mas --num_rounds 4 --num_seeds 1 --local_steps 2 --log_every 2"
     " --frozen_steps 10 --num_tests 3 --learning_rate 0.3",
     "balanced",
+  ),
+  Row(
+    "fedautomri",
+    fedautomri,
+    "--num_seeds 1 --num_clients 2 --num_people 6 --size 12 --width 2 --num_unrolls 1"
+    " --num_search_rounds 2 --num_rounds 2 --local_steps 1 --batch_size 2 --log_every 1"
+    " --learning_rate 0.02",
+    "psnr",
   ),
   Row(
     "gdd_fl",
