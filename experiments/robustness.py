@@ -9,7 +9,9 @@ medjax is asked, with `data.augmentation.CORRUPTIONS` on the device.
 RUN is a run directory or one of its weight files. FOLDER is an nnU-Net folder with labelsTr for a
 network that draws label maps, and a tree of class folders for one that tells classes apart. Volumes
 are spoiled slice by slice along their third axis, all slices of a case with one draw. Intensities
-of a case go to [0, 1] by its least and greatest value, are spoiled, and go back.
+of a case go to [0, 1] by its least and greatest value, are spoiled, and go back. `--artefacts` lays
+real artefacts of a folder (rulers, ink, bubbles: meta.json and templates, see `trap_sets`) over the
+pictures as one more corruption, whose severity is how opaque they are, a fifth a step.
 
 OUT/robustness.csv has a row for each case, corruption and severity (severity 0: as it is),
 OUT/robustness.json the means, OUT/report.html both as tables. With `--severities 1 3 5` and
@@ -26,9 +28,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import trap_sets
 from medjax import check, cli, data, files, metrics, rng
 from medjax.data.augmentation import CORRUPTIONS, SEVERITIES, Corrupted
 from medjax.data.formats.volume import Volume
+from medjax.data.seeds import generator
 from medjax.inference import Ensemble, Member
 from medjax.loading import load_members
 from medjax.metrics import case_table
@@ -36,6 +40,8 @@ from medjax.train import Report
 from medjax.train.progress import counted
 from medjax.types import Json
 
+_ARTEFACTS = "artefacts"
+Pairs = Sequence[tuple[pathlib.Path, pathlib.Path]]
 Cell = tuple[str, int]  # a corruption and a severity; ("none", 0) is the image as it is
 
 
@@ -55,6 +61,8 @@ class Config:
   """Names of the networks to average, as in RUN/weights; all if none is given."""
   max_cases: int = 0
   """First cases that are taken; 0: all."""
+  artefacts: pathlib.Path | None = None
+  """Folder of real artefacts, for pictures; none if not given."""
   seed: int = 0
   """Of what is random in a corruption."""
 
@@ -76,6 +84,43 @@ def spoiled(image: np.ndarray, name: str, severity: int, seed: int, index: int) 
   changed = _change(name, severity)(key, jnp.asarray((planes - low) / width, jnp.float32))
   out = np.asarray(changed) * width + low
   return out[0] if image.ndim == 3 else np.moveaxis(out, 0, 2)
+
+
+def overlaid(image: np.ndarray, pairs: Pairs, severity: int, seed: int, index: int) -> np.ndarray:
+  """A picture [height, width, 1 or 3] under one real artefact, a fifth as opaque a severity.
+
+  The change grows with the severity at every pixel: x + s / 5 (clip(x + artefact) - x).
+
+  Raises:
+    InputError: a volume.
+  """
+  check.require(
+    image.ndim == 3 and image.shape[-1] in (1, 3),
+    "pictures of 1 or 3 channels for artefacts",
+    f"{image.shape}",
+    "leave --artefacts out",
+  )
+  pair = pairs[int(generator(seed, "artefacts", index).integers(len(pairs)))]
+  change = trap_sets.artefact_change(*pair, (image.shape[0], image.shape[1]))
+  if image.shape[-1] == 1:
+    change = change.mean(-1, keepdims=True)
+  low, high = float(image.min()), float(image.max())
+  width = max(high - low, 1e-8)
+  share = (image - low) / width
+  return (share + severity / 5 * (np.clip(share + change, 0, 1) - share)) * width + low
+
+
+def _case(image: np.ndarray, cell: Cell, config: Config, index: int) -> np.ndarray:
+  name, severity = cell
+  if name == _ARTEFACTS:
+    assert config.artefacts is not None
+    return overlaid(image, _pairs(config.artefacts), severity, config.seed, index)
+  return spoiled(image, name, severity, config.seed, index)
+
+
+@functools.cache
+def _pairs(folder: pathlib.Path) -> Pairs:
+  return trap_sets.artefact_pairs(folder, ("ruler", "marking", "bubble"))
 
 
 @functools.cache
@@ -107,7 +152,7 @@ def segmented(
     example = source[index]
     assert example.image is not None and example.label is not None
     for name, severity in cells:
-      image = spoiled(example.image, name, severity, config.seed, index)
+      image = _case(example.image, (name, severity), config, index)
       volume = Volume(image, example.affine, example.spacing)
       values = preprocess.restore(ensemble.of_volume(volume, example.name), volume)
       found = metrics.segmentation_report(
@@ -145,7 +190,7 @@ def classified(
     example = source[index]
     assert example.image is not None and example.label is not None
     for name, severity in cells:
-      image = spoiled(example.image, name, severity, config.seed, index)
+      image = _case(example.image, (name, severity), config, index)
       own = [
         np.asarray(probabilities(m.model.apply, m.params, dict(m.model_state), image))
         for m in members
@@ -190,8 +235,12 @@ def run(config: Config) -> None:
   table = config.output / "robustness.csv"
   check.require(not table.exists(), f"no file {table}", "one", "pass another --output")
   members = load_members(config.run, names=config.members or None)
+  names = list(config.corruptions)
+  if config.artefacts is not None:
+    _pairs(config.artefacts)  # what is wrong with the folder is said before anything is computed
+    names.append(_ARTEFACTS)
   cells: list[Cell] = [("none", 0)]
-  cells += [(name, severity) for name in config.corruptions for severity in config.severities]
+  cells += [(name, severity) for name in names for severity in config.severities]
   kinds = {"masks": segmented, "classes": classified}
   answers = members[0].preprocess.answers
   check.one_of("answers of the network", answers, tuple(kinds))
@@ -204,9 +253,7 @@ def run(config: Config) -> None:
   for figure, own in found.items():
     clean = own["none"]["0"]
     heads = ["corruption", "as it is", *(f"severity {s}" for s in config.severities)]
-    lines = [
-      [name, clean, *(own[name][str(s)] for s in config.severities)] for name in config.corruptions
-    ]
+    lines = [[name, clean, *(own[name][str(s)] for s in config.severities)] for name in names]
     report.section(figure).table(heads, lines, f"Means over {len({r['subject'] for r in rows})}"
                                  " people.")  # fmt: skip
     print(f"{figure}: {clean:.3f} as it is")

@@ -7,24 +7,33 @@ score follows Dice better than the segmenter's own estimate (correlation .90 aga
 moved click is better in 38 of 53 pictures.
 
   python -m experiments.sampot demo       simulated shapes, clicks; about 5 minutes
-  python -m experiments.sampot evidence   more pictures, 4 seeds
+  python -m experiments.sampot evidence   more pictures, 4 seeds; about 30 minutes
+  python -m experiments.sampot lite --data FOLDER --weights lite_medsam.safetensors
+                                          your nnU-Net folder on LiteMedSAM, corners of boxes; about
+                                          15 minutes
 
-Times are estimated from short runs on 2 CPU cores; no preset has been recorded.
-The start is the picture's middle, never a point of the true mask, from
-which the paper starts. All arms see the same pictures and the same segmenter, and spend the same
-number of looks at it: "random" takes the best of as many random points by the same score; "own"
-climbs the segmenter's own estimate in place of the score; "trust" may not leave a circle round the
-start. "middle" is the start itself.
+Times are estimated from short runs on 2 CPU cores; no preset has been recorded as it is now.
+A click starts in the picture's middle, never at a point of the true mask, from which the paper
+starts; a box starts with each side moved at random. All arms see the same pictures and the same
+segmenter, and spend the same number of looks at it: "random" takes the best of as many random
+places by the same score; "own" climbs the segmenter's own estimate in place of the score; "trust"
+may not leave a circle round the start. "middle" is the start itself.
+
+What a climb says depends on whether the scorer has learnt anything. So its correlation with Dice is
+measured on validation pictures, before anything is climbed: it chooses the scorer's weights, stands
+in results.json and is printed. Below .5 the run says what climbing a bad score does.
 
 A climbed score is one that is fooled: results.json counts how often the score rose by more than .02
 and Dice fell by more than .02 ("fooled"), and correlations before and after the climb.
 
-DEVIATIONS: a small segmenter trained here on shapes with random clicks inside stands for SAM, and
-simulated shapes for lungs; the scorer sees picture and mask as two channels.
+DEVIATIONS: in `demo` and `evidence` a small segmenter trained here on shapes with random clicks
+inside stands for SAM, and simulated shapes for lungs. The scorer sees picture, mask and their
+product, at 64 x 64, and learns from shifted level sets too. LiteMedSAM knows no clicks, so `lite`
+moves boxes, which begin near the object: nothing there says that a box can be found.
 
 results.json: the common schema of `study.results`; improved, fooled: shares of the test pictures by
-arm; correlations: of score and own estimate with Dice at random points, and of the score after it
-was climbed.
+arm; correlations: "held-out" of the score on validation pictures, of score and own estimate with
+Dice at random places of the test pictures, and of the score after it was climbed.
 """
 
 import dataclasses
@@ -35,29 +44,50 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import prompted_sets
-from experiments.prompt_climbs import SIDE, Task, candidates, climb, dice_of
-from medjax import cli, data, methods, rng, study
+from experiments import prompt_free, prompted_sets
+from experiments.prompt_climbs import (
+  Task,
+  candidates,
+  climb,
+  correlation,
+  dice_of,
+  held_out,
+  nearby,
+  starts,
+)
+from medjax import check, cli, data, methods, nets, rng, study
+from medjax.inference.prompted import Prompted
 from medjax.train import Report
+from medjax.types import Params
 
 # --- settings
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(study.Settings):
-  """Clicks that are moved by the gradient of a score."""
+  """Clicks, or corners of boxes, that are moved by the gradient of a score."""
 
   arms: tuple[str, ...] = ("middle", "random", "sampot", "own", "trust")  # what is compared
-  num_pictures: int = 160  # simulated pictures
-  train_fraction: float = 0.5  # of the pictures, for the scorer; the segmenter sees others
+  num_pictures: int = 360  # simulated pictures
+  train_fraction: float = 0.7  # of the pictures, for the scorer; the segmenter sees others
+  validation_fraction: float = 0.1  # of the pictures: they choose the scorer's weights
   num_pretraining: int = 400  # updates of the segmenter
-  num_steps: int = 200  # updates of the scorer
-  num_candidates: int = 6  # masks of a picture from level sets, and as many from random clicks
-  num_moves: int = 15  # steps of the climb, and random points
+  num_steps: int = 600  # updates of the scorer
+  num_candidates: int = 10  # masks of a picture from level sets, and as many from random prompts
+  widths: tuple[int, ...] = (16, 32, 32, 32)  # of the scorer
+  num_moves: int = 15  # steps of the climb, and random places
   move_rate: float = 3.0  # Adam's learning rate of the climb, in pixels
+  start_fraction: float = 0.12  # how far a box may begin from the true one, of the picture's side
   trust_fraction: float = 0.15  # radius of the circle over the picture's side
   batch_size: int = 16
   slope: float = 5.0  # of the sigmoid between logits and the mask that the scorer sees
+  weights: str = ""  # file of LiteMedSAM; "": the small segmenter
+  condition: str = ""  # column of class.csv whose classes are taken alike; "": all pictures
+  person: str = ""  # column of class.csv with the person, where there is a condition
+  max_pictures: int = 40  # real pictures, of each class
+  # similarity of two people's pictures that is refused; 0: not looked at
+  near_duplicates: float = -1.0
+  known: str = ""  # what is known of these data, a sentence shown beside the scores
 
   def __post_init__(self):
     super().__post_init__()
@@ -65,8 +95,10 @@ class Config(study.Settings):
 
 
 ARMS = study.arms(
-  study.Arm("middle", "the start: a click in the middle of the picture", lambda: None),
-  study.Arm("random", "the best of random points by the score: equal budget", lambda: None),
+  study.Arm(
+    "middle", "the start: a click in the picture's middle, or a careless box", lambda: None
+  ),
+  study.Arm("random", "the best of random places by the score: equal budget", lambda: None),
   study.Arm("sampot", "the climb of the score", lambda: None),
   study.Arm("own", "the climb of the segmenter's own estimate", lambda: None),
   study.Arm("trust", "the climb of the score near the start", lambda: None),
@@ -76,9 +108,9 @@ ARMS = study.arms(
 
 _SPREAD = (("subject", 0.2), ("seed", 0.02))
 QUESTIONS = (
-  study.Question("Is the moved click better than the start?", "middle", ("sampot",), "dice",
+  study.Question("Is the moved prompt better than the start?", "middle", ("sampot",), "dice",
                  spread=_SPREAD),
-  study.Question("Does the gradient beat random points of equal budget?", "random", ("sampot",),
+  study.Question("Does the gradient beat random places of equal budget?", "random", ("sampot",),
                  "dice", expects="open", spread=_SPREAD),
   study.Question("Is the segmenter's own estimate a worse guide?", "sampot", ("own",), "dice",
                  expects="worse", spread=_SPREAD),
@@ -88,57 +120,74 @@ QUESTIONS = (
 
 PRESETS = {
   "demo": Config(num_seeds=1),
-  "evidence": Config(num_seeds=4, num_pictures=320, num_pretraining=1000, num_steps=500),
+  "evidence": Config(num_seeds=4, num_pictures=600, num_pretraining=1000, num_steps=1200),
+  "lite": Config(weights="lite_medsam.safetensors", num_seeds=1, num_moves=8, move_rate=6.0),
 }
 
 # --- the run and its page
 
 
-def build(config: Config, options: cli.RunOptions) -> None:
+def load(config: Config, options: cli.RunOptions) -> prompt_free.Scenes:
+  if config.weights:
+    (path,) = study.paths_of(options.data, 1)
+    return prompt_free.folder(
+      path, 256, condition=config.condition, person=config.person, most=config.max_pictures
+    )
   study.paths_of(options.data, 0)
-  sets = prompted_sets.drawn(config.num_pictures, SIDE, options.seed, has_groups=False)
-  shares = {"train": config.train_fraction, "test": 1 - config.train_fraction}
+  own = prompted_sets.drawn(config.num_pictures, 64, options.seed, has_groups=False)
+  label = own.mask.astype(np.int32)
+  return prompt_free.Scenes(own.image, label, ("object",), own.subjects, own.manifest, own.title)
+
+
+def build(config: Config, options: cli.RunOptions) -> None:
+  sets = load(config, options)
+  shares = {"train": config.train_fraction, "validation": config.validation_fraction}
+  shares["test"] = 1 - sum(shares.values())
   parts = study.parted(sets.subjects, shares, options.seed)
   people = {part: study.people_of(sets.subjects, rows) for part, rows in parts.items()}
   seeds = range(options.seed, options.seed + config.num_seeds)
   members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
   planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  if config.weights:
+    picture = study.pair_picture(options.workdir)
+    prompt_free.check_alike(sets, people, config.near_duplicates, picture)
   with options.directory(config, sets.manifest) as directory:
     if directory.finished:
       return
     turn = study.Turn("", (), (), {"test": ()}, people)
     directory.write_json("splits", study.splits_of([turn], options.seed))
     study.announce(planned)
-    task = Task(config)
+    module = nets.lite_medsam() if config.weights else nets.mini_promptable(num_masks=1)
+    task = Task(config, module, sets.image.shape[1], sets.image.shape[-1])
     names = [sets.subjects[i] for i in parts["test"]]
     rows: list[dict[str, Any]] = []
-    trained: dict[str, list[study.Trained]] = {"segmenter": [], "scorer": []}
+    trained: dict[str, list[study.Trained]] = {"scorer": []}
     figures: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
       key = jax.random.key(seed)
-      other = prompted_sets.drawn(1024, SIDE, seed + 5000, has_groups=False)
-      start = task.net.init(rng.stream(key, "parameters"), jnp.asarray(sets.image[0]))
-      step = methods.supervised(task.segmenter_loss, optax.adam(1e-3))
-      stream = data.batches({"image": other.image, "mask": other.mask}, config.batch_size, key)
-      job = study.Job(f"segmenter-{seed}", step, stream, start, key, config.num_pretraining)
-      segmenter = study.train_job(job, directory, log_every=config.log_every)
-      embed = jax.jit(lambda image, p=segmenter.params: task.net.embed(p, image))
-      embeddings = np.stack([np.asarray(embed(image)) for image in sets.image])
-      every = {"image": sets.image, "mask": sets.mask, "embedding": embeddings}
+      params, embeddings = segmenter(config, task, sets, directory, trained, seed)
+      every = {"image": sets.image, "mask": sets.label > 0, "embedding": embeddings}
       stores = {
         part: {k: v[np.array(own)] for k, v in every.items()} for part, own in parts.items()
       }
-      pairs = candidates(task, segmenter.params, stores["train"], seed)
-      image = jnp.zeros((SIDE, SIDE, 2))
+      pairs = candidates(task, params, stores["train"], seed)
+      image = jnp.zeros((64, 64, 2 * task.channels + 1))
       first, _ = task.scorer.init(rng.stream(key, "scorer"), image)
-      step = methods.supervised(task.scorer_loss, optax.adam(1e-3))
+      step = methods.supervised(
+        task.scorer_loss, optax.adam(optax.cosine_decay_schedule(2e-3, config.num_steps))
+      )
       stream = data.batches(pairs, config.batch_size, key, name="scorer")
+      watch = held_out(task, params, stores["validation"], seed)
       job = study.Job(f"scorer-{seed}", step, stream, first, key, config.num_steps,
-                      inherited=segmenter.params)  # fmt: skip
-      scorer = study.train_job(job, directory, log_every=config.log_every)
-      trained["segmenter"].append(segmenter)
+                      {"validation": watch}, keep_best="validation/correlation",
+                      inherited=params)  # fmt: skip
+      every_few = max(1, config.num_steps // 6)
+      scorer = study.train_job(job, directory, log_every=config.log_every, eval_every=every_few)
       trained["scorer"].append(scorer)
-      both = (segmenter.params, scorer.params)
+      known = watch(scorer.state)["correlation"]
+      print(f"scorer-{seed}: correlation with Dice on validation pictures {known:.2f}", flush=True)
+      figures.setdefault("correlation", []).append({"held-out": known})
+      both = (params, scorer.params)
       make = lambda b=both, s=seed, t=stores["test"]: tried(task, b, t, names, s)  # noqa: E731
       scored = study.kept(directory, f"climbs-{seed}", both, make)
       rows += [row for row in scored.rows if row["arm"] in config.arms]
@@ -151,39 +200,61 @@ def build(config: Config, options: cli.RunOptions) -> None:
     }
     found = study.answered(
       rows, ("dice",), QUESTIONS, margin=config.margin, planned=planned, improved=mean("improved"),
-      fooled=mean("fooled"), correlations=mean("correlation"), is_simulated=True,
+      fooled=mean("fooled"), correlations=mean("correlation"), is_simulated=not config.weights,
     )  # fmt: skip
-    report = page(found, trained)
+    report = page(config, sets.title, found, trained)
     study.finish(directory, found, report, trained=trained, rows=rows)
+
+
+def segmenter(
+  config: Config, task: Task, sets: Any, directory: Any, trained: Any, seed: int
+) -> tuple[Params, np.ndarray]:
+  """The frozen segmenter and its embeddings of all pictures."""
+  if config.weights:
+    check.existing_file(config.weights, "pass --weights with the file of LiteMedSAM")
+    params = nets.import_torch(config.weights, nets.lite_medsam())[0]
+    cache = directory.path / "embeddings"
+    reader = Prompted(task.net.embed, task.net.decode, params, size=task.side, channels=3,
+                      cache=cache)  # fmt: skip
+    return params, np.stack([np.asarray(reader.embedded(x).embedding) for x in sets.image])
+  key = jax.random.key(seed)
+  other = prompted_sets.drawn(1024, task.side, seed + 5000, has_groups=False)
+  start = task.net.init(rng.stream(key, "parameters"), jnp.asarray(sets.image[0]))
+  step = methods.supervised(task.segmenter_loss, optax.adam(1e-3))
+  stream = data.batches({"image": other.image, "mask": other.mask}, config.batch_size, key)
+  job = study.Job(f"segmenter-{seed}", step, stream, start, key, config.num_pretraining)
+  one = study.train_job(job, directory, log_every=config.log_every)
+  trained.setdefault("segmenter", []).append(one)
+  embed = jax.jit(jax.vmap(task.net.embed, (None, 0)))
+  return one.params, np.asarray(embed(one.params, sets.image))
 
 
 def tried(task: Task, both: Any, store: Any, names: list[str], seed: int) -> study.Scored:
   """Rows of every arm, and how often it improved or was fooled."""
   config, random = task.config, np.random.default_rng(seed + 1)
   count = len(names)
-  look = jax.jit(jax.vmap(lambda i, e, p: task.worth(both, i, e, p)))
-  worth = lambda points: [  # noqa: E731
-    np.asarray(x) for x in look(store["image"], store["embedding"], points.astype(np.float32))
+  look = jax.jit(task.each(lambda i, e, p: task.worth(both, i, e, p)))
+  worth = lambda places: [  # noqa: E731
+    np.asarray(x) for x in look(store["image"], store["embedding"], places.astype(np.float32))
   ]
-  middle = np.full((count, 2), (SIDE - 1) / 2)
-  tries = [random.uniform(0, SIDE - 1, (count, 2)) for _ in range(config.num_moves)]
-  seen = [worth(points) for points in tries]
+  start_at = starts(task, store["mask"], seed + 2)
+  tries = [nearby(task, start_at, random) for _ in range(config.num_moves)]
+  seen = [worth(places) for places in tries]
   scores, own, dice = (
     np.stack(x) for x in zip(*((s, q, dice_of(m, store["mask"])) for s, q, m in seen), strict=True)
   )
   best = np.argmax(scores, 0)
-  far = 2.0 * SIDE
-  points = {
-    "middle": middle,
+  far = 3.0 * task.side
+  places = {
+    "middle": start_at,
     "random": np.stack(tries)[best, np.arange(count)],
-    "sampot": climb(task, both, store, 0, far),
-    "own": climb(task, both, store, 1, far),
-    "trust": climb(task, both, store, 0, config.trust_fraction * SIDE),
+    "sampot": climb(task, both, store, start_at, 0, far),
+    "own": climb(task, both, store, start_at, 1, far),
+    "trust": climb(task, both, store, start_at, 0, config.trust_fraction * task.side),
   }
-  correlation = lambda a, b: float(np.corrcoef(a.ravel(), b.ravel())[0, 1])  # noqa: E731
   more = {"correlation score": correlation(scores, dice), "correlation own": correlation(own, dice)}
   rows, start = [], None
-  for arm, place in points.items():
+  for arm, place in places.items():
     score, quality, logits = worth(place)
     value = dice_of(logits, store["mask"])
     guide = quality if arm == "own" else score
@@ -201,18 +272,22 @@ def tried(task: Task, both: Any, store: Any, names: list[str], seed: int) -> stu
   return study.Scored(rows, more={name: np.array(x) for name, x in more.items()})
 
 
-def page(found: dict[str, Any], trained: dict[str, list[study.Trained]]) -> Report:
+def page(
+  config: Config, title: str, found: dict[str, Any], trained: dict[str, list[study.Trained]]
+) -> Report:
   """Answers, scores, verdicts, how often it helped or was fooled, and curves."""
-  report = study.page.start("Clicks that are moved by a learnt score", found)
-  study.page.scores(report, found, ARMS)
+  report = study.page.start(f"Prompts that are moved by a learnt score: {title}", found)
+  study.page.scores(report, found, ARMS, text=config.known)
   study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
   lines = [[arm, value, found["fooled"][arm]] for arm, value in found["improved"].items()]
+  own = found["correlations"]
+  has_learnt = "has learnt to tell masks apart" if own["held-out"] >= 0.5 else "knows too little"
   report.section("Helped or fooled").table(
     ["arm", "better than the start", "score up, Dice down"], lines,
-    "Shares of the test pictures. Correlation with Dice at random points: score"
-    f" {found['correlations']['score']:.2f}, the segmenter's own estimate"
-    f" {found['correlations']['own']:.2f}; of the score after the climb"
-    f" {found['correlations']['climbed']:.2f}.",
+    f"Shares of the test pictures. The scorer {has_learnt}: its correlation with Dice on validation"
+    f" pictures, before any climb, is {own['held-out']:.2f}. At random places of the test pictures"
+    f" it is {own['score']:.2f}, that of the segmenter's own estimate {own['own']:.2f}; of the"
+    f" score after the climb {own['climbed']:.2f}.",
   )  # fmt: skip
   study.page.trainings(report, found, trained, {"loss": "loss"})
   return report

@@ -7,7 +7,7 @@ says nothing, with b = 1 it is always right in training and always wrong in the 
 
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -149,15 +149,7 @@ def skin(
     line.filled("case"): line.filled("diagnosis")
     for line in tables.read_table(lesions / "diagnosis.csv", ("case", "diagnosis"))
   }
-  meta = json.loads((artefacts / "meta.json").read_text())
-  named = sorted({one["name"] for one in meta["artefacts"] if one["class"] == kind})
-  pairs = [
-    (path, path.with_name(path.name.replace("_with_", "_without_")))
-    for name in named
-    for path in sorted((artefacts / "templates" / name).glob("*_with_*.png"))
-    if path.with_name(path.name.replace("_with_", "_without_")).exists()
-  ]
-  check.require(pairs, f"artefacts of the class {kind} in {artefacts}", "none", "look at meta.json")
+  pairs = artefact_pairs(artefacts, (kind,))
   layers = [_layer(*pair, size) for pair in pairs]
   scenes = []
   for index in range(len(folder)):
@@ -187,16 +179,50 @@ def skin(
   )
 
 
+def artefact_pairs(
+  folder: pathlib.Path, kinds: Collection[str]
+) -> list[tuple[pathlib.Path, pathlib.Path]]:
+  """Files of pictures with an artefact, and of the same without it.
+
+  Args:
+    folder: with meta.json and templates/NAME/*_with_*.png and *_without_*.png.
+    kinds: classes of artefacts.
+  Raises:
+    InputError: none of these classes.
+  """
+  meta = json.loads(check.existing_file(folder / "meta.json").read_text())
+  named = sorted({one["name"] for one in meta["artefacts"] if one["class"] in kinds})
+  pairs = [
+    (path, path.with_name(path.name.replace("_with_", "_without_")))
+    for name in named
+    for path in sorted((folder / "templates" / name).glob("*_with_*.png"))
+    if path.with_name(path.name.replace("_with_", "_without_")).exists()
+  ]
+  shown = ", ".join(sorted(kinds))
+  check.require(pairs, f"artefacts of the class {shown} in {folder}", "none", "look at meta.json")
+  return pairs
+
+
 def _layer(with_: pathlib.Path, without: pathlib.Path, size: int) -> tuple[np.ndarray, np.ndarray]:
   """What an artefact adds to a picture, and where: the difference of the two pictures of a pair."""
-  one, other = (png.read_png(path).array.astype(np.float32) / 255 for path in (with_, without))
-  change = _scaled(one[..., :3] - other[..., :3], size)
+  change = artefact_change(with_, without, (size, size))
   return change, np.abs(change).max(-1) > 0.08
 
 
-def _scaled(array: np.ndarray, size: int) -> np.ndarray:
+def artefact_change(
+  with_: pathlib.Path, without: pathlib.Path, shape: tuple[int, int]
+) -> np.ndarray:
+  """[*shape, 3] what an artefact adds to a picture: the difference of the pictures of a pair."""
+  one, other = (png.read_png(path).array.astype(np.float32) / 255 for path in (with_, without))
+  return _scaled(one[..., :3] - other[..., :3], *shape)
+
+
+def _scaled(array: np.ndarray, height: int, width: int | None = None) -> np.ndarray:
+  """A picture of `height` and as many columns, or `width`."""
   from scipy import ndimage
 
-  factors = [size / array.shape[0], size / array.shape[1], *[1.0] * (array.ndim - 2)]
+  shape = (height, height if width is None else width)
+  factors = [n / old for n, old in zip(shape, array.shape, strict=False)]
+  factors += [1.0] * (array.ndim - 2)
   scaled = ndimage.zoom(array.astype(np.float32), factors, order=1, mode="nearest", grid_mode=True)
   return scaled

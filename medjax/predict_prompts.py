@@ -273,6 +273,7 @@ def predict_prompts(
   Raises:
     InputError: one line about the first thing that is wrong, before anything is computed.
   """
+  check.non_negative("grid", grid)
   asked = [name for name in (boxes, points, grid or None) if name is not None]
   check.require(
     len(asked) == 1, "one of boxes, points and grid", f"{len(asked)}", "pass one of them"
@@ -282,7 +283,12 @@ def predict_prompts(
   named = (
     {line.text("case") for line in tables.read_table(table, ("case",))} if table else set(found)
   )
-  spaces = {name: _axes(_read(path)) for name, path in found.items() if name in named}
+  spaces = {}
+  for name in (name for name in found if name in named):
+    volume = _read(found[name])
+    channels = volume.array.shape[len(volume.space) :]
+    prompted.check_channels(channels[0] if channels else 1, f"{found[name]}, a picture")
+    spaces[name] = _axes(volume)
   if not spaces:  # the readers of tables say which name is wrong
     spaces = {name: _axes(_read(path)) for name, path in list(found.items())[:5]}
   if grid:

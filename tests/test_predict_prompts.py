@@ -138,6 +138,26 @@ def test_bad_boxes_end_in_one_line(tmp_path, pictures, text, said):
   assert not (tmp_path / "out").exists()
 
 
+def test_a_picture_of_other_channels_is_refused_before_anything_is_computed(tmp_path):
+  """The folder's first case is fine; nothing of it is left behind."""
+  folder, out = tmp_path / "images", tmp_path / "out"
+  folder.mkdir()
+  for name, channels in (("a", 1), ("b", 5)):
+    affine, values = np.eye(4), np.zeros((6, 5, 2, channels), np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, affine), folder / f"{name}.nii.gz")
+  rows = "".join(f"{name},1,1,3,3,0,1\n" for name in "ab")
+  boxes = table(tmp_path, HEADER.strip() + ",z_min,z_max\n" + rows)
+  with pytest.raises(InputError, match=r"b.nii.gz, a picture of 1 or 3 channels, got 5"):
+    predict_prompts.predict_prompts(reader(), folder, out, boxes=boxes, progress=False)
+  assert not out.exists()
+
+
+def test_a_grid_below_0_is_refused(tmp_path, pictures):
+  with pytest.raises(InputError, match="grid"):
+    predict_prompts.predict_prompts(reader(), pictures, tmp_path / "out", grid=-1, progress=False)
+  assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("text, said", [
   ("case,x,y\ngrey,1,1\n", "inside"),
   ("case,x,y,inside\ngrey,1,16,1\n", "a point in 12 x 16 pixels"),

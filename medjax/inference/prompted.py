@@ -103,13 +103,8 @@ class Prompted:
     """The network's input [size, size, channels] for a picture, and the scale."""
     values = np.asarray(picture, np.float32)
     values = values[..., None] if values.ndim == 2 else values
+    self.check_channels(values.shape[-1])
     if values.shape[-1] != self.channels:
-      check.require(
-        1 in (values.shape[-1], self.channels),
-        f"a picture of 1 or {self.channels} channels",
-        f"{values.shape[-1]}",
-        "give one of them",
-      )
       grey = values.mean(-1, keepdims=True)
       values = np.repeat(grey, self.channels, axis=-1)
     low, high = float(values.min()), float(values.max())
@@ -121,6 +116,19 @@ class Prompted:
     image = np.zeros((self.size, self.size, self.channels), np.float32)
     image[: inner[0], : inner[1]] = scaled
     return image, scale
+
+  def check_channels(self, channels: int, what: str = "a picture") -> None:
+    """Holds a picture to the rule of channels: those of the network, or 1 on either side.
+
+    Raises:
+      InputError: other channels, such as four for a network of three.
+    """
+    check.require(
+      channels == self.channels or 1 in (channels, self.channels),
+      f"{what} of 1 or {self.channels} channels",
+      f"{channels}",
+      "give one of them",
+    )
 
   def masks(
     self, embedded: Embedded, asked: Sequence[PixelPrompt]

@@ -306,7 +306,7 @@ ROWS = (
     "sampot",
     sampot,
     "--num_pictures 16 --num_pretraining 4 --num_steps 4 --num_candidates 2 --num_moves 2"
-    " --num_seeds 1 --batch_size 4 --log_every 2",
+    " --num_seeds 1 --batch_size 4 --log_every 2 --validation_fraction 0.2 --widths 4 4",
     "dice",
     ("middle", "random", "sampot", "own", "trust"),  # after so few updates no click matters
   ),

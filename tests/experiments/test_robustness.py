@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import robustness
+from experiments import robustness, trap_sets
+from medjax import check
 from medjax.data import Preprocessing
 from medjax.inference import Member
 from medjax.metrics import case_table
@@ -69,3 +70,33 @@ def test_slices_of_a_volume_share_a_draw_and_severity_0_is_the_image():
   assert robustness.spoiled(volume, "noise", 0, seed=0, index=1) is volume
   other = robustness.spoiled(volume, "noise", 2, seed=0, index=2)
   assert not np.allclose(found, other)
+
+
+@pytest.fixture
+def artefacts(tmp_path):
+  """One ruler: a bright bar over the left half of a dark picture."""
+  root = tmp_path / "artefacts"
+  (root / "templates" / "one").mkdir(parents=True)
+  about = {"artefacts": [{"name": "one", "class": "ruler"}]}
+  (root / "meta.json").write_text(json.dumps(about))
+  plain = np.full((6, 8, 3), 100, np.uint8)
+  ruled = plain.copy()
+  ruled[:, :4] = 202  # .4 brighter
+  Image.fromarray(plain).save(root / "templates" / "one" / "a_without_b.png")
+  Image.fromarray(ruled).save(root / "templates" / "one" / "a_with_b.png")
+  return root
+
+
+def test_an_artefact_gets_more_opaque_at_every_pixel_and_is_whole_at_severity_5(artefacts):
+  pairs = trap_sets.artefact_pairs(artefacts, ("ruler",))
+  image = 50 * np.linspace(0, 1, 6 * 8 * 3).reshape(6, 8, 3) + 7  # intensities of any unit
+  found = np.stack([robustness.overlaid(image, pairs, s, 0, 0) for s in range(6)])
+  np.testing.assert_allclose(found[0], image)
+  assert (np.diff(np.abs(found - image), axis=0) >= -1e-9).all()
+  share = (found[5] - 7) / 50
+  np.testing.assert_allclose(share[:, :4], np.minimum((image[:, :4] - 7) / 50 + 0.4, 1), atol=1e-5)
+  np.testing.assert_allclose(found[5][:, 4:], image[:, 4:], atol=1e-4)
+  with pytest.raises(check.InputError, match="pictures of 1 or 3 channels for artefacts"):
+    robustness.overlaid(np.zeros((4, 4, 4, 1)), pairs, 1, 0, 0)
+  with pytest.raises(check.InputError, match="artefacts of the class bubble"):
+    trap_sets.artefact_pairs(artefacts, ("bubble",))
