@@ -1,9 +1,10 @@
 """One process of a training of several, for `test_processes`.
 
-  python -m tests.train.process_worker ADDRESS RANK COUNT WORKDIR SIGNAL STEP
+  python -m tests.train.process_worker START WORKDIR SIGNAL STEP
 
-ADDRESS is that of process 0, or "none" for a training of one process. Process 0 is killed, or
-process 1 told to end, when it asks for the batch of STEP; SIGNAL is "KILL", "TERM" or "none".
+START is how the process finds the others: "alone", "slurm" by what SLURM sets, or "kubernetes" by
+what the manifest of medjax/train/CLUSTERS.md sets. Process 0 is killed, or process 1 told to end,
+when it asks for the batch of STEP; SIGNAL is "KILL", "TERM" or "none".
 """
 
 import os
@@ -36,10 +37,17 @@ class Share:
     return jax.tree.map(lambda x: x[own], toy.stream(step, size=BATCH))
 
 
-def main(address, rank, count, workdir, name, at):
-  if address != "none":
-    jax.distributed.initialize(address, count, rank)
-  assert jax.process_count() == count
+def main(start, workdir, name, at):
+  if start == "slurm":
+    jax.distributed.initialize()
+  if start == "kubernetes":
+    jax.distributed.initialize(
+      os.environ["COORDINATOR"],
+      int(os.environ["PROCESSES"]),
+      int(os.environ["JOB_COMPLETION_INDEX"]),
+    )
+  rank, count = jax.process_index(), jax.process_count()
+  assert count == (1 if start == "alone" else 2)
   is_told = rank == (0 if name == "KILL" else 1)
   sent = getattr(signal, f"SIG{name}") if name != "none" and is_told else None
   fit = train.fit(
@@ -59,5 +67,5 @@ def main(address, rank, count, workdir, name, at):
 
 
 if __name__ == "__main__":
-  place, number, processes, folder, what, when = sys.argv[1:]
-  main(place, int(number), int(processes), folder, what, int(when))
+  how, folder, what, when = sys.argv[1:]
+  main(how, folder, what, int(when))

@@ -18,20 +18,36 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 SECONDS = 600
 
 
-def start(workdir, count, num_devices, *, sent="none", at=0):
+def free_port():
+  """A port that nobody uses, among those that JAX chooses from under SLURM."""
+  for port in range(61440 + os.getpid() % 2048, 65536):
+    with socket.socket() as tried:
+      if tried.connect_ex(("localhost", port)) != 0:
+        return port
+  raise OSError("no free port")
+
+
+def start(workdir, how, num_devices, *, sent="none", at=0):
   """The processes of a training, with so many simulated devices each."""
-  with socket.socket() as free:
-    free.bind(("localhost", 0))
-    address = f"localhost:{free.getsockname()[1]}" if count > 1 else "none"
+  port, count = free_port(), 1 if how == "alone" else 2
   flags = f"--xla_force_host_platform_device_count={num_devices}"
-  given = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
-  command = [sys.executable, "-m", "tests.train.process_worker", address]
-  rest = [str(count), str(workdir), sent, str(at)]
+  common = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+  common |= {
+    "alone": {},
+    "kubernetes": {"COORDINATOR": f"localhost:{port}", "PROCESSES": "2"},
+    "slurm": {
+      "SLURM_JOB_ID": str(port - 61440),  # JAX makes its port of it
+      "SLURM_STEP_NODELIST": "localhost",
+      "SLURM_NTASKS": "2",
+      "SLURM_LOCALID": "0",
+    },
+  }[how]
+  command = [sys.executable, "-m", "tests.train.process_worker", how, str(workdir), sent, str(at)]
   return [
     subprocess.Popen(
-      [*command, str(rank), *rest],
+      command,
       cwd=ROOT,
-      env=given,
+      env={**common, "SLURM_PROCID": str(rank), "JOB_COMPLETION_INDEX": str(rank)},
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
       text=True,
@@ -54,16 +70,16 @@ def finish(processes):
 @pytest.mark.slow
 def test_two_processes_killed_and_resumed_on_other_devices_equal_one(tmp_path):
   checkpoints = tmp_path / "checkpoints" / "main"
-  statuses, text = finish(start(tmp_path, 2, 1, sent="KILL", at=7))
+  statuses, text = finish(start(tmp_path, "kubernetes", 1, sent="KILL", at=7))
   assert statuses[0] == -9, text
   assert sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())[-1] <= 6
 
   # A signal to one process ends both where they next agree: at the row of step 8.
-  statuses, text = finish(start(tmp_path, 2, 2, sent="TERM", at=6))
+  statuses, text = finish(start(tmp_path, "slurm", 2, sent="TERM", at=6))
   assert statuses == [143, 143], text
   assert (checkpoints / "8").is_dir(), text
 
-  statuses, text = finish(start(tmp_path, 1, 4))
+  statuses, text = finish(start(tmp_path, "alone", 4))
   assert statuses == [0], text
   plain = train.fit(
     toy.linear(),
