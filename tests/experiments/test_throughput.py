@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.bench import growth
 from experiments.throughput import comparing
 from experiments.throughput.config import PRESETS, Config
 from experiments.throughput.groups import groups
@@ -108,3 +109,14 @@ def test_a_round_of_clients_is_made_of_as_many_steps():
   first, second = (program.fn(*program.args)[0].params for program in (one, two))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), first, second)
   assert not jnp.array_equal(jax.tree.leaves(first)[0], jax.tree.leaves(one.args[0].params)[0])
+
+
+def test_exponents_are_slopes_of_logarithms_with_their_error():
+  sizes = np.array([1.0, 2.0, 4.0, 8.0])
+  slope, error = growth.exponent(sizes.tolist(), (3 * sizes**1.5).tolist())
+  np.testing.assert_allclose([slope, error], [1.5, 0.0], atol=1e-12)
+  noisy = (3 * sizes**1.5 * [1.0, 1.1, 0.9, 1.0]).tolist()
+  found, error = growth.exponent(sizes.tolist(), noisy)
+  want, covariance = np.polyfit(np.log(sizes), np.log(noisy), 1, cov=True)
+  np.testing.assert_allclose([found, error], [want[0], covariance[0, 0] ** 0.5])
+  assert np.isnan(growth.exponent([1, 2], [1.0, 2.0])[1])
