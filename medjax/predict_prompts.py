@@ -302,6 +302,7 @@ def predict_prompts(
   else:
     assert points is not None
     questions = read_points(points, spaces)
+  check.require(questions, f"a row in {table}", "none", "give a prompt at least")
   output = pathlib.Path(output)
   paths = {name: output / found[name].name for name in questions}
   there = [str(path) for path in paths.values() if path.exists()]

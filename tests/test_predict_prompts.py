@@ -129,6 +129,7 @@ HEADER = "case,x_min,y_min,x_max,y_max\n"
   (HEADER + "grey,5,1,5,5\n", r"0 <= x_min < x_max <= 11 .*line 2"),
   (HEADER + "grey,1,1,12,5\n", r"0 <= x_min < x_max <= 11 .*got 1, 1, 12, 5"),
   ("case,x_min,y_min,x_max\ngrey,1,1,5\n", "y_max"),
+  (HEADER, "a row in .*asked.csv, got none"),
 ])  # fmt: skip
 def test_bad_boxes_end_in_one_line(tmp_path, pictures, text, said):
   with pytest.raises(InputError, match=said):

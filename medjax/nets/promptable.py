@@ -8,6 +8,7 @@ answered, decoders trained, or prompts improved by gradients on kept embeddings.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.errors
 import jax
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -79,7 +80,7 @@ class Promptable(NamedTuple):
 
   Attributes:
     init: `init(key, image) -> params`, {"encoder", "prompts", "decoder"}.
-    embed: `embed(params, image) -> embedding`.
+    embed: `embed(params, image) -> embedding`; InputError for an image of other channels.
     decode: `decode(params, embedding, prompts) -> MaskOutput`; `params` needs no "encoder".
     apply: both: `apply(params, image, prompts) -> MaskOutput`.
   """
@@ -111,7 +112,14 @@ def promptable(module: PromptableSegmenter) -> Promptable:
     return module.init(key, image)["params"]
 
   def embed(params: Params, image: jax.Array) -> jax.Array:
-    return call({"params": params}, image, method="embed")
+    try:
+      return call({"params": params}, image, method="embed")
+    except flax.errors.ScopeParamShapeError as error:
+      raise check.InputError(
+        "an image of the channels of the weights, or the weights of this network",
+        f"{image.shape}: {str(error).partition(' (https')[0]}",
+        "repeat a grey picture or average a colour one, as `inference.Prompted` does",
+      ) from error
 
   def decode(params: Params, embedding: jax.Array, prompts: Prompts) -> MaskOutput:
     return call({"params": params}, embedding, prompts, method="decode")

@@ -149,6 +149,14 @@ def test_an_image_that_the_stride_does_not_divide_is_refused():
     jax.eval_shape(net.init, jax.random.key(0), jax.ShapeDtypeStruct((60, 64, 1), jnp.float32))
 
 
+def test_an_image_of_other_channels_is_refused():
+  net = nets.promptable(nets.mini_promptable())
+  image = jax.ShapeDtypeStruct((64, 64, 3), jnp.float32)
+  params = jax.eval_shape(net.init, jax.random.key(0), image)
+  with pytest.raises(check.InputError, match=r"channels of the weights.*\(64, 64, 1\)"):
+    jax.eval_shape(net.embed, params, jax.ShapeDtypeStruct((64, 64, 1), jnp.float32))
+
+
 def test_points_without_labels_are_refused():
   with pytest.raises(check.InputError, match="labels and points of one shape"):
     nets.point_prompt(jnp.ones((2, 2)), jnp.ones(3, jnp.int32))
