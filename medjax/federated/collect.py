@@ -15,9 +15,9 @@ from medjax.types import Key, PyTree, TrainState
 
 def begin(federation: Federation, state: TrainState) -> Received:
   """Nothing received yet."""
-  cohort = federation.cohort
+  cohort, layout = federation.cohort, federation.layout(state.params)
   return Received(
-    rows=jnp.zeros((cohort, federation.layout(state.params).size), jnp.float32),
+    pieces=tuple(jnp.zeros((cohort, layout.sizes[n]), jnp.float32) for n in layout.order),
     statistics=jnp.zeros((cohort, row_of(state.model_state).size), jnp.float32),
     weight=jnp.zeros(cohort, jnp.float32),
     client=jnp.full(cohort, federation.num_clients, jnp.int32),
@@ -41,17 +41,19 @@ def accumulate(
     own_key = jax.random.fold_in(key, number)
     start = sent._replace(params=layout.with_own(state.params, dict(mine.own)))
     report: ClientReport = client.run(start, mine.kept, batches, own_key)
-    row, residual = layout.row(report.delta), mine.residual
+    pieces, residual = layout.pieces(report.delta), mine.residual
     if compress is not None:
+      row = layout.row(report.delta)
       held_back = residual if compress.keeps_residual else jnp.zeros_like(row)
       row, held_back = compress.send(row, held_back, rng.stream(own_key, "compress"))
       residual = held_back if compress.keeps_residual else residual
+      pieces = layout.cut(row)
     trained = jax.tree.map(lambda p, d: (p + d).astype(p.dtype), start.params, report.delta)
     kept = Clients(report.kept, layout.own_of(trained), residual)
     metrics = {name: jnp.asarray(report.metrics[name], jnp.float32) for name in client.metrics}
     statistics, weight = row_of(report.model_state), jnp.asarray(report.weight, jnp.float32)
-    is_finite = tree.all_finite((row, statistics, metrics, kept, weight))
-    return row, statistics, metrics, kept, weight, is_finite
+    is_finite = tree.all_finite((pieces, statistics, metrics, kept, weight))
+    return pieces, statistics, metrics, kept, weight, is_finite
 
   last = federation.num_clients - 1
   mine = jax.tree.map(lambda x: x[jnp.minimum(block.client, last)], acc.clients)
@@ -63,7 +65,7 @@ def accumulate(
     whole = (found, client_id, place, given)
     whole = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x)]), whole)
     found, client_id, place, given = whole
-  row, statistics, metrics, kept, factor, is_finite = found
+  pieces, statistics, metrics, kept, factor, is_finite = found
   asked = (given > 0) & (client_id < federation.num_clients)
   weight = jnp.where(asked & is_finite, given * factor, 0)
   slot = jnp.where(weight > 0, place, federation.cohort)
@@ -73,7 +75,7 @@ def accumulate(
     return table.at[slot].set(values, mode="drop")
 
   return Received(
-    rows=put(acc.rows, row),
+    pieces=jax.tree.map(put, acc.pieces, pieces),
     statistics=put(acc.statistics, statistics),
     weight=put(acc.weight, weight),
     client=put(acc.client, client_id),

@@ -160,6 +160,8 @@ def _start(federation: Federation, params: Params, key: Key) -> TrainState:
 
 
 def _manifest(federation: Federation) -> dict[str, Json]:
+  # States that the server reads cannot stay at their sites.
+  shares = federation.client.shared is not Client._field_defaults["shared"]
   kinds = {part.name: part.rule.name if part.rule else "kept" for part in federation.parts}
   attack, compress = federation.attack, federation.compress
   return {
@@ -170,4 +172,5 @@ def _manifest(federation: Federation) -> dict[str, Json]:
     "attack": "" if attack is None else f"{attack.name} of {attack.f}",
     "parts": " ".join(f"{name}:{kind}" for name, kind in kinds.items()),
     "compress": "" if compress is None else compress.name,
+    **({"shares": "states of clients"} if shares else {}),
   }

@@ -10,7 +10,7 @@ from medjax import rng
 from medjax.federated import rows as matrix
 from medjax.federated import traffic
 from medjax.federated.parts import Layout
-from medjax.federated.state import Federation, Received, Rounds, in_order, tree_of
+from medjax.federated.state import Federation, Received, Rounds, in_order, side_by_side, tree_of
 from medjax.types import Key, Leaf, Metrics, PyTree, TrainState
 
 
@@ -38,17 +38,26 @@ def join(
   layout: Layout,
   state: TrainState,
   received: Received,
-  rows: jax.Array,
   key: Key,
 ) -> Joined:
-  """Every part by its own rule."""
+  """Every part by its own rule, a mean leaf by leaf."""
   vectors, weights, too_few, broken = [], {}, [jnp.float32(0)], [jnp.float32(0)]
   for name, rule, where in layout.slices:
     root = None
     if rule.root is not None:
       root = layout.row(rule.root(state.params, rng.stream(key, "root")))[where]
+    pieces = received.pieces[layout.pieces_of[name]]
+    if rule.is_mean:  # of clients that `accumulate` found finite, or that an attack replaced
+      on = received.weight > 0
+      for piece in pieces:
+        on &= jnp.isfinite(piece).all(1)
+      weights[name] = matrix.shared(received.weight, on)
+      vectors += [matrix.combine(weights[name], matrix.masked(piece, on)) for piece in pieces]
+      too_few.append((~on.any()).astype(jnp.float32))
+      broken.append(((received.weight > 0) & ~on).sum().astype(jnp.float32))
+      continue
     found = rule(
-      rows[:, where],
+      side_by_side(pieces, received.weight),
       received.weight,
       previous=state.extra.previous[where] if rule.keeps_previous else None,
       root=root,
@@ -73,10 +82,9 @@ def finish(
 ) -> tuple[TrainState, Metrics]:
   """The state after a round, and what is shown of it."""
   layout, received = federation.layout(state.params), in_order(acc, federation.num_clients)
-  rows = received.rows
   if federation.attack is not None:
     rows = federation.attack(
-      rows,
+      received.rows,
       received.weight,
       received.client,
       params=state.params,
@@ -84,7 +92,8 @@ def finish(
       ravel=layout.row,
       key=rng.stream(key, "attack"),
     )
-  joined = join(federation, layout, state, received, rows, key)
+    received = received._replace(pieces=jax.vmap(layout.cut)(rows))
+  joined = join(federation, layout, state, received, key)
   num_present = (received.weight > 0).sum()
   is_empty = num_present == 0
   goes = ~is_empty & (joined.too_few == 0)

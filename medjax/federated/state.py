@@ -50,7 +50,8 @@ class Received(NamedTuple):
   """What the server holds of a round.
 
   Attributes:
-    rows: [cohort, parameters] float32 updates; zeros for clients that are absent.
+    pieces: float32 updates as [cohort, numbers] of each leaf that is sent, in the order of the
+      row; zeros for clients that are absent. `rows` has them side by side.
     statistics: [cohort, numbers] float32 running statistics.
     weight: [cohort] 0 for clients that are absent.
     client: [cohort] int32 ids, num_clients for the absent.
@@ -60,7 +61,7 @@ class Received(NamedTuple):
     clients: what clients keep, after this round.
   """
 
-  rows: Leaf
+  pieces: tuple[Leaf, ...]
   statistics: Leaf
   weight: Leaf
   client: Leaf
@@ -68,6 +69,11 @@ class Received(NamedTuple):
   asked: Leaf
   broken: Leaf
   clients: Clients
+
+  @property
+  def rows(self) -> jax.Array:
+    """[cohort, parameters] float32 updates."""
+    return side_by_side(self.pieces, self.weight)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +107,14 @@ def in_order(received: Received, num_clients: int) -> Received:
   """Clients that are present in the order of their ids, then the absent: slots change no bit."""
   is_here = received.weight > 0
   order = jnp.argsort(jnp.where(is_here, received.client, num_clients), stable=True)
-  by_slot = {name: getattr(received, name) for name in ("rows", "statistics", "weight", "client")}
+  by_slot = {name: getattr(received, name) for name in ("pieces", "statistics", "weight", "client")}
   by_slot["metrics"] = received.metrics
   return received._replace(**jax.tree.map(lambda x: x[order], by_slot))
+
+
+def side_by_side(pieces: Sequence[Leaf], weight: Leaf) -> jax.Array:
+  """[cohort, parameters] of [cohort, numbers] each; of none, [cohort, 0]."""
+  return jnp.concatenate([*pieces, jnp.zeros((*jnp.shape(weight), 0), jnp.float32)], axis=1)
 
 
 def params_of(state: TrainState, client: int, parts: Sequence[Part]) -> Params:
