@@ -5,25 +5,21 @@ Data" (2023): each client labels one organ and its tumour. Claims: a loss that t
 organs for background fails, the marginal loss works, and distillation from the global model on what
 is not labelled helps where clients train for long between two rounds.
 
-  python -m experiments.condistfl demo           simulated abdomens of four hospitals, rounds of 10
-                                                 and of 50 local updates, 2 seeds, 16 trainings;
-                                                 65 minutes beside much other work
-  python -m experiments.condistfl evidence       does distillation help, and must its teacher look
-                                                 at the picture: 1,000 updates, rounds of 50 and
-                                                 250, 4 seeds; 21 minutes beside other work
-  python -m experiments.condistfl strategies     temperatures, servers and FedProx: rounds of 50,
-                                                 1,000 updates, 3 seeds; 13 minutes
-  python -m experiments.condistfl long           rounds of 1,000 updates as in the paper, 5,000 in
-                                                 all, 2 seeds
+  python -m experiments.condistfl demo           simulated abdomens, rounds of 10 and of 50 local
+                                                 updates, 2 seeds; 65 minutes beside other work
+  python -m experiments.condistfl evidence       does it help, and must the teacher see the picture:
+                                                 rounds of 50 and 250, 4 seeds; 21 minutes
+  python -m experiments.condistfl strategies     temperatures, servers, FedProx, 3 seeds; 13 minutes
+  python -m experiments.condistfl long           rounds of 1,000 updates, 5,000 in all, 2 seeds
   python -m experiments.condistfl volumes        small volumes, rounds of 50, 400 updates, 2 seeds
+  python -m experiments.condistfl federated_sites --env sim
+                                                 two hospitals as processes: condistfl_sites
 
-Times are for 2 CPU cores; `long` and `volumes` have not been run whole. Published mean Dice of
-seven structures: plain loss .393, marginal loss with FedAvg .728, FedProx .711, FedOpt .724,
-ConDistFL .770; each hospital by itself .810.
+Times are for 2 CPU cores; `long` and `volumes` have not been run whole. Published mean Dice: plain
+loss .393, marginal loss with FedAvg .728, FedProx .711, FedOpt .724; ConDistFL .770; alone .810.
 
-Controls: "shuffled" distils from the global model's predictions at voxels in random order, so that
-only how often it predicts each organ is right. All arms take the same number of updates at every
-number of local updates, and every arm but "fedavg" has the paper's server (momentum .6).
+Control: "shuffled" distils from the global model's predictions at voxels in random order. All arms
+take the same number of updates in all, and all but "fedavg" have the paper's server (momentum .6).
 
 DEVIATIONS: a small U-Net without deep supervision, Adam at a constant rate, anew in each round, and
 no augmentation; "condist-2" has the temperature 2.0 of the released configuration, "condist" the
@@ -42,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import abdomens, federations
+from experiments import abdomens, condistfl_sites, federations
 from medjax import check, cli, federated, losses, methods, nets, study
 from medjax.train import Report
 from medjax.types import Array, Batch, Key, Params, Step
@@ -67,6 +63,7 @@ class Config(study.Settings):
   batch_size: int = 4  # pictures a local update
   learning_rate: float = 3e-3  # Adam's, of the clients
   log_every: int = 2  # rounds between two log rows
+  env: str = ""  # sim or poc: hospitals are processes, in NVFlare's simulator or deployment
 
   def __post_init__(self):
     super().__post_init__()
@@ -115,6 +112,7 @@ class Task:
     shuffles: bool = False,
     momentum: float | None = 0.6,
     pull: float = 0.0,
+    number: int = len(abdomens.LABELS),
   ) -> Step:
     config, last = self.config, max(self.config.num_updates // local - 1, 1)
     tx = optax.adam(config.learning_rate)
@@ -147,7 +145,6 @@ class Task:
       client = federated.fedprox(lambda f: methods.supervised(f, tx), plain, pull, max_unrolled=1)
     else:
       client = federated.local(step, max_unrolled=1)
-    number = len(abdomens.LABELS)
     server = optax.sgd(1.0, momentum=momentum)
     return federated.federated(client, num_clients=number, cohort=number, server=server)
 
@@ -212,6 +209,7 @@ PRESETS = {
   "volumes": Config(
     arms=("marginal", "condist"), local_updates=(50,), shape=(8, 16, 16), batch_size=2
   ),
+  "federated_sites": Config(arms=("condist",), local_updates=(10,), num_updates=30, env="sim"),
 }
 
 # --- the run and its page
@@ -219,6 +217,8 @@ PRESETS = {
 
 def build(config: Config, options: cli.RunOptions) -> None:
   study.paths_of(options.data, 0)
+  if config.env:
+    return condistfl_sites.build(config, options)
   whole = abdomens.hospitals(config.num_people, config.shape, options.seed)
   roles = [_role(local) for local in config.local_updates]
   frame = federations.frame(

@@ -65,6 +65,7 @@ OWNERS = {
   "safetensors": {"medjax/train/weights.py", "medjax/nets/torch_files.py"},
   "tensorboardX": {"medjax/train/writers.py"},
   "wandb": {"medjax/train/writers.py"},
+  "nvflare": {"medjax/federated/remote.py"},
   "dp_accounting": {"medjax/privacy/accounting.py", "medjax/privacy/mixture.py"},
   "jax_privacy": {"medjax/privacy/correlated.py"},
   "tensorflow_datasets": {"medjax/data/sets/prepared.py", "medjax/data/sets/tfds_builders.py"},

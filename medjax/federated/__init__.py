@@ -2,6 +2,7 @@
 
 from medjax.federated import aggregate, attacks, restart, unlearning
 from medjax.federated.client import Broadcast, Client, ClientReport, local
+from medjax.federated.co_teachers import Boxes, co_teachers
 from medjax.federated.cohort import Cohort, CohortStream, cohorts
 from medjax.federated.compress import Compressor, int8, top_k
 from medjax.federated.drift import fedprox, scaffold
@@ -18,6 +19,7 @@ from medjax.federated.state import Clients, Received, Rounds, params_of
 from medjax.federated.units import client_loss, client_units
 
 __all__ = [
+  "Boxes",
   "Broadcast",
   "Client",
   "ClientReport",
@@ -40,6 +42,7 @@ __all__ = [
   "client_loss",
   "client_plans",
   "client_units",
+  "co_teachers",
   "cohorts",
   "dirichlet",
   "evenly",

@@ -16,6 +16,7 @@ from experiments import (
   ctan,
   disbelieve,
   ebm_biomarkers,
+  fed_cot,
   fed_mas,
   fedautomri,
   fseft,
@@ -104,6 +105,14 @@ ROWS = (
     "--rules mean --attacks none lie disbelieve --num_people 180 --num_rounds 4 --num_seeds 1"
     " --local_steps 2 --log_every 2",
     "auroc",
+  ),
+  Row(
+    "fed_cot",
+    fed_cot,
+    "--num_people 6 --shape 20 20 --widths 4 4 --num_rounds 2 --local_steps 4 --batch_size 4"
+    " --num_seeds 1 --log_every 1",
+    "dice",
+    ("pseudo", "mean-teacher", "cot"),  # after so few updates agreement moves few voxels
   ),
   Row(
     "serial_sections",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import abdomens, condistfl, fed_mas, forgetting
+from experiments import abdomens, condistfl, condistfl_sites, fed_cot, fed_mas, forgetting
 from medjax import federated, losses, methods
 from medjax.federated import restart
 from medjax.types import Batch
@@ -144,3 +144,19 @@ def test_who_left_weighs_nothing_and_a_restart_saves_the_rounds_before_it():
   for all_stay in (True, False):
     (block,) = stream_of(holder, 0, all_stay=all_stay)(0)
     assert block.weight.tolist() == [1.0 if c != gone or all_stay else 0.0 for c in range(4)]
+
+
+def test_only_the_first_people_of_a_scanner_are_labelled():
+  label, domain = np.ones((8, 2, 2), np.int32), np.array([0, 1] * 4)
+  found = fed_cot.hidden(label, domain, 0.5)
+  assert (found[:4] == 1).all() and (found[4:] == -1).all()
+  assert (fed_cot.hidden(label, domain, 0.01) == 1).all((1, 2)).sum() == 2  # one at least
+
+
+def test_a_site_reads_its_own_hospital_and_knows_its_own_organ():
+  config = condistfl.Config(num_people=3, shape=(8, 8), widths=(2, 2))
+  task = condistfl.Task(config)
+  for client, labels in enumerate(list(abdomens.LABELS.values())[: condistfl_sites.NUMBER]):
+    own = condistfl_sites.cases(config, 0, client, task)
+    assert len(own.label) == 2 and (own.domain == client).all()
+    assert set(np.unique(own.label)) <= {0, *labels}
