@@ -39,6 +39,7 @@ from experiments import federations
 from experiments.ms_replay import simulation
 from experiments.ms_replay.bench import scores_of
 from medjax import cli, data, federated, losses, nets, study
+from medjax.federated.co_teachers import half_squared
 from medjax.train import Report
 from medjax.types import IGNORE, Array, Example, Model, Params, Step
 
@@ -163,7 +164,7 @@ class Task:
       boxes=federated.Boxes(config.num_boxes if way.cuts else 0, config.sides),
       teachers=way.teachers,
       mixes_targets=way.mixes,
-      **({"agree": hard} if way.is_hard else {}),
+      agree=hard if way.is_hard else half_squared,
     )
     client = federated.local(
       made, keep=("extra",), metrics=("loss", "supervised", "agreement"), max_unrolled=1
