@@ -12,8 +12,8 @@ moving average adds a little.
   python -m experiments.fedautomri evidence      all arms, 3 seeds; about 25 minutes
   python -m experiments.fedautomri coils         the same with four simulated coils
   python -m experiments.fedautomri brain --data brain_t1_tissue
-                                                 slices of real scans, an nnU-Net folder, clients by
-                                                 person, four simulated coils
+                                                 slices of real scans, an nnU-Net folder, at 4 mm,
+                                                 clients by person, four simulated coils
   python -m experiments.fedautomri kspace --data cartesian_ksp.npy
                                                  trains as demo and draws real k-space of your own,
                                                  of which no full measurement is known
@@ -143,7 +143,7 @@ PRESETS = {
   "demo": Config(),
   "evidence": Config(**_MANY),
   "coils": Config(num_coils=4, **_MANY),
-  "brain": Config(num_coils=4, size=96, width=8, num_unrolls=3),
+  "brain": Config(num_coils=4, size=48, coarser=4, num_search_rounds=20, num_rounds=60),
   "kspace": Config(num_coils=4, num_seeds=1, arms=("zero-filled", "searched", "random")),
 }
 

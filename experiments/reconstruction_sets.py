@@ -96,7 +96,8 @@ def load(config: Any, options: cli.RunOptions) -> Acquisitions:
   ]
   parts, held = {}, {}
   for part, own in rows.items():
-    stacked = data.stack(source, own, shape)
+    stacked = data.stack(source, own, tuple(side * config.coarser for side in shape))
+    stacked = stacked.replace(image=_coarse(stacked.image, config.coarser))
     client = owner[list(own)]
     images = [
       acquire(stacked.image[n, ..., 0], masks[client[n]], sensitivities, config.noise, seed)
@@ -119,6 +120,13 @@ def load(config: Any, options: cli.RunOptions) -> Acquisitions:
     )
   tested = [names[i] for i in rows["test"]]
   return Acquisitions(parts, held, people, tested, sensitivities, source.manifest())
+
+
+def _coarse(images: np.ndarray, factor: int) -> np.ndarray:
+  """Means of blocks of factor x factor pixels."""
+  count, height, width, channels = images.shape
+  blocks = (count, height // factor, factor, width // factor, factor, channels)
+  return images.reshape(blocks).mean((2, 4))
 
 
 def _scaled(image: np.ndarray) -> np.ndarray:

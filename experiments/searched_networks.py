@@ -205,6 +205,7 @@ class Settings(study.Settings):
   num_coils: int = 1  # 1: the closed form; more: simulated coils and conjugate gradients
   num_people: int = 20  # phantoms of each client
   size: int = 24  # side of a picture in pixels
+  coarser: int = 1  # pixels of a scan that are averaged to one along each axis
   acceleration: float = 4.0  # lines over lines that are sampled
   noise: float = 0.01  # deviation of what is measured, the picture's largest value is 1
   subject_pattern: str = r"(person\d+)_"  # finds the person in a file name
