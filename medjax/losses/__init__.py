@@ -5,6 +5,7 @@ Voxels labelled `types.IGNORE` count in no sum; labels that are no class are ref
 """
 
 from medjax.losses.agreement import decorrelation, view_similarity
+from medjax.losses.class_masks import class_masks
 from medjax.losses.composed import SegmentationLoss, deep_supervision, weighted_sum
 from medjax.losses.entropy import binary_cross_entropy, cross_entropy, focal
 from medjax.losses.imbalance import logit_adjusted, margin_calibrated
@@ -23,6 +24,7 @@ from medjax.losses.survival import cox
 __all__ = [
   "SegmentationLoss",
   "binary_cross_entropy",
+  "class_masks",
   "conditional_distillation",
   "cox",
   "cross_entropy",

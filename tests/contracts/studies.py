@@ -30,6 +30,7 @@ from experiments import (
   mt_cool,
   prototypes,
   report_generation,
+  sam_path,
   sampot,
   serial_sections,
   splitfed,
@@ -334,5 +335,13 @@ ROWS = (
     " --num_corrections 2 --num_pretraining 2"
     " --num_steps 2 --batch_size 2 --log_every 1",
     "percent",
+  ),
+  Row(
+    "sam_path",
+    sam_path,
+    "--num_pictures 8 --size 32 --num_pretraining 2 --num_corrections 1 --num_steps 6"
+    " --batch_size 2 --log_every 2",
+    "rating",
+    ("untuned", "linear"),
   ),
 )
