@@ -298,7 +298,7 @@ def test_games_cannot_refute_what_the_released_statistics_claim():
   for multiplier, verdict in ((1.0, "not refuted"), (0.25, "refuted")):
     networks, plan = released(multiplier, cases)
     step = condensation.statistics_step(networks, plan)
-    vector = np.append(np.asarray(networks.every(cases.image[0])).ravel(), 1.0)
+    vector = np.append(np.asarray(networks.every(jnp.asarray(cases.image[0]))).ravel(), 1.0)
 
     def score(seen, vector=vector):
       return seen["sum"][0] @ vector
