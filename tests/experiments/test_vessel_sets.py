@@ -35,6 +35,27 @@ def test_views_move_with_the_picture_and_keep_its_vessels():
   assert contrast[0] > 0.1 and contrast[1] < -0.1
 
 
+def test_mixtures_are_of_the_picture_and_of_all_views_but_the_first():
+  """The first view is what training looks at: a mixture holds nothing of it."""
+  task = study_of_map.Task(study_of_map.Config(size=16, widths=(2, 2), num_mixtures=5), None)
+  image, views = np.zeros((3, 2, 2, 1), np.float32), np.zeros((3, 3, 2, 2, 1), np.float32)
+  views[:, 0], views[:, 1], views[:, 2] = 1000, 1, 10
+  found = np.asarray(task.mixtures({"image": image, "views": views}, jax.random.key(0)))
+  assert found.shape == (3, 5, 2, 2, 1) and 0 < found.min() and found.max() < 10
+  assert np.ptp(found, axis=(2, 3)).max() < 1e-5  # one share for all pixels
+  assert len(np.unique(found[:, :, 0, 0].round(5))) == 15  # each picture and mixture has its own
+
+
+def test_the_rate_is_halved_as_often_as_told_in_the_updates_of_an_optimiser():
+  config = study_of_map.Config(halvings=2, learning_rate=0.8)
+  tx, moved = study_of_map.Task(config, None).tx(9), []
+  state = tx.init(jnp.zeros(()))
+  for _ in range(9):
+    update, state = tx.update(jnp.ones(()), state)  # Adam's update of a constant gradient: its rate
+    moved.append(-float(update))
+  np.testing.assert_allclose(moved, [0.8] * 3 + [0.4] * 3 + [0.2] * 3, rtol=1e-3)
+
+
 def test_a_batch_that_cuts_a_group_is_refused():
   with pytest.raises(InputError, match="whole groups"):
     study_of_map.Config(batch_size=6, group=4)
