@@ -41,7 +41,7 @@ from experiments.ms_replay.bench import scores_of
 from medjax import cli, data, federated, losses, nets, study
 from medjax.federated.co_teachers import half_squared
 from medjax.train import Report
-from medjax.types import IGNORE, Array, Example, Model, Params, Step
+from medjax.types import IGNORE, Array, Model, Params, Source, Step
 
 _SCANNERS = ("research", "hospital", "memory", "legacy")
 _HEAD_MM = 190.0  # field of view
@@ -76,34 +76,19 @@ class Config(study.Settings):
 # --- data
 
 
-class Scanner(data.Simulated):
+def scanner(name: str, num: int, shape: tuple[int, ...], seed: int) -> Source:
   """Heads with lesions under one scanner, each scan with mean 0 and deviation 1."""
-
-  def __init__(self, name: str, num: int, shape: tuple[int, ...], seed: int):
-    spacing = tuple(_HEAD_MM / n for n in shape)
-    image, lesion = simulation.centre(name, ("flair",), num, shape, spacing, seed, ())
-    axes = tuple(range(1, image.ndim))
-    image = (image - image.mean(axes, keepdims=True)) / image.std(axes, keepdims=True)
-    label = (lesion > 0.5).astype(np.int32)
-    super().__init__(
-      "simulated MS centre",
-      num,
-      seed,
-      lambda random: (image[0], label[0]),
-      class_names=("background", "lesion"),
-      channel_names=("MRI",),
-      domain=name,
-      spacing=spacing,
-      options={"shape": shape, "scanner": name},
-    )
-    self._image, self._label, self._voxel = image, label, spacing
-
-  def __getitem__(self, index: int) -> Example:
-    i = range(len(self))[index]
-    name = self.subjects[i]
-    return Example(
-      name, name, i, self._image[i], self._label[i], self._voxel, domain=self.domains[i]
-    )
+  spacing = tuple(_HEAD_MM / n for n in shape)
+  image, lesion = simulation.centre(name, ("flair",), num, shape, spacing, seed, ())
+  axes = tuple(range(1, image.ndim))
+  image = (image - image.mean(axes, keepdims=True)) / image.std(axes, keepdims=True)
+  label = (lesion > 0.5).astype(np.int32)
+  return data.from_records(
+    [{"image": one, "label": own} for one, own in zip(image, label, strict=True)],
+    class_names=("background", "lesion"),
+    channel_names=("MRI",),
+    spacing=spacing,
+  )
 
 
 def hidden(label: np.ndarray, domain: np.ndarray, share: float) -> np.ndarray:
@@ -223,7 +208,7 @@ PRESETS = {
 def build(config: Config, options: cli.RunOptions) -> None:
   study.paths_of(options.data, 0)
   whole = data.concat(
-    {name: Scanner(name, config.num_people, config.shape, options.seed) for name in _SCANNERS}
+    {name: scanner(name, config.num_people, config.shape, options.seed) for name in _SCANNERS}
   )
   frame = federations.frame(
     whole,
