@@ -34,7 +34,7 @@ def cases(config: Any, seed: int, client: int, task: Any) -> Batch:
   return batch.replace(label=label, domain=np.full_like(batch.domain, client))
 
 
-def plan(options: Mapping[str, Json]) -> exchange.Plan:
+def plan(options: Mapping[str, Json]) -> exchange.RoundPlan:
   """What the server and both sites make by themselves.
 
   Args:
@@ -63,7 +63,7 @@ def plan(options: Mapping[str, Json]) -> exchange.Plan:
     return alone.replace(client=ids, slot=ids)
 
   step = condistfl.ARMS[config.arms[0]].make(task, local, number=NUMBER)
-  return exchange.Plan(step, params, key, block)
+  return exchange.RoundPlan(step, params, key, block)
 
 
 def build(config: Any, options: cli.RunOptions) -> None:

@@ -30,7 +30,7 @@ from medjax.types import Array, Batch, Json, Key, Params
 SITES, ROUNDS, FEATURES = 2, 8, 100
 
 
-def plan(options: Mapping[str, Json]) -> exchange.Plan:
+def plan(options: Mapping[str, Json]) -> exchange.RoundPlan:
   """A matrix [features, outputs] on random rows; the same at the server and at both sites."""
   outputs = int(str(options["parameters"])) // FEATURES
   random = np.random.default_rng(0)
@@ -52,7 +52,7 @@ def plan(options: Mapping[str, Json]) -> exchange.Plan:
   client = federated.local(methods.supervised(loss_fn, optax.sgd(0.1)))
   step = federated.federated(client, num_clients=SITES, cohort=SITES)
   params = {"w": jnp.ones((FEATURES, outputs))}
-  return exchange.Plan(step, params, jax.random.key(0), lambda t, c: blocks(t)[c])
+  return exchange.RoundPlan(step, params, jax.random.key(0), lambda t, c: blocks(t)[c])
 
 
 def measured(env: Any, parameters: int) -> dict[str, float]:
@@ -72,7 +72,7 @@ def measured(env: Any, parameters: int) -> dict[str, float]:
     # In one process: the same objects, and nothing travels. Both write the state after each round.
     one = plan(options)
     server = exchange.Server(one, where / "server")
-    sites = [exchange.Site(one, c, where / f"site-{c}") for c in range(SITES)]
+    sites = [exchange.RemoteSite(one, c, where / f"site-{c}") for c in range(SITES)]
     seconds = []
     for number in range(ROUNDS):
       began = time.perf_counter()

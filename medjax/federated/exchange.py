@@ -22,7 +22,7 @@ from medjax.types import Chunked, Key, Params, PyTree, Step, TrainState
 _BY_SLOT = ("pieces", "statistics", "weight", "client", "metrics")
 
 
-class Plan(NamedTuple):
+class RoundPlan(NamedTuple):
   """What the server and every site make by themselves, and must make alike.
 
   Attributes:
@@ -42,7 +42,7 @@ class Plan(NamedTuple):
 class _Process:
   """What the server and a site have in common: the compiled pieces of a round and a state."""
 
-  def __init__(self, plan: Plan, folder: pathlib.Path):
+  def __init__(self, plan: RoundPlan, folder: pathlib.Path):
     step, self.plan, self.folder = plan.step, plan, folder
     chunked = check.given(step.chunked, "a Step in chunks, from federated", "pass that one")
     check.require(
@@ -59,7 +59,7 @@ class _Process:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-class Site(_Process):
+class RemoteSite(_Process):
   """One client in a process of its own; what it keeps lies in `folder` and is never sent.
 
   Args:
@@ -68,7 +68,7 @@ class Site(_Process):
     folder: of this site.
   """
 
-  def __init__(self, plan: Plan, client: int, folder: pathlib.Path):
+  def __init__(self, plan: RoundPlan, client: int, folder: pathlib.Path):
     super().__init__(plan, folder)
     self.client = client
     clients = self.state.extra.clients
@@ -141,7 +141,7 @@ class Server(_Process):
     history: metrics of every round.
   """
 
-  def __init__(self, plan: Plan, folder: pathlib.Path):
+  def __init__(self, plan: RoundPlan, folder: pathlib.Path):
     super().__init__(plan, folder)
     self.accepted = np.full(_num_clients(plan), -1)
     self.history: list[dict[str, float]] = []
@@ -171,7 +171,7 @@ class Server(_Process):
     """Ends a round with what came from some clients; the others count as absent.
 
     Args:
-      replies: client -> what its `Site.train` returned.
+      replies: client -> what its `RemoteSite.train` returned.
       more: further numbers for the round's row of the history, such as seconds.
     Raises:
       InputError: a metric is not finite, as when fewer clients answered than a rule needs; the
@@ -208,7 +208,7 @@ class Server(_Process):
     return metrics
 
 
-def _num_clients(plan: Plan) -> int:
+def _num_clients(plan: RoundPlan) -> int:
   return int(str(plan.step.manifest["num_clients"]))
 
 

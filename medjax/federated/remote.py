@@ -3,8 +3,9 @@
     remote.run("my_package.my_module:plan", {"rate": 0.1}, num_clients=2, num_rounds=30,
                workdir=pathlib.Path("runs/sites"))
 
-`plan(options) -> exchange.Plan` runs in every process: the server's and each site's. Certificates,
-start-up kits and the choice of machines are NVFlare's; the job that is sent there is the same.
+`plan(options) -> exchange.RoundPlan` runs in every process: the server's and each site's.
+Certificates, start-up kits and the choice of machines are NVFlare's; the job that is sent there is
+the same.
 """
 
 import importlib
@@ -18,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from medjax import check, files
-from medjax.federated.exchange import Plan, Server, Site
+from medjax.federated.exchange import RemoteSite, RoundPlan, Server
 from medjax.types import Json, TrainState
 
 try:
@@ -50,11 +51,11 @@ class SiteProcess:
 
   def __init__(self, plan: str, options: str, workdir: str):
     self.plan, self.options, self.workdir = plan, options, workdir
-    self._site: Site | None = None
+    self._site: RemoteSite | None = None
 
   @collab.publish
   def train(self, client: int, number: int, sent: list, accepted: int, timeout: float) -> list:
-    """One round in at most `timeout` seconds; see `exchange.Site.train`."""
+    """One round in at most `timeout` seconds; see `exchange.RemoteSite.train`."""
     found: list[list] = []
     errors: list[Exception] = []
 
@@ -62,7 +63,7 @@ class SiteProcess:
       try:
         if self._site is None:
           folder = pathlib.Path(self.workdir) / f"site-{client + 1}"
-          self._site = Site(made(self.plan, self.options), client, folder)
+          self._site = RemoteSite(made(self.plan, self.options), client, folder)
         found.append(self._site.train(number, sent, accepted))
       except Exception as error:  # travels to the server
         errors.append(error)
@@ -141,7 +142,8 @@ def run(
   """Runs the rounds that are left, with a process for the server and one for each site.
 
   Args:
-    plan: "module:function" of `function(options) -> exchange.Plan`, importable in every process.
+    plan: "module:function" of `function(options) -> exchange.RoundPlan`, which every process can
+      import.
     options: for it; what JSON holds.
     num_clients: sites; site-1 is client 0.
     num_rounds: rounds in all.
@@ -204,7 +206,7 @@ def _deployed(recipe: Any, env: str, num_clients: int, scratch: pathlib.Path) ->
   return ""
 
 
-def made(plan: str, options: str) -> Plan:
+def made(plan: str, options: str) -> RoundPlan:
   """The plan that a "module:function" makes of options, which are JSON in hexadecimal."""
   module, _, function = plan.partition(":")
   check.require(function, "a plan as 'module:function'", f"{plan!r}", "name both")

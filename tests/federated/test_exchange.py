@@ -37,11 +37,11 @@ def stream(dropout=0.0):
 @functools.cache
 def plan():
   blocks = stream()
-  return exchange.Plan(step_of(), rounds.params(), KEY, lambda t, client: blocks(t)[client])
+  return exchange.RoundPlan(step_of(), rounds.params(), KEY, lambda t, client: blocks(t)[client])
 
 
 def sites(folder):
-  return [exchange.Site(plan(), client, folder / f"site-{client}") for client in range(NUM)]
+  return [exchange.RemoteSite(plan(), client, folder / f"site-{client}") for client in range(NUM)]
 
 
 def round_of(server, clients, who=range(NUM)):
@@ -99,7 +99,7 @@ def test_a_round_without_answers_changes_nothing_and_wrong_shapes_are_refused(tm
 
 def test_a_site_needs_an_id_and_states_that_stay_with_it(tmp_path):
   with pytest.raises(InputError, match=r"a client id in \[0, 2\), got 2"):
-    exchange.Site(plan(), 2, tmp_path)
+    exchange.RemoteSite(plan(), 2, tmp_path)
   make = lambda f: methods.supervised(f, optax.sgd(0.1))  # noqa: E731
   scaffold = federated.scaffold(make, rounds.loss_fn, learning_rate=0.1)
   shared = federated.federated(scaffold, num_clients=NUM, cohort=NUM)

@@ -44,7 +44,7 @@ def plan(options):
       raise ValueError("the scanner is off")
     return blocks(number)[client]
 
-  return exchange.Plan(step, rounds.params(), jax.random.key(4), block)
+  return exchange.RoundPlan(step, rounds.params(), jax.random.key(4), block)
 
 
 def run(workdir, fails):
