@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from experiments import classification, scanner_sets
-from medjax import cli, data, federated, study
+from medjax import check, cli, data, federated, study
 from medjax.data.seeds import generator
 from medjax.methods import condensation
 from medjax.privacy import audit
@@ -68,7 +68,14 @@ def load(config: Any, options: cli.RunOptions) -> Pictures:
     people = {part: study.people_of(source.subjects, rows[part]) for part in ("train", "test")}
     names = [source.subjects[i] for i in rows["test"]]
     low, high = float(turn.train.image.min()), float(turn.train.image.max())
-    bounds = (0.0, 1.0) if 0 <= low and high <= 1 else (low, high)
+    # The bounds are published: read off the pictures they would tell of whoever has the extremes.
+    bounds = (0.0, 1.0)
+    check.require(
+      0 <= low and high <= 1,
+      "pixels from 0 to 1, a range that is public",
+      f"{low:.3g} to {high:.3g}",
+      "pass 8-bit pictures, or scale yours by numbers that do not depend on them",
+    )
     number = len(source.class_names)
     test, manifest = turn.test["test"], source.manifest()
     return Pictures(title, number, turn.train, test, people, names, bounds, manifest)

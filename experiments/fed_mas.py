@@ -15,7 +15,7 @@ in balanced accuracy: FedAvg below balanced softmax below distillation below Fed
                                                  ten classes of an npz file as those of MedMNIST,
                                                  held to EfficientNet-Lite0 of ImageNet, 4 seeds
 
-Times are for 2 CPU cores; `even` and `pictures` have not been run whole. Published on HyperKvasir,
+Times are for 2 CPU cores; `pictures` has not been run whole. Published on HyperKvasir,
 even and uneven clients: FedAvg .581 .562, balanced softmax .603 .592, FedLC .611 .598, Fed-MAS .621
 .616; uneven, balanced softmax with distillation .602.
 
