@@ -17,6 +17,7 @@ from medjax.metrics.clicks import ClicksNeeded, clicks_needed
 from medjax.metrics.compare import Comparison, compare, comparison_cells, comparison_table, holm
 from medjax.metrics.graphs import GraphScore, graph_score
 from medjax.metrics.image_quality import psnr, ssim
+from medjax.metrics.instances import ObjectRates, aji, object_dice, object_rates
 from medjax.metrics.overlap import dice, jaccard
 from medjax.metrics.ranking import auroc, average_precision
 from medjax.metrics.relative_gain import relative_gain
@@ -38,11 +39,13 @@ __all__ = [
   "Comparison",
   "YoudenCut",
   "GraphScore",
+  "ObjectRates",
   "Interval",
   "Rates",
   "SegmentationReport",
   "Temperature",
   "Transfer",
+  "aji",
   "assd",
   "auroc",
   "auroc_parts",
@@ -69,6 +72,8 @@ __all__ = [
   "interval_over_people",
   "jaccard",
   "mean_interval",
+  "object_dice",
+  "object_rates",
   "predictive_entropy",
   "rate_intervals",
   "rates",
