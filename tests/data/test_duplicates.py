@@ -199,5 +199,6 @@ def test_repeat_scans_of_real_people_are_found_and_people_told_apart():
   check_near_duplicates(known, split_subjects(people, seed=0), threshold=0.5)
 
 
+@pytest.mark.slow
 def test_no_duplicates_among_hippocampi():
   assert not near_duplicates(NnUNetFolder(real_set("hippocampus_nifti")), threshold=0.45)

@@ -81,10 +81,8 @@ def test_octl_is_the_very_program_of_fine_tuning():
   assert lowered("octl").as_text() == lowered("fine-tune").as_text()
 
 
-@pytest.mark.parametrize(
-  ("name", "most"),
-  [("l2-sp", 1.05), pytest.param("spottune", 2.2, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "most"), [("l2-sp", 1.05), ("spottune", 2.2)])
 def test_operations_beside_fine_tuning(name, most):
   assert ratio(lowered(name), lowered("fine-tune"), "flops") <= most
 
