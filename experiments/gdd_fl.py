@@ -15,9 +15,10 @@ fraction of the bytes.
                                                  your pictures: CLASS/*.png, a table or a MedMNIST
                                                  file
 
-Times are for 2 CPU cores; `demo` alone has been run whole. Published area under the curve on ISIC 2020, one picture a class, 2.88 MB: even clients DC .667, DSA .644, DM .688,
-GDD .718; uneven DC .652, DSA .688, DM .684, GDD .719; FedAvg, 12,640 MB, even .753, uneven .660; 10
-random pictures a class .569.
+Times are for 2 CPU cores; `demo` alone has been run whole. Published area under the curve on ISIC
+2020, one picture a class, 2.88 MB: even clients DC .667, DSA .644, DM .688, GDD .718; uneven DC
+.652, DSA .688, DM .684, GDD .719; FedAvg, 12,640 MB, even .753, uneven .660; 10 random pictures a
+class .569.
 
 An arm is a method on uneven clients; "-even" is the same on even ones. Controls that the paper
 lacks: "mean" sends the mean picture of each class, for which no network is needed; "once" averages
