@@ -15,8 +15,8 @@ is not labelled helps where clients train for long between two rounds.
   python -m experiments.condistfl federated_sites --env sim
                                                  two hospitals as processes: condistfl_sites
 
-Times are for 2 CPU cores; `long` and `volumes` have not been run whole. Published mean Dice: plain
-loss .393, marginal loss with FedAvg .728, FedProx .711, FedOpt .724; ConDistFL .770; alone .810.
+Times are for 2 CPU cores; `long` has not been run whole. Published mean Dice: plain loss .393,
+marginal loss with FedAvg .728, FedProx .711, FedOpt .724; ConDistFL .770; alone .810.
 
 Control: "shuffled" distils from the global model's predictions at voxels in random order. All arms
 take the same number of updates in all, and all but "fedavg" have the paper's server (momentum .6).
