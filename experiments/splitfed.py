@@ -17,11 +17,15 @@ without losses .826 to .830; up to a rate of .5 near that for both cuts; at .9 t
 keeps a skip connection at the client, and here that connection crosses the link, too. Networks are
 scored with links that lose nothing, and with links as in training. Beyond the paper: what arrives
 is divided by the share that arrives, as in dropout ("rescaled"). Clients are joined by their cases;
-"deep-equal" counts them alike, and "deep-near" counts every layer of a client by 1 / (1 + distance
-to the mean), the form of the released code of Fed-NCL.
+"deep-equal" counts them alike ("naive"), "deep-near" counts every leaf of a client's parameters by
+1 / (1 + distance from the model that was sent) (Fed-NCL_V4, in the form of the released code),
+"deep-near-loss" has one such weight a client, which falls with its loss, too (Fed-NCL_V2), and
+"deep-learned" learns weights on a sixth of the hospitals' training cases (Auto-FedAvg).
 
 DEVIATIONS: a small U-Net with instance norms; 10 local updates a round in place of 12 epochs; the
-clients' optimisers start anew in each round; all hospitals label all organs.
+clients' optimisers start anew in each round; all hospitals label all organs. Fed-NCL_V4 has no
+penalty on outliers (its papers give no numbers), Fed-NCL_V2 takes the mean loss of local updates,
+and Auto-FedAvg learns its weights anew in each round.
 
 results.json: the common schema of `study.results`; roles are "RATE, clean" and "RATE, lossy".
 """
@@ -29,7 +33,7 @@ results.json: the common schema of `study.results`; roles are "RATE, clean" and 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +41,7 @@ import numpy as np
 import optax
 
 from experiments import abdomens, federations
-from medjax import check, cli, federated, losses, methods, nets, ops, rng, study, tree
+from medjax import check, cli, federated, losses, methods, nets, ops, rng, study
 from medjax.federated import aggregate
 from medjax.train import Report
 from medjax.types import Array, Batch, Key, Params, Step
@@ -109,7 +113,23 @@ class Task:
 
     return tested
 
-  def federation(self, way: "Way", rate: float) -> Step:
+  def rule(self, way: "Way", judged: Batch) -> aggregate.Rule:
+    """How clients are joined; `judged` are the cases that learned weights are judged by."""
+
+    def judge(params: Params, key: Key) -> Array:
+      del key
+      logits = jax.vmap(self.clean, (None, 0))(params, judged.image)
+      return jax.vmap(_loss)(logits, judged.label).mean()
+
+    rules = {
+      "mean": aggregate.mean,
+      "near": aggregate.fed_ncl_v4,
+      "near-loss": aggregate.fed_ncl_v2,
+      "learned": functools.partial(aggregate.auto_fedavg, judge),
+    }
+    return rules[way.joins]()
+
+  def federation(self, way: "Way", rate: float, judged: Batch) -> Step:
     config = self.config
 
     def loss_fn(params: Params, example: Batch, key: Key) -> Array:
@@ -118,13 +138,14 @@ class Task:
         logits = self.over_links(way, params, example.image, key, own)
       else:
         logits = self.clean(params, example.image)
-      return losses.soft_dice(logits, example.label) + losses.cross_entropy(logits, example.label)
+      return _loss(logits, example.label)
 
     client = federated.local(
       methods.supervised(loss_fn, optax.adam(config.learning_rate)), max_unrolled=1
     )
     number = len(abdomens.LABELS)
-    return federated.federated(client, num_clients=number, cohort=number, parts=way.parts(self))
+    rule = self.rule(way, judged)
+    return federated.federated(client, num_clients=number, cohort=number, aggregate=rule)
 
 
 class Way(NamedTuple):
@@ -133,35 +154,21 @@ class Way(NamedTuple):
   cut: nets.SplitKind = "deep"
   rescales: bool = False
   weighs_alike: bool = False
-  by_layers: bool = False
-
-  def parts(self, task: Task) -> tuple[federated.Part, ...]:
-    """A part for every layer where clients are joined layer by layer."""
-    if not self.by_layers:
-      return ()
-    layers = {path.rpartition("/")[0] for path in paths_of(task)}
-    rule = aggregate.weighted(near, "near")
-    return tuple(
-      federated.Part(layer, functools.partial(_is_of, layer), rule) for layer in sorted(layers)
-    )
+  joins: Literal["mean", "near", "near-loss", "learned"] = "mean"
 
 
-def _is_of(layer: str, path: str) -> bool:
-  return path.rpartition("/")[0] == layer
+def _loss(logits: Array, label: Array) -> Array:
+  return losses.soft_dice(logits, label) + losses.cross_entropy(logits, label)
 
 
-def paths_of(task: Task) -> list[str]:
-  """Paths of the parameters."""
-  image = jnp.zeros((*task.config.shape, 1))
-  params, _ = jax.eval_shape(task.model.init, jax.random.key(0), image)
-  return list(tree.named_leaves(params))
+def set_aside(held: list[np.ndarray]) -> tuple[list[np.ndarray], np.ndarray]:
+  """Rows that each hospital trains on, and every sixth of all, which judge learned weights.
 
-
-def near(rows: Array, weight: Array) -> Array:
-  """[clients] weights that fall with the distance from the mean of those present."""
-  is_there = weight > 0
-  mean = (rows * is_there[:, None]).sum(0) / jnp.maximum(is_there.sum(), 1)
-  return weight / (1 + jnp.linalg.norm(rows - mean[None], axis=1))
+  >>> set_aside([np.arange(7), np.arange(7, 9)])
+  ([array([1, 2, 3, 4, 5]), array([8])], array([0, 6, 7]))
+  """
+  trained = [rows[np.arange(len(rows)) % 6 > 0] for rows in held]
+  return trained, np.concatenate([rows[::6] for rows in held])
 
 
 ARMS = study.arms(
@@ -178,11 +185,18 @@ ARMS = study.arms(
     "deep-rescaled", "deep, over the share that arrives", functools.partial(Way, rescales=True)
   ),
   study.Arm("deep-equal", "deep, clients alike", functools.partial(Way, weighs_alike=True)),
-  study.Arm("deep-near", "deep, layers by nearness", functools.partial(Way, by_layers=True)),
+  study.Arm("deep-near", "deep, layers by nearness", functools.partial(Way, joins="near")),
+  study.Arm(
+    "deep-near-loss",
+    "deep, clients by nearness and loss",
+    functools.partial(Way, joins="near-loss"),
+  ),
+  study.Arm("deep-learned", "deep, weights learned", functools.partial(Way, joins="learned")),
 )
 
 # --- questions, written down before the run
 
+_JOINED = ("deep-equal", "deep-near", "deep-near-loss", "deep-learned")
 _SPREAD = (("subject", 0.08), ("seed", 0.03))
 
 
@@ -201,7 +215,7 @@ def _asked(rate: float, link: str) -> list[study.Question]:
     question("Is it the skip connection?", "deep", ("deep-skip",), "open"),
     question("Does the shallow cut gain by rescaling?", "shallow", ("shallow-rescaled",), "open"),
     question("Does the deep cut gain by rescaling?", "deep", ("deep-rescaled",), "open"),
-    question("Does it matter how clients are joined?", "deep", ("deep-equal", "deep-near"), "open"),
+    question("Does it matter how clients are joined?", "deep", _JOINED, "open"),
   ]
 
 
@@ -233,16 +247,18 @@ def build(config: Config, options: cli.RunOptions) -> None:
     rows: list[dict[str, Any]] = []
     for arm in config.arms:
       way: Way = ARMS[arm].make()
+      trained_on, apart = set_aside(held)
+      judged = jax.tree.map(lambda x, rows=apart: x[rows], train)
       classes_of = task.tester(way)
       for rate in (0.0,) if arm == "none" else config.loss_rates:
-        step = task.federation(way, rate)
+        step = task.federation(way, rate, judged)
         for seed in range(options.seed, options.seed + config.num_seeds):
           job = federations.job(
             f"{arm}-{rate:g}-{seed}",
             step,
             task.model,
             train,
-            held,
+            trained_on if way.joins == "learned" else held,
             seed=seed,
             num_rounds=config.num_rounds,
             batch_size=config.batch_size,

@@ -1,17 +1,20 @@
 """The server's half of a round: rows are joined, the server's optimiser moves the parameters."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from medjax import rng
 from medjax.federated import rows as matrix
 from medjax.federated import traffic
+from medjax.federated.aggregate.rule import Rule
 from medjax.federated.parts import Layout
 from medjax.federated.state import Federation, Received, Rounds, in_order, side_by_side, tree_of
-from medjax.types import Key, Leaf, Metrics, PyTree, TrainState
+from medjax.types import Key, Leaf, Metrics, Params, PyTree, TrainState
 
 
 class Joined(NamedTuple):
@@ -56,12 +59,17 @@ def join(
       too_few.append((~on.any()).astype(jnp.float32))
       broken.append(((received.weight > 0) & ~on).sum().astype(jnp.float32))
       continue
+    sizes = [piece.shape[1] for piece in pieces]
+    ends = np.cumsum(sizes).tolist()
     found = rule(
       side_by_side(pieces, received.weight),
       received.weight,
       previous=state.extra.previous[where] if rule.keeps_previous else None,
       root=root,
       key=rng.stream(key, f"aggregate {name}"),
+      layers=[slice(end - size, end) for end, size in zip(ends, sizes, strict=True)],
+      metrics=received.metrics,
+      loss_of=_loss_of(rule, layout, state.params, where, rng.stream(key, "judge")),
     )
     vectors.append(found.vector)
     weights[name] = found.weights
@@ -75,6 +83,22 @@ def join(
     too_few=jnp.stack(too_few).max(),
     broken=jnp.stack(broken).max(),
   )
+
+
+def _loss_of(
+  rule: Rule, layout: Layout, params: Params, where: slice, key: Key
+) -> Callable[[jax.Array], jax.Array] | None:
+  """The rule's judgement of the parameters after a part was moved by a vector."""
+  judge = rule.judge
+  if judge is None:
+    return None
+
+  def loss(vector: jax.Array) -> jax.Array:
+    row = jnp.zeros(layout.size).at[where].set(vector)
+    moved = jax.tree.map(lambda p, d: (p + d).astype(p.dtype), params, layout.tree(row, params))
+    return judge(moved, key)
+
+  return loss
 
 
 def finish(

@@ -275,7 +275,7 @@ ROWS = (
   Row(
     "splitfed",
     splitfed,
-    "--arms none deep deep-near --loss_rates 0.9 --num_seeds 1 --num_rounds 3 --local_steps 4"
+    "--arms none deep deep-near-loss --loss_rates 0.9 --num_seeds 1 --num_rounds 3 --local_steps 4"
     " --num_people 6 --shape 12 12 --widths 4 8 --log_every 1 --learning_rate 0.03",
     "dice",
   ),

@@ -1,27 +1,31 @@
 """How an arm of the study of lossy links cuts and joins."""
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import splitfed
 from medjax.check import InputError
+from medjax.types import Batch
 
 
-def test_layers_are_parts_of_their_own_and_hold_every_parameter():
+def test_learned_weights_are_judged_by_cases_that_no_hospital_trains_on():
+  held = [np.arange(13), np.arange(13, 20)]
+  trained, apart = splitfed.set_aside(held)
+  assert apart.tolist() == [0, 6, 12, 13, 19]
+  every = np.concatenate([*trained, apart])
+  assert sorted(every) == list(range(20))
+
+
+def test_every_arm_joins_by_the_rule_that_it_names():
   task = splitfed.Task(splitfed.Config(shape=(8, 8), widths=(4, 8)))
-  paths = splitfed.paths_of(task)
-  parts = splitfed.Way(by_layers=True).parts(task)
-  owners = [[part.name for part in parts if part.holds(path)] for path in paths]
-  assert all(len(own) == 1 for own in owners)
-  assert all(path.startswith(f"{own[0]}/") for own, path in zip(owners, paths, strict=True))
-  assert splitfed.Way().parts(task) == ()
-
-
-def test_nearness_weighs_by_one_over_one_plus_the_distance_from_the_mean():
-  rows = jnp.array([[0.0, 0.0], [6.0, 0.0], [9.0, 9.0]])
-  weight = jnp.array([1.0, 2.0, 0.0])  # the third is absent: the mean is (3, 0)
-  np.testing.assert_allclose(splitfed.near(rows, weight), [1 / 4, 2 / 4, 0])
+  n = np.arange(1, dtype=np.int32)
+  judged = Batch(np.zeros((1, 8, 8, 1)), np.zeros((1, 8, 8), np.int32), n, n, n, np.ones(1))
+  names = {arm: task.rule(splitfed.ARMS[arm].make(), judged).name for arm in splitfed.ARMS}
+  assert {arm: name for arm, name in names.items() if name != "mean"} == {
+    "deep-near": "fed_ncl_v4(penalty=1)",
+    "deep-near-loss": "fed_ncl_v2(loss)",
+    "deep-learned": "auto_fedavg(5)",
+  }
 
 
 def test_bad_input_is_one_clear_line():

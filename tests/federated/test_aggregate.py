@@ -6,9 +6,11 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 
+from medjax import federated
 from medjax.check import InputError
 from medjax.federated import aggregate
 from medjax.federated import rows as matrix
@@ -17,6 +19,8 @@ CLIENTS, SIZE, WRONG = 11, 6, 3
 PADDED = 14
 KEY = jax.random.key(0)
 ROOT = aggregate.fltrust(lambda params, key: params)
+TARGET = np.linspace(-1, 2, SIZE)
+LEARNED = aggregate.auto_fedavg(lambda params, key: params, optax.sgd(0.1), iterations=3)
 RULES = (
   aggregate.mean(),
   aggregate.weighted(lambda rows, weight: weight**2),
@@ -31,6 +35,9 @@ RULES = (
   aggregate.nearest_neighbour_mixing(WRONG, aggregate.trimmed_mean(WRONG)),
   aggregate.bucketing(2, aggregate.krum(1)),
   aggregate.norm_clipping(2.0),
+  aggregate.fed_ncl_v2(),
+  aggregate.fed_ncl_v4(penalty=2.0),
+  LEARNED,
 )
 
 
@@ -40,7 +47,7 @@ def drawn(seed=0, clients=CLIENTS, size=SIZE):
 
 @functools.partial(jax.jit, static_argnums=0)
 def call(rule, rows, weight, options):
-  return rule(rows, weight, **options)
+  return rule(rows, weight, loss_of=lambda v: 0.5 * ((v - TARGET) ** 2).sum(), **options)
 
 
 def joined(rule, rows, weight=None, **options):
@@ -51,6 +58,7 @@ def joined(rule, rows, weight=None, **options):
   rows = jnp.asarray(np.concatenate([rows, np.full((fill, rows.shape[1]), 3.0)]), jnp.float32)
   weight = jnp.asarray(np.append(weight, np.zeros(fill)), jnp.float32)
   defaults = {"key": KEY, "root": jnp.ones(SIZE), "previous": jnp.zeros(SIZE)}
+  defaults["metrics"] = {"loss": jnp.arange(1.0, len(rows) + 1)}
   found = jax.tree.map(np.asarray, call(rule, rows, weight, {**defaults, **options}))
   assert (found.weights[num:] == 0).all()
   return found._replace(weights=found.weights[:num])
@@ -235,6 +243,84 @@ def test_fltrust_by_its_formula():
   assert (against.vector == 0).all()
 
 
+def test_learned_weights_descend_the_loss_of_the_joined_vector():
+  rows, sizes = drawn(), np.arange(1.0, CLIENTS + 1)
+  b = np.log(sizes / sizes.sum())
+  for _ in range(3):
+    share = scipy.special.softmax(b)
+    vector = share @ rows
+    b -= 0.1 * share * ((rows - vector) @ (vector - TARGET))
+  found = joined(LEARNED, rows, sizes)
+  np.testing.assert_allclose(found.weights, scipy.special.softmax(b), rtol=1e-4)
+  np.testing.assert_allclose(found.vector, scipy.special.softmax(b) @ rows, rtol=1e-4)
+
+
+def test_a_judgement_that_is_not_finite_leaves_fedavg():
+  rows, sizes = drawn(), np.arange(1.0, CLIENTS + 1)
+  broken = jax.jit(lambda r, w: LEARNED(r, w, loss_of=lambda v: v.sum() * jnp.nan))
+  found = broken(rows, sizes)
+  np.testing.assert_allclose(found.weights, sizes / sizes.sum(), rtol=1e-5)
+
+
+def test_divergence_weighs_clients_or_layers():
+  rows, sizes = drawn() - 1, np.arange(1.0, CLIENTS + 1)
+  rows[4] *= 30  # an outlier
+  sizes[4] = 2.0
+  loss = np.linspace(0.5, 2, CLIENTS)
+  layers = [slice(0, 2), slice(2, SIZE)]
+  far = np.stack([1 + np.linalg.norm(rows[:, where], axis=1) for where in layers], 1)
+  options = {"layers": layers, "metrics": {"loss": loss}}
+  # V2: one weight, from divergence x loss / examples.
+  weights = 1 / (far.sum(1) * loss / sizes)
+  weights /= weights.sum()
+  found = jax.jit(lambda r, w: aggregate.fed_ncl_v2()(r, w, **options))(rows, sizes)
+  np.testing.assert_allclose(found.weights, weights, rtol=1e-5)
+  np.testing.assert_allclose(found.vector, weights @ rows, rtol=1e-4, atol=1e-5)
+  # V4: one a layer, and the outlier counts a third.
+  total = far.sum(1) / sizes
+  is_out = np.abs(total - total.mean()) > 2 * total.std(ddof=1)
+  assert is_out.tolist() == [i == 4 for i in range(CLIENTS)]
+  shares = 1 / (far * np.where(is_out, 3, 1)[:, None])
+  shares /= shares.sum(0)
+  expected = np.concatenate([shares[:, i] @ rows[:, where] for i, where in enumerate(layers)])
+  rule = aggregate.fed_ncl_v4(penalty=3, deviations=2)
+  found = jax.jit(lambda r, w: rule(r, w, **options))(rows, sizes)
+  np.testing.assert_allclose(found.vector, expected, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(found.weights, shares @ [2, SIZE - 2] / SIZE, rtol=1e-5)
+
+
+def test_the_server_hands_rules_its_model_the_layers_and_what_clients_report():
+  """Clients send batches as updates and their sum of "a" as the loss."""
+
+  def run(broadcast, kept, batches, key):
+    return federated.ClientReport(batches, kept, {}, {"loss": batches["a"].sum()})
+
+  client = federated.Client(lambda params, key: ((), {}), run)
+  params = {"a": jnp.array([1.0]), "b": jnp.array([10.0])}
+  sent = {"a": jnp.array([[1.0], [3.0]]), "b": jnp.array([[0.0], [7.0]])}
+  cohort = federated.Cohort(jnp.arange(2), jnp.arange(2), jnp.ones(2), sent)
+
+  def moved(rule):
+    step = federated.federated(client, num_clients=2, cohort=2, aggregate=rule)
+    new, _ = jax.jit(step.update)(step.init(params, KEY), cohort, KEY)
+    return [float(new.params[name][0] - params[name][0]) for name in ("a", "b")]
+
+  # a: d = 2, 4; b: d = 1, 8.
+  np.testing.assert_allclose(moved(aggregate.fed_ncl_v4()), [(2 + 3) / 3, 7 / 9], rtol=1e-6)
+  # D = 1 x 3, 3 x 12
+  np.testing.assert_allclose(moved(aggregate.fed_ncl_v2()), [(12 + 3) / 13, 7 / 13], rtol=1e-6)
+  # v = 2 moves a to 3, the judge asks for 2: the slope for b is (3 - 2) (d - v) / 2 = -+ 0.5.
+  judge = lambda p, key: 0.5 * (p["a"][0] - 2) ** 2  # noqa: E731
+  share = scipy.special.softmax([0.5, -0.5])
+  rule = aggregate.auto_fedavg(judge, optax.sgd(1.0), iterations=1)
+  np.testing.assert_allclose(moved(rule), [share @ [1, 3], share @ [0, 7]], rtol=1e-5)
+  by_part = federated.Part("a", lambda path: path == "a", rule)
+  step = federated.federated(client, num_clients=2, cohort=2, parts=[by_part])
+  new, _ = jax.jit(step.update)(step.init(params, KEY), cohort, KEY)
+  np.testing.assert_allclose(new.params["a"] - 1, [share @ [1, 3]], rtol=1e-5)
+  np.testing.assert_allclose(new.params["b"], [13.5])
+
+
 def test_mixing_averages_the_nearest():
   rows = drawn()
   distances = np.linalg.norm(rows[:, None] - rows[None], axis=-1)
@@ -270,5 +356,11 @@ def test_a_rule_for_more_wrong_clients_than_rows_is_refused():
     aggregate.trimmed_mean(-1)
   with pytest.raises(InputError, match="weight for each client"):
     aggregate.mean()(drawn(), np.ones(3))
+  with pytest.raises(InputError, match="metric of a client"):
+    aggregate.fed_ncl_v2("dice")(drawn(), np.ones(CLIENTS), metrics={"loss": np.ones(CLIENTS)})
+  with pytest.raises(InputError, match="penalty >= 1"):
+    aggregate.fed_ncl_v4(penalty=0.5)
+  with pytest.raises(InputError, match="loss of a joined vector"):
+    LEARNED(drawn(), np.ones(CLIENTS))
   with pytest.raises(InputError, match="a key for bucketing"):
     aggregate.bucketing(2, aggregate.mean())(drawn(), np.ones(CLIENTS))

@@ -7,6 +7,7 @@ distance (1, 4); here they are the paper's.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -91,7 +92,15 @@ def bucketing(s: int, then: Rule) -> Rule:
   """
   check.require(s >= 1, "groups of s >= 1 vectors", f"s={s}", "pass 2, the paper's choice")
 
-  def join(rows: jax.Array, weight: jax.Array, on: jax.Array, *, key: Any = None, **others: object):
+  def join(
+    rows: jax.Array,
+    weight: jax.Array,
+    on: jax.Array,
+    *,
+    key: Any = None,
+    metrics: Mapping[str, jax.Array],
+    **others: object,
+  ):
     check.require(key is not None, "a key for bucketing", "none", "pass key=...")
     draw_key, then_key = jax.random.split(key)
     drawn = jnp.where(on, jax.random.uniform(draw_key, on.shape), jnp.inf)
@@ -101,7 +110,8 @@ def bucketing(s: int, then: Rule) -> Rule:
     held = member.sum(1)
     share = member / jnp.maximum(held, 1)[:, None]
     averages = jnp.matmul(share, rows, precision=jax.lax.Precision.HIGHEST)
-    vector, weights = then.join(averages, held, held > 0, key=then_key, **others)
+    reported = {name: share @ jnp.where(on, value, 0) for name, value in metrics.items()}
+    vector, weights = then.join(averages, held, held > 0, key=then_key, metrics=reported, **others)
     return vector, weights @ share
 
   name, least = f"bucketing({s})+{then.name}", s * (then.least - 1) + 1

@@ -1,7 +1,7 @@
 """What an aggregation rule is: client vectors and their weights in, one vector out."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -36,13 +36,15 @@ class Rule:
 
   Attributes:
     name: with its options, as it stands in a run's manifest.
-    join: `join(rows, weight, on, *, previous, root, key) -> (vector, weights)` on rows that are
-      finite, zero for the absent.
+    join: `join(rows, weight, on, *, previous, root, key, layers, metrics, loss_of) -> (vector,
+      weights)` on rows that are finite, zero for the absent.
     least: clients that must be present, else the round says "too_few".
     is_mean: the vector is the weighted mean of the rows, which differential privacy needs.
     keeps_previous: it reads `previous`, the vector of the round before.
     root: `root(params, key) -> update like params` that the server computes on data of its own;
       None for rules that need none.
+    judge: `judge(params, key) -> scalar`, a loss of the joined model, of which the server makes
+      `loss_of`; None for rules that need none.
   """
 
   name: str
@@ -51,6 +53,7 @@ class Rule:
   is_mean: bool = False
   keeps_previous: bool = False
   root: Callable[[Params, Key], PyTree] | None = None
+  judge: Callable[[Params, Key], jax.Array] | None = None
 
   def __call__(
     self,
@@ -60,6 +63,9 @@ class Rule:
     previous: ArrayLike | None = None,
     root: ArrayLike | None = None,
     key: Key | None = None,
+    layers: Sequence[slice] | None = None,
+    metrics: Mapping[str, ArrayLike] | None = None,
+    loss_of: Callable[[jax.Array], jax.Array] | None = None,
   ) -> Aggregate:
     """Joins client vectors.
 
@@ -70,6 +76,11 @@ class Rule:
       previous: [parameters] vector of the round before, for rules that start from it; default 0.
       root: [parameters] the server's own update, for `fltrust`.
       key: for rules that draw.
+      layers: where each leaf of the parameters lies in a row, for rules that weigh layers; default:
+        the row is one layer.
+      metrics: name -> [clients] of what clients report, for rules that read it.
+      loss_of: `loss_of(vector) -> scalar` of what a vector would make of the model, for
+        `auto_fedavg`.
     Raises:
       InputError: shapes that do not fit, or fewer rows than the rule needs.
     Guarantees: an absent client distorts nothing; one whose row is not finite counts as absent.
@@ -86,7 +97,17 @@ class Rule:
     finite = matrix.masked(rows, on)
     start = jnp.zeros_like(rows[0]) if previous is None else jnp.asarray(previous)
     own = None if root is None else jnp.asarray(root)
-    vector, weights = self.join(finite, weight, on, previous=start, root=own, key=key)
+    vector, weights = self.join(
+      finite,
+      weight,
+      on,
+      previous=start,
+      root=own,
+      key=key,
+      layers=[slice(0, rows.shape[1])] if layers is None else list(layers),
+      metrics={name: jnp.asarray(value) for name, value in (metrics or {}).items()},
+      loss_of=loss_of,
+    )
     enough = on.sum() >= self.least
     aux = {
       "absent": ((weight > 0) & ~on).sum().astype(jnp.float32),
