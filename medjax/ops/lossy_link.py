@@ -58,9 +58,9 @@ def lossy_link(
     features: [*space, channel] with one spatial axis or more; a packet is a row along the last of
       them, of one channel. Leading axes of size 1 are packets' places as any others.
     key: two streams of it draw the losses forward and back.
-    loss_rate: P in [0, 1], alike for both; it may be traced.
+    loss_rate: P in [0, 1), alike for both; it may be traced, and is not checked then.
     rescales: what arrives is divided by 1 - P, so that features and gradients have the mean that
-      they would have without losses; P is then below 1.
+      they would have without losses.
   Raises:
     InputError: features without a spatial axis, or a rate that is known and out of range.
   Guarantees: at P = 0 features and gradients come through bit for bit.
@@ -69,10 +69,11 @@ def lossy_link(
     features.ndim >= 2, "features [*space, channel]", f"shape {features.shape}", "keep an axis"
   )
   if not isinstance(loss_rate, jax.core.Tracer):
-    most = 1.0
-    check.in_interval("loss_rate", float(loss_rate), 0.0, most)
     check.require(
-      not rescales or float(loss_rate) < most, "loss_rate < 1 to rescale", "1", "nothing arrives"
+      0 <= float(loss_rate) < 1,
+      "loss_rate in [0, 1)",
+      f"{float(loss_rate):g}",
+      "at 1 nothing would ever arrive",
     )
   shape = (*features.shape[:-2], 1, features.shape[-1])
   arrives = 1 - jnp.asarray(loss_rate, features.dtype)

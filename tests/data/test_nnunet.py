@@ -99,6 +99,10 @@ def test_test_images_have_no_labels(tmp_path):
   source = NnUNetFolder(tmp_path, split="Ts")
   assert len(source) == 1 and source[0].label is None and source.class_names == ()
   assert (source[0].image == 0).all()  # a constant image
+  # Labels that lie beside them all the same are not read: the cases stay unlabelled.
+  (tmp_path / "labelsTs").mkdir()
+  write_nifti(tmp_path / "labelsTs" / "c.nii.gz", np.ones((3, 3, 3), np.uint8), np.eye(4))
+  assert NnUNetFolder(tmp_path, split="Ts")[0].label is None
 
 
 def test_reorientation_and_resampling_treat_image_and_label_alike(tmp_path):

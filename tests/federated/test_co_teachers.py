@@ -89,6 +89,21 @@ def test_students_see_mixed_pictures_and_teachers_answers_are_mixed_alike():
   assert found[True] < 1e-12 < 1e-4 < found[False]
 
 
+def test_the_weight_is_that_of_the_round_and_the_global_teacher_is_the_one_that_was_sent():
+  n = np.arange(6, dtype=np.int32)
+  batch = Batch(IMAGE[:6], LABEL[:6], n, n, n, np.ones(6, np.float32), n)
+  sent = {"w": jnp.float32(0.9), "b": jnp.float32(0.1)}
+  broadcast = federated.Broadcast({"student": sent, "sync": sent}, {}, (), 3)
+  step = made(teachers=("global",), weight=lambda t: 10.0 * t, boxes=Boxes(0, (1, 1)))(broadcast)
+  state = step.init({"student": START, "sync": START}, KEY)  # a student that has moved since
+  _, metrics = step.update(state, batch, KEY)
+  x = IMAGE[[1, 2, 4, 5], ..., 0]
+  apart = jax.nn.sigmoid(0.5 * x - 0.2) - jax.nn.sigmoid(0.9 * x + 0.1)
+  np.testing.assert_allclose(metrics["agreement"], 0.5 * (apart**2).mean(), rtol=1e-4)
+  expected = metrics["supervised"] + 30 * metrics["agreement"]
+  np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
 def test_supervised_training_ignores_the_unlabelled():
   broadcast = federated.Broadcast({"student": START, "sync": START}, {}, (), 0)
   step = made(teachers=())(broadcast)

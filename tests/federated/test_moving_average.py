@@ -32,6 +32,15 @@ def test_the_corrected_average_is_the_weighted_mean_of_what_was_sent():
   assert course("corrected", 0.8, sent)[-1] == pytest.approx(want, rel=1e-12)
 
 
+def test_a_client_that_was_never_asked_has_the_average_0_and_shares_what_it_shared():
+  kept = {"client": jnp.float32(5), "mean": jnp.array([[0.0], [0.5]]), "count": jnp.array([0, 1])}
+  for form, one in (("corrected", 1.0), ("printed", 0.5)):
+    found, count = federated.averages_of(kept, 0.5, form=form)
+    assert (found.tolist(), count.tolist()) == ([[0.0], [one]], [0, 1])
+  own = federated.Client(lambda p, k: ((), {}), lambda *a: None, shared=lambda kept: 2 * kept)
+  assert federated.with_moving_average(own, 0.5).shared(kept) == 10
+
+
 def test_a_federation_keeps_the_average_and_trains_as_without_it():
   loss = lambda w, e, k: 0.5 * jnp.sum((w - e["x"]) ** 2)  # noqa: E731
   plain = federated.local(methods.supervised(loss, optax.sgd(0.5)))

@@ -121,8 +121,9 @@ def test_the_mean_gradient_is_the_share_that_arrives(rescales, share):
   ("call", "message"),
   (
     (lambda: nets.split(nets.UNet(2, (4,)), "deep"), "two levels and two convolutions"),
-    (lambda: ops.lossy_link(jnp.ones((2, 2)), KEY, 1.5), r"loss_rate in \[0.*, 1"),
-    (lambda: ops.lossy_link(jnp.ones((2, 2)), KEY, 1.0, rescales=True), "loss_rate < 1"),
+    (lambda: ops.lossy_link(jnp.ones((2, 2)), KEY, -0.5), r"loss_rate in \[0, 1\), got -0.5"),
+    (lambda: ops.lossy_link(jnp.ones((2, 2)), KEY, 1.0), r"loss_rate in \[0, 1\), got 1"),
+    (lambda: ops.lossy_link(jnp.ones((2, 2)), KEY, np.nan), r"loss_rate in \[0, 1\), got nan"),
   ),
 )
 def test_bad_input_is_one_clear_line(call, message):
