@@ -1,6 +1,7 @@
-"""Nuclei that are measured from their masks, by regionprops of scikit-image; its one importer.
+"""Nuclei that are measured from their masks, and superpixels, by scikit-image; its one importer.
 
-Not a study: what `experiments.bags` makes slides of. Extra `nuclei`.
+Not a study: what `experiments.bags` makes slides of and `experiments.samaug` has priors from. Extra
+`nuclei`.
 """
 
 import importlib
@@ -48,13 +49,28 @@ def measured(image: np.ndarray, instances: np.ndarray) -> np.ndarray:
     image: [height, width, 3].
     instances: [height, width] numbers of nuclei, 0 outside.
   """
-  try:
-    library: Any = importlib.import_module("skimage.measure")
-  except ImportError as error:
-    raise check.InputError("scikit-image", "none", "pip install 'medjax[nuclei]'") from error
+  library = _library("measure")
   wanted = ("area", "eccentricity", "solidity", "intensity_mean", "centroid")
   found = library.regionprops_table(instances, image, properties=wanted)
   return np.stack(list(found.values()), axis=1)
+
+
+def superpixels(image: np.ndarray, num: int, compactness: float) -> np.ndarray:
+  """Numbers [height, width] from 1 of about `num` superpixels (SLIC, Achanta et al. 2012).
+
+  Args:
+    image: [height, width, 3] in [0, 1].
+    num: which the result comes near.
+    compactness: how much distance counts beside colour; large ones make squares.
+  """
+  return _library("segmentation").slic(image, num, compactness, start_label=1)
+
+
+def _library(room: str) -> Any:
+  try:
+    return importlib.import_module(f"skimage.{room}")
+  except ImportError as error:
+    raise check.InputError("scikit-image", "none", "pip install 'medjax[nuclei]'") from error
 
 
 def tiles_of(path: pathlib.Path, side: int = 128, seed: int = 0, least: int = 4) -> Tiles:

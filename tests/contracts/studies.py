@@ -31,6 +31,7 @@ from experiments import (
   prototypes,
   report_generation,
   sam_path,
+  samaug,
   sampot,
   serial_sections,
   splitfed,
@@ -343,5 +344,15 @@ ROWS = (
     " --batch_size 2 --log_every 2",
     "rating",
     ("untuned", "linear"),
+  ),
+  Row(
+    "samaug",
+    samaug,
+    "--arms plain boxes boxes-both thresholds superpixels edges shuffled broken --num_pictures 8"
+    " --num_pretraining 2 --num_steps 6 --log_every 3 --widths 4 4 --size 32 --num_boxes 3"
+    " --train_fraction 0.5 --num_superpixels 10",
+    "dice",
+    # After two updates the segmenter may find no mask, and its priors are empty.
+    ("plain", "boxes", "boxes-both", "shuffled", "broken"),
   ),
 )
