@@ -79,9 +79,14 @@ def test_milenas_adds_the_two_gradients_at_the_weights_as_they_are(here):
 
 @pytest.mark.parametrize(("method", "error"), [("exact", 1e-5), ("darts", 1e-4)])
 def test_one_step_gradients_are_differences_of_the_loss_after_it(here, method, error):
-  _, alpha, after = here
+  weights, alpha, after = here
   want = slope(lambda a: mean(after(a), a, "validation"), alpha, 1e-4)
-  np.testing.assert_allclose(run(method)[0], want, atol=error)
+  found, _, metrics = run(method)
+  np.testing.assert_allclose(found, want, atol=error)
+  np.testing.assert_allclose(metrics["loss"], mean(weights, alpha, "train"))
+  np.testing.assert_allclose(
+    metrics["validation_loss"], mean(after(alpha), alpha, "validation"), rtol=1e-6
+  )
   direct = slope(lambda a: mean(after(alpha), a, "validation"), alpha)
   assert np.abs(direct - want).max() > 10 * error  # the second derivative counts
 

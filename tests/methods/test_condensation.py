@@ -233,6 +233,10 @@ def test_what_cannot_be_sent_or_joined_is_refused():
   larger = federated.published(np.zeros((1, 6, 4, 1)), np.array([0]))
   with pytest.raises(check.InputError, match=r"\(6, 4, 1\) of client 1"):
     federated.received([sent, larger])
+  for bounds in ((0.0, 2.0), (-1.0, 1.0)):
+    other = federated.published(np.zeros((1, 4, 4, 1)), np.array([0]), bounds=bounds)
+    with pytest.raises(check.InputError, match="of client 1"):
+      federated.received([sent, other])
   with pytest.raises(check.InputError, match="diverged"):
     federated.published(np.full((1, 4, 4, 1), np.nan), np.array([0]))
   with pytest.raises(check.InputError, match="labels from 0 to 255"):
