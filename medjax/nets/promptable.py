@@ -131,7 +131,13 @@ def promptable(module: PromptableSegmenter) -> Promptable:
 
 
 def mini_promptable(*, num_masks: int = 4) -> PromptableSegmenter:
-  """A segmenter for pictures of about 64 x 64 that two CPU cores train in minutes."""
+  """A segmenter for pictures of about 64 x 64 that two CPU cores train in minutes by boxes.
+
+  Its transformer is slow to look at the picture: asked by a click, the sum of Dice loss and
+  cross-entropy on simulated shapes stands at .58 after 400 updates of 8 pictures, what the click
+  alone allows. With convolutions first, `TinyViT((16, 32, 64), (1, 1, 2), (2, 2, 4), (4, 4, 8),
+  (2, 2), 64, 2)` and stride 4, it stood at .28 after 200 of these updates, which take longer.
+  """
   return PromptableSegmenter(
     encoder=ViT(patch=8, width=96, depth=4, num_heads=4, grid=(8, 8), out_width=64, mlp_ratio=2),
     prompts=PromptEncoder(width=64, mask_width=8),
