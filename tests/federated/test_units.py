@@ -8,6 +8,7 @@ import pytest
 
 from medjax import federated, methods, privacy, train
 from medjax.check import InputError
+from medjax.privacy import audit, check_update
 from tests.contracts.methods import batch_of
 
 KEY = jax.random.key(0)
@@ -84,6 +85,49 @@ def test_the_plan_trains_on_its_samples_and_speaks_of_hospitals():
   )
   assert np.isfinite(found.history[-1]["release_norm"]) and "loss" not in found.history[-1]
   assert "hospital" in own.statement()
+
+
+SIGMA, NORM = 1.5, 0.5
+
+
+def noisy():
+  return methods.private(LOSS, optax.sgd(1.0), plan(noise_multiplier=SIGMA, max_norm=NORM))
+
+
+def test_the_proof_follows_a_client_through_its_local_training():
+  step, held = noisy(), units()
+  chunk = {**held, "weight": np.ones(NUM, np.float32), "index": np.arange(NUM, dtype=np.int32)}
+  state = jax.eval_shape(step.init, START, KEY)
+  state = state.replace(extra=state.extra._replace(max_norm=NORM))
+  found = check_update(step.chunked, state, chunk, KEY)
+  assert found.mu == pytest.approx(1 / SIGMA, rel=1e-6)
+  assert len(found.releases) == 1  # one leaf
+
+
+@pytest.mark.parametrize(
+  ("claim", "verdict"),
+  [
+    (1 / SIGMA, "not refuted"),
+    pytest.param(0.5 / SIGMA, "refuted", marks=pytest.mark.slow),
+  ],
+)
+def test_a_game_on_a_whole_hospital_meets_what_is_paid_and_refutes_half_of_it(claim, verdict):
+  """The hospital's update is far beyond the norm, so that its clipped one is as long as it may."""
+  step = noisy()
+  held = jax.tree.map(np.array, units())
+  held["cases"] = held["cases"].replace(label=np.full_like(held["cases"].label, 1e4))
+  chunk = {**held, "index": np.arange(NUM, dtype=np.int32)}
+  without, there = ({**chunk, "weight": np.float32(w)} for w in ([0] * NUM, [0, 0, 1, 0]))
+  release = audit.of_step(step, step.init(START, KEY))
+  towards = jax.jit(lambda batch: step.update(step.init(START, KEY), batch, KEY)[0].params["w"])
+  away = towards(there) - towards(without)  # the same noise in both
+  game = audit.Game("hospital", without, there, score=lambda w: w @ away)
+  found = audit.audit_step(
+    lambda batch, key: release(batch, key)["w"], [game], claim=claim, key=KEY, trials=4000,
+    held_out=1000,
+  )  # fmt: skip
+  assert found.verdict == verdict
+  assert found.mu_lower > 0.75 / SIGMA
 
 
 def test_bad_input_is_one_clear_line():
