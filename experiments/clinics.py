@@ -19,10 +19,9 @@ pooled one where clinics are alike, and no strategy wins everywhere.
   python -m experiments.clinics prostate --data DIR  zones/*.nii.gz and cases.csv: zones of three
                                                  centres, pictures by medjax's generator; 7 minutes
 
-Times are for 2 CPU cores; `laboratories` on nuclei has not been run whole.
-Published, mean over the clinics' tests and five seeds: concordance in TCGA-BRCA FedAvg .732,
-SCAFFOLD .689, FedAdam .819, pooled .680; accuracy in heart disease FedAvg .698, FedProx .698,
-SCAFFOLD .697, FedAdam .736, pooled .747.
+Times are for 2 CPU cores. Published, mean over the clinics' tests and five seeds: concordance in
+TCGA-BRCA FedAvg .732, SCAFFOLD .689, FedAdam .819, pooled .680; accuracy in heart disease FedAvg
+.698, FedProx .698, SCAFFOLD .697, FedAdam .736, pooled .747.
 
 "local" is a model of each clinic, tested on its own people, with the updates of one client;
 "pooled" has all cases in one place and the updates of all clients. Survival is scored by pairs of
