@@ -148,6 +148,18 @@ def feeding(config: Config, folder: pathlib.Path) -> tuple[dict[str, Any], dict[
   return {"cases": len(source), "bytes_on_disk": size, "steps": config.feed_steps}, timing
 
 
+def _watched(stream: Stream, num_steps: int) -> tuple[Stream, list[float]]:
+  """The stream, and the memory of the process a tenth of the way through and at the last step."""
+  marks, memory = {max(num_steps // 10, 1), num_steps - 1}, []
+
+  def watched(t: int) -> Any:
+    if t in marks:
+      memory.append(resident())
+    return stream(t)
+
+  return watched, memory
+
+
 def _fed(stream: Stream, step: Step, params: Params, config: Config) -> dict[str, float]:
   """Speed of the stream alone, then of a training that it feeds."""
   num = max(config.feed_steps // 3, 2)
@@ -156,13 +168,7 @@ def _fed(stream: Stream, step: Step, params: Params, config: Config) -> dict[str
   for t in range(1, num):
     stream(t)
   alone = (num - 1) * config.batch_size / (time.perf_counter() - began)
-  first, memory = max(config.feed_steps // 10, 1), []
-
-  def watched(t: int) -> Any:
-    if t in (first, config.feed_steps - 1):
-      memory.append(resident())
-    return stream(t)
-
+  watched, memory = _watched(stream, config.feed_steps)
   fit = train.fit(
     step,
     watched,
@@ -205,14 +211,7 @@ def long(config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
   """Many steps from memory, then many predictions of volumes of random shapes."""
   step, params, model = plain(config)
   store = data.stack(data.ProceduralAnatomy(32, config.shape, _CLASSES, seed=0, with_image=True))
-  stream, memory = data.batches(store, config.batch_size, seed=0), []
-  marks = {config.long_steps // 10, config.long_steps - 1}
-
-  def watched(t: int) -> Any:
-    if t in marks:
-      memory.append(resident())
-    return stream(t)
-
+  watched, memory = _watched(data.batches(store, config.batch_size, seed=0), config.long_steps)
   fit = train.fit(
     step,
     watched,

@@ -33,7 +33,43 @@ class MaskOutput(NamedTuple):
   quality: Array
 
 
-class MaskDecoder(nn.Module):
+class TokenDecoder(nn.Module):
+  """What the decoders of masks begin with: tokens of their own read prompt and image.
+
+  Attributes:
+    width: channels of embedding and tokens, divisible by 8 and by twice `num_heads`.
+    num_masks: masks a prompt; as many as classes for answers without a prompt.
+    depth, num_heads, mlp_width: of the transformer.
+  """
+
+  width: int = 256
+  num_masks: int = 4
+  depth: int = 2
+  num_heads: int = 8
+  mlp_width: int = 2048
+
+  def read(
+    self,
+    embedding: Float[Array, "h w width"],
+    positions: Float[Array, "h w width"],
+    sparse: Float[Array, "token width"],
+    is_token: Bool[Array, " token"],
+  ) -> tuple[Float[Array, "all_tokens width"], Float[Array, "h w width"]]:
+    """Tokens (of quality, of each mask, of the prompt) and image, to be called when compact."""
+    normal = nn.initializers.normal(1.0)
+    quality_token = self.param("quality_token", normal, (1, self.width))
+    mask_tokens = self.param("mask_tokens", normal, (self.num_masks, self.width))
+    own = jnp.concatenate([quality_token, mask_tokens])
+    tokens = jnp.concatenate([own, sparse])
+    is_seen = jnp.concatenate([jnp.ones(len(own), bool), is_token])
+    transformer = TwoWayTransformer(
+      self.width, self.depth, self.num_heads, self.mlp_width, name="transformer"
+    )
+    tokens, image = transformer(tokens, embedding, positions, is_seen)
+    return tokens, image
+
+
+class MaskDecoder(TokenDecoder):
   """See the module.
 
   >>> net = MaskDecoder(width=16, num_heads=2, mlp_width=8)
@@ -47,12 +83,6 @@ class MaskDecoder(nn.Module):
     num_masks: masks a prompt; as many as classes for answers without a prompt.
     depth, num_heads, mlp_width: of the transformer.
   """
-
-  width: int = 256
-  num_masks: int = 4
-  depth: int = 2
-  num_heads: int = 8
-  mlp_width: int = 2048
 
   @nn.compact
   def __call__(
@@ -68,16 +98,7 @@ class MaskDecoder(nn.Module):
     sparse: tokens of the prompt.
     is_token: False where a token is to be seen by nobody.
     """
-    normal = nn.initializers.normal(1.0)
-    quality_token = self.param("quality_token", normal, (1, self.width))
-    mask_tokens = self.param("mask_tokens", normal, (self.num_masks, self.width))
-    own = jnp.concatenate([quality_token, mask_tokens])
-    tokens = jnp.concatenate([own, sparse])
-    is_seen = jnp.concatenate([jnp.ones(len(own), bool), is_token])
-    transformer = TwoWayTransformer(
-      self.width, self.depth, self.num_heads, self.mlp_width, name="transformer"
-    )
-    tokens, image = transformer(tokens, embedding, positions, is_seen)
+    tokens, image = self.read(embedding, positions, sparse, is_token)
     large = nn.gelu(
       layer_norm("up_norm")(Doubling(self.width // 4, name="up0")(image)), approximate=False
     )

@@ -7,17 +7,16 @@ grid and one that does not, and a 1x1 convolution gives the masks.
 """
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from medjax import check, tree
 from medjax.nets.attention import Attention, layer_norm
-from medjax.nets.mask_decoder import Doubling, MaskOutput, ReluMLP, TwoWayTransformer
+from medjax.nets.mask_decoder import Doubling, MaskOutput, ReluMLP, TokenDecoder
 from medjax.types import Params
 
 
-class RefiningDecoder(nn.Module):
+class RefiningDecoder(TokenDecoder):
   """See the module; the call is that of `MaskDecoder`.
 
   >>> net = RefiningDecoder(width=16, num_heads=2, mlp_width=8)
@@ -37,12 +36,6 @@ class RefiningDecoder(nn.Module):
       trained one's are taken over by `warm_started`.
   """
 
-  width: int = 256
-  num_masks: int = 4
-  depth: int = 2
-  num_heads: int = 8
-  mlp_width: int = 2048
-
   @nn.compact
   def __call__(
     self,
@@ -52,16 +45,7 @@ class RefiningDecoder(nn.Module):
     is_token: Bool[Array, " token"],
   ) -> MaskOutput:
     """Args: as of `MaskDecoder`."""
-    normal = nn.initializers.normal(1.0)
-    quality_token = self.param("quality_token", normal, (1, self.width))
-    mask_tokens = self.param("mask_tokens", normal, (self.num_masks, self.width))
-    own = jnp.concatenate([quality_token, mask_tokens])
-    tokens = jnp.concatenate([own, sparse])
-    is_seen = jnp.concatenate([jnp.ones(len(own), bool), is_token])
-    transformer = TwoWayTransformer(
-      self.width, self.depth, self.num_heads, self.mlp_width, name="transformer"
-    )
-    tokens, image = transformer(tokens, embedding, positions, is_seen)
+    tokens, image = self.read(embedding, positions, sparse, is_token)
     flat, place = image.reshape(-1, self.width), positions.reshape(-1, self.width)
     read = Attention(self.width, self.num_heads, name="global")(flat + place, flat + place, flat)
     x = layer_norm("global_norm")(flat + read).reshape(image.shape)
