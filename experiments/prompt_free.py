@@ -15,7 +15,7 @@ import optax
 
 from experiments import prompted_sets
 from experiments.grouped_prompts import jittered, mask_loss
-from medjax import adapt, data, losses, nets, rng, tree
+from medjax import adapt, check, data, losses, nets, rng, tree
 from medjax.nets.prompt_encoder import BOTTOM_RIGHT, FOREGROUND, IGNORED, NOT_A_POINT, TOP_LEFT
 from medjax.types import Array, Key, Params, PyTree
 
@@ -83,6 +83,13 @@ def check_alike(sets: Scenes, people: Any, near_duplicates: float, picture: path
     sets.image, sets.label > 0, group, ("",), sets.subjects, sets.manifest, sets.title
   )
   prompted_sets.check_alike(own, people, near_duplicates, picture)
+
+
+@functools.cache
+def lite_weights(path: str) -> Params:
+  """LiteMedSAM's parameters, read once; asked for first, so that a bad file leaves no run."""
+  check.existing_file(path, "pass --weights with the file of LiteMedSAM")
+  return nets.import_torch(path, nets.lite_medsam())[0]
 
 
 # --- prompts

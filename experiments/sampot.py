@@ -55,7 +55,7 @@ from experiments.prompt_climbs import (
   nearby,
   starts,
 )
-from medjax import check, cli, data, methods, nets, rng, study
+from medjax import cli, data, methods, nets, rng, study
 from medjax.inference.prompted import Prompted
 from medjax.train import Report
 from medjax.types import Params
@@ -149,6 +149,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
   members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
   planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
   if config.weights:
+    prompt_free.lite_weights(config.weights)
     picture = study.pair_picture(options.workdir)
     prompt_free.check_alike(sets, people, config.near_duplicates, picture)
   with options.directory(config, sets.manifest) as directory:
@@ -211,8 +212,7 @@ def segmenter(
 ) -> tuple[Params, np.ndarray]:
   """The frozen segmenter and its embeddings of all pictures."""
   if config.weights:
-    check.existing_file(config.weights, "pass --weights with the file of LiteMedSAM")
-    params = nets.import_torch(config.weights, nets.lite_medsam())[0]
+    params = prompt_free.lite_weights(config.weights)
     cache = directory.path / "embeddings"
     reader = Prompted(task.net.embed, task.net.decode, params, size=task.side, channels=3,
                       cache=cache)  # fmt: skip

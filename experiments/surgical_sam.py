@@ -51,7 +51,7 @@ import optax
 
 from experiments import prompt_free, prompted_sets, spoiled_answers
 from experiments.prompt_free import Problem, Scenes
-from medjax import adapt, check, cli, data, methods, nets, rng, study, tree
+from medjax import adapt, cli, data, methods, nets, rng, study, tree
 from medjax.data.augmentation import CORRUPTIONS
 from medjax.inference.prompted import Prompted
 from medjax.train import Report
@@ -164,6 +164,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     QUESTIONS, {"test": members, "corrupted": members}, config.arms, margin=config.margin
   )
   if config.weights:
+    prompt_free.lite_weights(config.weights)
     picture = study.pair_picture(options.workdir)
     prompt_free.check_alike(sets, people, config.near_duplicates, picture)
   with options.directory(config, sets.manifest) as directory:
@@ -202,8 +203,7 @@ def started(
   """The network that knows all three kinds of prompt, embeddings by part, and its training."""
   key, side = jax.random.key(seed), problem.side
   if config.weights:
-    check.existing_file(config.weights, "pass --weights with the file of LiteMedSAM")
-    params = nets.import_torch(config.weights, nets.lite_medsam())[0]
+    params = prompt_free.lite_weights(config.weights)
     reader = Prompted(problem.net.embed, problem.net.decode, params, size=side, channels=3,
                       cache=directory.path / "embeddings")  # fmt: skip
     seen = {
