@@ -19,6 +19,7 @@ from medjax.types import Params
 class RefiningDecoder(TokenDecoder):
   """See the module; the call is that of `MaskDecoder`.
 
+  >>> import jax.numpy as jnp
   >>> net = RefiningDecoder(width=16, num_heads=2, mlp_width=8)
   >>> given = (jnp.ones((4, 4, 16)), jnp.ones((4, 4, 16)), jnp.ones((2, 16)), jnp.ones(2, bool))
   >>> params = jax.eval_shape(net.init, jax.random.key(0), *given)
