@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import prompted_sets
+from experiments import prompt_free, prompted_sets
 from experiments.grouped_prompts import mask_loss
-from medjax import check, data, metrics, nets, rng, study
+from medjax import data, metrics, nets, rng, study
 from medjax.data.augmentation import Corrupted
 from medjax.nets.avit import AViT
 from medjax.types import Array, Key, Params, PyTree
@@ -85,8 +85,7 @@ class Task:
     params = init(rng.stream(key, "parameters"), jnp.zeros(self.shape))["params"]
     if not self.config.weights:
       return params
-    check.existing_file(self.config.weights, "pass --weights with the file of EfficientNet-Lite0")
-    whole = nets.import_torch(self.config.weights, nets.EfficientNetLite0(num_outputs=0))[0]
+    whole = prompt_free.imagenet_weights(self.config.weights)
     return {**params, "prompt": {name: whole[name] for name in nets.LiteStart.PARTS}}
 
   def rebuilt(self, params: Params, example: PyTree, key: Key) -> Array:

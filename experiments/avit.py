@@ -43,7 +43,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments import prompted_sets
+from experiments import prompt_free, prompted_sets
 from experiments.adapted_lesions import Kind, Task, hairy, turns_of
 from medjax import adapt, cli, data, methods, privacy, rng, study, tree
 from medjax.train import Report
@@ -174,6 +174,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
   tested = sum(len(turn.people["test"]) for turn in turns)
   members = {"test": {"seed": len(seeds), "subject": tested}}
   planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  if config.weights:
+    prompt_free.imagenet_weights(config.weights)
   if options.preset in _REAL:
     picture = study.pair_picture(options.workdir)
     sides = {turn.name: turn.people["test"] for turn in turns} if turns[1:] else turns[0].people

@@ -45,8 +45,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import prompted_sets
-from experiments.grouped_prompts import Kind, Problem, lite, nearest_group, pretrained
+from experiments import prompt_free, prompted_sets
+from experiments.grouped_prompts import Kind, Problem, nearest_group, pretrained
 from medjax import adapt, check, cli, data, nets, study, tree
 from medjax.inference.prompted import Prompted
 from medjax.train import Report
@@ -145,12 +145,16 @@ def build(config: Config, options: cli.RunOptions) -> None:
   members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
   planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
   if config.weights:
+    prompt_free.lite_weights(config.weights)
     picture = study.pair_picture(options.workdir)
     prompted_sets.check_alike(sets, people, config.near_duplicates, picture)
   with options.directory(config, sets.manifest) as directory:
     if directory.finished:
       return
-    net, frozen = lite(config) if config.weights else pretrained(config, directory, options.seed)
+    if config.weights:
+      net, frozen = nets.promptable(nets.lite_medsam()), prompt_free.lite_weights(config.weights)
+    else:
+      net, frozen = pretrained(config, directory, options.seed)
     prompted = Prompted(
       net.embed, net.decode, frozen, size=sets.image.shape[1], channels=sets.image.shape[-1],
       cache=directory.path / "embeddings" if config.weights else None,

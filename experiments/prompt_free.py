@@ -92,6 +92,13 @@ def lite_weights(path: str) -> Params:
   return nets.import_torch(path, nets.lite_medsam())[0]
 
 
+@functools.cache
+def imagenet_weights(path: str) -> Params:
+  """EfficientNet-Lite0's parameters without its classes, read once and first as the others."""
+  check.existing_file(path, "pass --weights with the file of EfficientNet-Lite0")
+  return nets.import_torch(path, nets.EfficientNetLite0(num_outputs=0))[0]
+
+
 # --- prompts
 
 

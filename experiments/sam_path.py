@@ -44,7 +44,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments import click_trials, tissue_quilts
+from experiments import click_trials, prompt_free, tissue_quilts
 from experiments.class_decoders import Head, Kind
 from experiments.tissue_quilts import Tissue
 from medjax import check, cli, data, methods, nets, study, tree
@@ -123,8 +123,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
     own = tissue_quilts.quilts(config.num_pictures, config.size, options.seed)
   else:
     (path,) = study.paths_of(options.data, 1)
-    for file in (config.segmenter, config.tissue):
-      check.existing_file(file, "pass --segmenter and --tissue with files of weights")
+    prompt_free.lite_weights(config.segmenter)
+    prompt_free.imagenet_weights(config.tissue)
     own = tissue_quilts.folder(path.resolve(), config.subject)
   parts = study.parted(own.subjects, {"train": 0.5, "test": 0.5}, options.seed)
   people = {part: study.people_of(own.subjects, rows) for part, rows in parts.items()}

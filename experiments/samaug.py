@@ -46,9 +46,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import prior_maps, prior_sets
+from experiments import prior_maps, prior_sets, prompt_free
 from experiments.prior_sets import Nuclei
-from medjax import check, cli, data, inference, losses, methods, metrics, nets, rng, study
+from medjax import cli, data, inference, losses, methods, metrics, nets, rng, study
 from medjax.train import Report
 from medjax.types import Array, Key, Params, PyTree
 
@@ -164,7 +164,7 @@ def load(config: Config, options: cli.RunOptions) -> Nuclei:
     study.paths_of(options.data, 0)
     return prior_sets.drawn(config.num_pictures, config.size, options.seed)
   (path,) = study.paths_of(options.data, 1)
-  check.existing_file(config.weights, "pass --weights with the file of LiteMedSAM")
+  prompt_free.lite_weights(config.weights)
   return prior_sets.folder(path.resolve(), config.size, config.subject)
 
 

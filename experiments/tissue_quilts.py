@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments import prompt_free
 from experiments.click_sets import smooth
 from medjax import data, losses, methods, nets, rng, study
 from medjax.data.seeds import generator
@@ -135,7 +136,7 @@ def of_weights(
   The map of Lite0 is a sixteenth of the picture; each of its pixels stands beside sixteen.
   """
   module = nets.lite_medsam()
-  params, _, _ = nets.import_torch(segmenter, module)
+  params = prompt_free.lite_weights(segmenter)
   net = nets.promptable(module)
   prompted = Prompted(net.embed, net.decode, params, size=256, channels=3, cache=folder)
   maps = [np.asarray(prompted.embedded(image).embedding) for image in images]

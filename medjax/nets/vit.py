@@ -9,7 +9,9 @@ the encoder of SAM (Kirillov et al., 2023; Li et al., "Exploring Plain Vision Tr
 With `adapter_width` each half of a block ends in a small network beside a skip, whose second layer
 starts at zero (Du et al., "AViT", 2023): x + W_up GELU(W_down x). With `num_prompts` learnt tokens
 stand before the patches (Jia et al., "Visual Prompt Tuning", 2022). Low-rank updates need no slot:
-`medjax.adapt.lora` adds them to any parameter tree.
+`medjax.adapt.lora` adds them to any parameter tree. With `stem` convolutions read the pixels of a
+patch step by step, and fewer updates are needed (Xiao et al., "Early Convolutions Help Transformers
+See Better", 2021, whose convolutions have BatchNorms; these have no norm).
 """  # noqa: E501
 
 from collections.abc import Callable
@@ -58,6 +60,8 @@ class ViT(nn.Module):
     num_prompts: learnt tokens before the patches, for tuning by prompts alone.
     adapter_width: channels of the adapters; 0: none.
     epsilon: of the norms.
+    stem: channels of convolutions of 3 x 3, GELU behind each, that halve the image before it is cut
+      into patches; patches are then of what is left, so that `patch` pixels stay beside a token.
   """
 
   patch: int
@@ -75,6 +79,7 @@ class ViT(nn.Module):
   num_prompts: int = 0
   adapter_width: int = 0
   epsilon: float = 1e-6
+  stem: tuple[int, ...] = ()
 
   def __post_init__(self):
     super().__post_init__()
@@ -83,6 +88,12 @@ class ViT(nn.Module):
       "tokens beside the patches, or windows and distances",
       "both",
       "leave one out: a token beside the patches has no place",
+    )
+    check.require(
+      self.patch % 2 ** len(self.stem) == 0,
+      f"a patch that {2 ** len(self.stem)} divides, for {len(self.stem)} halvings",
+      f"{self.patch}",
+      "take a larger patch or a shorter stem",
     )
 
   @nn.compact
@@ -94,7 +105,12 @@ class ViT(nn.Module):
       f"{image.shape[0]} x {image.shape[1]}",
       "pad it",
     )
-    x = nn.Conv(self.width, (side, side), (side, side), padding="VALID", name="patches")(image)
+    x = image
+    for layer, channels in enumerate(self.stem):
+      x = nn.Conv(channels, (3, 3), (2, 2), padding=1, name=f"stem{layer}")(x)
+      x = nn.gelu(x, approximate=False)
+    side //= 2 ** len(self.stem)
+    x = nn.Conv(self.width, (side, side), (side, side), padding="VALID", name="patches")(x)
     shape = (x.shape[0], x.shape[1])
     places = self.param("positions", normal, (*self.grid, self.width))
     x = x + _resized(places, (*shape, self.width))
@@ -121,7 +137,7 @@ class ViT(nn.Module):
     return Neck(self.out_width, name="neck")(x) if self.out_width else x
 
   def torch_names(self) -> TorchNames:
-    """Names of the released code of SAM; adapters, prompts and class tokens are not in it."""
+    """Names of the released code of SAM; it has no stem, adapters, prompts and class tokens."""
     modules = {"patches": "patch_embed.proj", "positions": "pos_embed", **NECK_NAMES}
     layouts: dict[str, Callable[[np.ndarray], np.ndarray]] = {"positions": lambda x: x[0]}
     for block in range(self.depth):

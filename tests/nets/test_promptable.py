@@ -126,6 +126,22 @@ def test_windows_come_back(shape):
   np.testing.assert_array_equal(unwindowed(tokens, counts, shape), x)
 
 
+def test_behind_a_stem_a_token_stands_beside_a_patch():
+  """Without blocks the map moves by a token where the picture moves by a patch."""
+  net = ViT(patch=4, width=3, depth=0, num_heads=1, grid=(6, 6), stem=(2, 4))
+  picture = np.zeros((24, 24, 1), np.float32)
+  picture[9:14, 8:13] = np.random.default_rng(0).normal(size=(5, 5, 1))
+  params = jax.jit(net.init)(jax.random.key(0), picture)["params"]
+  assert params["patches"]["kernel"].shape == (1, 1, 4, 3)
+  params["positions"] = 0 * params["positions"]
+  apply = jax.jit(net.apply)
+  found, moved = (apply({"params": params}, np.roll(picture, n, (0, 1))) for n in (0, 4))
+  assert found.shape == (6, 6, 3)
+  np.testing.assert_allclose(moved[1:, 1:], found[:-1, :-1], atol=1e-6)
+  with pytest.raises(check.InputError, match="a patch that 4 divides, for 2 halvings, got 6"):
+    net.clone(patch=6)
+
+
 @pytest.mark.parametrize("make, channels, size", [
   (nets.lite_medsam, 3, 9_786_628),  # 9,801,439 less the folded BatchNorms' moments
   (nets.sam_vit_b, 3, 93_735_728),  # SAM ViT-B as published: 93.7 M
