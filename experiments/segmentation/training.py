@@ -205,11 +205,10 @@ def load(
   )
 
 
-def fit(
-  config: Config, setting: Setting, fold: Fold, arm: str, seed: int, directory: train.RunDirectory
-) -> Trained:
-  """Trains one network, resumable, and writes its weights."""
-  name = f"{arm}-fold{fold.number}-{seed}"
+def job_of(
+  config: Config, setting: Setting, fold: Fold, arm: str, seed: int
+) -> tuple[study.Job, Model]:
+  """The training of a fold, and its model; what is kept are the averaged weights of the state."""
   key = jax.random.fold_in(jax.random.key(seed), fold.number)
   model, preprocess = nets.from_linen(setting.network), setting.preprocess
   assert preprocess.patch is not None
@@ -233,8 +232,16 @@ def fit(
     len(setting.source.class_names),
   )
   best = "validation/dice" if config.keep == "best" else ""
-  key = rng.stream(key, "training")
+  key, name = rng.stream(key, "training"), f"{arm}-fold{fold.number}-{seed}"
   job = study.Job(name, step, stream, params, key, config.num_steps, evaluators, keep_best=best)
+  return job, model
+
+
+def fit(
+  config: Config, setting: Setting, fold: Fold, arm: str, seed: int, directory: train.RunDirectory
+) -> Trained:
+  """Trains one network, resumable, and writes its weights."""
+  job, model = job_of(config, setting, fold, arm, seed)
   one = study.train_job(
     job,
     directory,
@@ -243,11 +250,11 @@ def fit(
     checkpoint_every=config.checkpoint_every,
   )
   kept = one.state.extra.params
-  path = directory.path / loading.FOLDER / f"{name}{loading.SUFFIX}"
-  loading.save_member(path, kept, preprocess, network=setting.network)
-  member = inference.Member(model, kept, preprocess, name)
+  path = directory.path / loading.FOLDER / f"{job.name}{loading.SUFFIX}"
+  loading.save_member(path, kept, setting.preprocess, network=setting.network)
+  member = inference.Member(model, kept, setting.preprocess, job.name)
   is_first = fold.number == setting.folds[0].number
-  flops = study.flops(step, params, stream(0)) if is_first else float("nan")
+  flops = study.flops(job.step, job.params, job.stream(0)) if is_first else float("nan")
   return Trained(one, member, flops)
 
 

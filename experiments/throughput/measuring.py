@@ -12,6 +12,7 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.throughput.peaks import Peaks
+from medjax.programs import peak_bytes
 
 _WARM_UP = 2  # rounds that are not counted
 _QUEUED = 4  # calls that are handed to an accelerator before the first is waited for
@@ -153,8 +154,7 @@ def _first(program: Program) -> tuple[Callable[..., Any], Counts, float]:
   cost, memory = compiled.cost_analysis(), compiled.memory_analysis()
   assert cost is not None and memory is not None  # all backends of today's JAX count
   moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
-  whole = moved + memory.temp_size_in_bytes - memory.alias_size_in_bytes
-  peak = getattr(memory, "peak_memory_in_bytes", 0) or whole
+  peak = peak_bytes(compiled)
   return compiled, Counts(cost["flops"], moved, memory.temp_size_in_bytes, peak), seconds
 
 

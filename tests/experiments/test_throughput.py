@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.bench import growth
+from experiments.bench import growth, largest_patch
 from experiments.throughput import comparing
 from experiments.throughput.config import PRESETS, Config
 from experiments.throughput.groups import groups
 from experiments.throughput.measuring import Program, measure
 from experiments.throughput.peaks import Peaks
-from medjax import files
+from medjax import files, programs
 from medjax.check import InputError
 
 SLOW = Peaks(flops=1e6, bandwidth=1e6, nominal=2e6)
@@ -45,6 +45,28 @@ def test_counts_floors_and_first_calls_of_a_matrix_product(tmp_path):
   assert len(calls) == 2 + 2 + 3 + 1  # first calls, warm-up, rounds, trace
   assert any((tmp_path / "trace").rglob("*.xplane.pb"))
   assert jax.config.jax_compilation_cache_dir == cache
+
+
+def test_the_fullest_moment_holds_what_a_gradient_keeps():
+  # the backward pass of two layers needs both activations, which are neither argument nor result
+  def loss(w, x):
+    return jnp.tanh(jnp.tanh(x @ w) @ w).sum()
+
+  w, x = jnp.ones((8, 8)), jnp.ones((4096, 8))
+  compiled = jax.jit(jax.grad(loss)).lower(w, x).compile()
+  assert programs.peak_bytes(compiled) >= 2 * x.nbytes + 2 * w.nbytes
+
+
+@pytest.mark.parametrize("most", [0, 1, 6, 7, 8, 32, 33, 40])
+def test_the_largest_size_is_found_by_doubling_and_halving(most):
+  asked = []
+
+  def fits(n):
+    asked.append(n)
+    return n <= most
+
+  assert largest_patch.largest(fits, 33) == min(most, 33)
+  assert len(asked) == len(set(asked)) <= 12  # each is a compilation
 
 
 def timing(ratio, spread, seconds=1.0):
