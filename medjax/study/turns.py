@@ -57,6 +57,21 @@ def people_of(subjects: Sequence[str], indices: Sequence[int]) -> tuple[str, ...
   return tuple(sorted({subjects[i] for i in indices}))
 
 
+def people_by_part(
+  subjects: Sequence[str], parts: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[str, ...]]:
+  """The people of each part, sorted.
+
+  >>> people_by_part(["bob", "ann", "bob", "cyd"], {"train": (0, 1, 2), "test": (3,)})
+  {'train': ('ann', 'bob'), 'test': ('cyd',)}
+
+  Args:
+    subjects: the person of each case.
+    parts: part -> positions of its cases, as `parted` draws them.
+  """
+  return {part: people_of(subjects, rows) for part, rows in parts.items()}
+
+
 def parted(
   subjects: Sequence[str], fractions: Mapping[str, float | int], seed: int
 ) -> dict[str, tuple[int, ...]]:
