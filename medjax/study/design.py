@@ -79,7 +79,7 @@ def design(
   arms: Iterable[str],
   turns: Sequence[Turn] | Mapping[str, Sequence[str]],
   *,
-  tested: Mapping[str, int] | None = None,
+  tested: Mapping[str, int] | Sequence[str] = ("test",),
   asked: Iterable[Question] | None = None,
   kind: str = "people by part",
 ) -> Design:
@@ -97,26 +97,31 @@ def design(
     questions: all questions of the study.
     arms: that the run trains.
     turns: of the study; where there is one, part -> people does.
-    tested: role -> number of people that are tested in it; None: the role "test", with the
-      different people of that part in all turns. Questions of other roles are not asked.
+    tested: role -> number of people that are tested in it; of roles alone, in each the different
+      people of the part "test" in all turns. Questions of other roles are not asked.
     asked: the questions that these data can answer; None: all.
     kind: what the parts are, a few words for splits.json.
   Raises:
-    InputError: a person in two parts of a turn, two turns of one name, no part "test" where
-      `tested` is None.
+    InputError: a person in two parts of a turn, two turns of one name, no part "test" although
+      `tested` gives no numbers.
   """
   turns = [Turn("", None, (), {}, turns)] if isinstance(turns, Mapping) else turns
   splits, questions = splits_of(turns, seed, kind), tuple(questions)
-  if tested is None:
-    check.require(
-      all("test" in turn.people for turn in turns),
-      'a part "test" in every turn',
-      f"{sorted({part for turn in turns for part in turn.people})}",
-      "say with `tested` how many people are tested in which role",
-    )
-    tested = {"test": len({person for turn in turns for person in turn.people["test"]})}
+  if not isinstance(tested, Mapping):
+    tested = dict.fromkeys(tested, len(_people_of("test", turns)))
   own = tuple(q for q in (questions if asked is None else asked) if q.role in tested)
   seeds = range(seed, seed + config.num_seeds)
   members = {role: {"seed": len(seeds), "subject": number} for role, number in tested.items()}
   power = planned(own, members, arms, margin=config.margin)
   return Design(splits, seeds, questions, own, power, config.margin)
+
+
+def _people_of(part: str, turns: Sequence[Turn]) -> set[str]:
+  """The different people of a part over all turns."""
+  check.require(
+    all(part in turn.people for turn in turns),
+    f'a part "{part}" in every turn',
+    f"{sorted({name for turn in turns for name in turn.people})}",
+    "say with `tested` how many people are tested in which role",
+  )
+  return {person for turn in turns for person in turn.people[part]}

@@ -106,3 +106,8 @@ def test_without_a_part_test_the_numbers_of_people_are_asked_for():
   with pytest.raises(InputError, match='a part "test"'):
     made(unseen)
   assert made(unseen, tested={"far": 2}).asked == (FAR,)
+
+
+def test_roles_alone_are_tested_on_the_people_of_the_part_test():
+  named, counted = made(tested=("far", "test")), made(tested={"far": 3, "test": 3})
+  assert named == counted and named.asked == QUESTIONS
