@@ -103,15 +103,19 @@ def run(
     fractions=frame.fractions,
     seed=options.seed,
   )
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  people = sum(len(turn.people["unseen"]) for turn in turns)
-  members = {"unseen": {"seed": len(seeds), "subject": people}}
-  planned = study.planned(frame.questions, members, arms, margin=config.margin)
+  design = study.design(
+    config,
+    options.seed,
+    frame.questions,
+    arms,
+    turns,
+    tested={"unseen": sum(len(turn.people["unseen"]) for turn in turns)},
+    kind="sites left out in turn",
+  )
   with options.directory(config, whole.manifest()) as directory:
     if directory.finished:
       return
-    directory.write_json("splits", study.splits_of(turns, options.seed, "sites left out in turn"))
-    study.announce(planned)
+    design.begin(directory)
     own = task(whole)
     scorer = Scorer(whole, own, frame.metrics)
     steps: dict[str, Step] = {arm: frame.arms[arm].make(own) for arm in arms}
@@ -120,7 +124,7 @@ def run(
     updates = {arm: frame.updates(own, arm) if frame.updates else config.num_steps for arm in arms}
     for turn in turns:
       turn = frame.prepare(own, turn, directory) if frame.prepare else turn
-      for seed in seeds:
+      for seed in design.seeds:
         key = jax.random.key(seed)  # one for all arms: the same first weights and batches
         stream = _stream(config, turn, key, frame.metrics)
         for arm, step in steps.items():
@@ -153,7 +157,7 @@ def run(
       else study.flops(step, trained[arm][0].params, batch)
       for arm, step in steps.items()
     }
-    finish(frame, config, directory, turns, trained, (flops, updates), rows, planned, options)
+    finish(frame, config, directory, turns, trained, (flops, updates), rows, design, options)
 
 
 def _stream(config: Settings, turn: study.Turn, key: Key, metrics: Sequence[str]) -> Any:
@@ -185,18 +189,15 @@ def finish(
   trained: dict[str, list[study.Trained]],
   spent: tuple[Mapping[str, float], Mapping[str, int]],
   rows: list[dict[str, Any]],
-  planned: Sequence[dict[str, Any]],
+  design: study.Design,
   options: cli.RunOptions,
 ) -> None:
   """Verdicts, results.json and the page; `spent` are operations of an update, and updates."""
   flops, updates = spent
-  found = study.answered(
+  found = design.results(
     rows,
     frame.metrics,
-    frame.questions,
-    margin=config.margin,
     costs={arm: flops[arm] * updates[arm] for arm in flops},
-    planned=planned,
     flops=flops,
     is_simulated=not options.data,
     by_site=by_site(rows, frame.metrics[0]),
