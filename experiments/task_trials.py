@@ -231,20 +231,16 @@ def run(
   """
   shares = {"train": config.train_fraction, "test": 1 - config.train_fraction}
   parts = study.parted(cases.subjects, shares, options.seed)
-  people = {part: study.people_of(cases.subjects, rows) for part, rows in parts.items()}
+  people = study.people_by_part(cases.subjects, parts)
   kinds = {kind for kind, _ in cases.heads}
   measured = [m for kind, m in (("mask", "dice"), ("class", "balanced")) if kind in kinds]
   measured += frame.measured
   asked = [question for question in frame.questions if question.metric in measured]
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
-  planned = study.planned(asked, members, arms, margin=config.margin)
+  design = study.design(config, options.seed, frame.questions, arms, people, asked=asked)
   with options.directory(config, cases.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     problem = frame.problem(config, cases)
     done = trials(
       config,
@@ -253,18 +249,14 @@ def run(
       problem,
       {arm: frame.arms[arm].make(problem) for arm in arms},
       directory,
-      seeds,
+      design.seeds,
       repeats=frame.repeats,
       measure=None if frame.measure is None else frame.measure(problem),
     )
-    found = study.answered(
+    found = design.results(
       done.rows,
       measured,
-      asked,
-      margin=config.margin,
-      every=frame.questions,
       costs=done.flops,
-      planned=planned,
       flops=done.flops,
       is_simulated=not options.data,
       num_parameters={arm: tree.size(own[0].params) for arm, own in done.trained.items()},
