@@ -221,15 +221,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     return condistfl_sites.build(config, options)
   whole = abdomens.hospitals(config.num_people, config.shape, options.seed)
   roles = [_role(local) for local in config.local_updates]
-  frame = federations.frame(
-    whole,
-    QUESTIONS,
-    roles,
-    arms=config.arms,
-    seed=options.seed,
-    num_seeds=config.num_seeds,
-    margin=config.margin,
-  )
+  frame = federations.frame(config, options.seed, whole, QUESTIONS, roles, config.arms)
   with options.directory(config, whole.manifest()) as directory:
     if directory.finished:
       return
@@ -250,7 +242,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     for arm in config.arms:
       for local, role in zip(config.local_updates, roles, strict=True):
         step: Step = ARMS[arm].make(task, local)
-        for seed in range(options.seed, options.seed + config.num_seeds):
+        for seed in frame.design.seeds:
           job = federations.job(
             f"{arm}-{local}-{seed}",
             step,
@@ -267,7 +259,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
           trained.setdefault(f"{arm}, {role}", one)
           make = functools.partial(score, one, {"arm": arm, "seed": seed, "role": role})
           rows += study.kept(directory, one.name, one.params, make).rows
-    found = frame.results(rows, ("dice",), is_simulated=True, structures=abdomens.structures(rows))
+    found = frame.design.results(
+      rows, ("dice",), is_simulated=True, structures=abdomens.structures(rows)
+    )
     study.finish(directory, found, page(found, trained), trained=list(trained.values()), rows=rows)
 
 

@@ -153,16 +153,9 @@ def trained_arms(config: Config) -> dict[str, tuple[str, str, int]]:
 def build(config: Config, options: cli.RunOptions) -> None:
   study.paths_of(options.data, 0)
   source = poisoning.lesions(config.num_people, options.seed)
-  seeds, arms = range(options.seed, options.seed + config.num_seeds), trained_arms(config)
+  arms = trained_arms(config)
   frame = federations.frame(
-    source,
-    QUESTIONS,
-    tuple(_SPLITS),
-    arms=arms,
-    seed=options.seed,
-    num_seeds=len(seeds),
-    margin=config.margin,
-    shares=(5 / 6, 1 / 6),
+    config, options.seed, source, QUESTIONS, tuple(_SPLITS), arms, shares=(5 / 6, 1 / 6)
   )
   with options.directory(config, source.manifest()) as directory:
     if directory.finished:
@@ -176,7 +169,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     held = {
       (role, seed): federated.dirichlet(train.label, config.num_clients, alpha, seed, least=8)
       for role, alpha in _SPLITS.items()
-      for seed in seeds
+      for seed in frame.design.seeds
     }
     for arm, (rule, attack, wrong) in arms.items():
       step = task.step(rule, attack, wrong)
@@ -210,7 +203,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
           return study.Scored(study.classes(logits, test.label, about=about, subjects=subjects))
 
         rows += study.kept(directory, one.name, one.params, score).rows
-    found = frame.results(rows, ("auroc", "accuracy"), is_simulated=True)
+    found = frame.design.results(rows, ("auroc", "accuracy"), is_simulated=True)
     study.finish(
       directory, found, page(config, found, trained), trained=list(trained.values()), rows=rows
     )

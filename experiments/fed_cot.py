@@ -211,14 +211,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     {name: scanner(name, config.num_people, config.shape, options.seed) for name in _SCANNERS}
   )
   frame = federations.frame(
-    whole,
-    QUESTIONS,
-    ("all",),
-    arms=config.arms,
-    seed=options.seed,
-    num_seeds=config.num_seeds,
-    margin=config.margin,
-    shares=(1 / 2, 1 / 2),
+    config, options.seed, whole, QUESTIONS, ["all"], config.arms, shares=(1 / 2, 1 / 2)
   )
   with options.directory(config, whole.manifest()) as directory:
     if directory.finished:
@@ -249,7 +242,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     for arm in config.arms:
       way: Way = ARMS[arm].make()
       step = task.federation(way)
-      for seed in range(options.seed, options.seed + config.num_seeds):
+      for seed in frame.design.seeds:
         job = federations.job(
           f"{arm}-{seed}",
           step,
@@ -267,7 +260,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
         trained.setdefault(arm, one)
         make = functools.partial(score, one, {"arm": arm, "seed": seed, "role": "all"})
         rows += study.kept(directory, one.name, one.params, make).rows
-    found = frame.results(rows, ("dice",), is_simulated=True)
+    found = frame.design.results(rows, ("dice",), is_simulated=True)
     study.finish(directory, found, page(found, trained), trained=list(trained.values()), rows=rows)
 
 

@@ -228,15 +228,8 @@ PRESETS = {"demo": Config(), "evidence": Config(arms=tuple(ARMS), num_seeds=4)}
 def build(config: Config, options: cli.RunOptions) -> None:
   study.paths_of(options.data, 0)
   whole = abdomens.hospitals(config.num_people, config.shape, options.seed)
-  frame = federations.frame(
-    whole,
-    QUESTIONS,
-    [_role(rate, link) for rate in config.loss_rates for link in _LINKS],
-    arms=config.arms,
-    seed=options.seed,
-    num_seeds=config.num_seeds,
-    margin=config.margin,
-  )
+  roles = [_role(rate, link) for rate in config.loss_rates for link in _LINKS]
+  frame = federations.frame(config, options.seed, whole, QUESTIONS, roles, config.arms)
   with options.directory(config, whole.manifest()) as directory:
     if directory.finished:
       return
@@ -252,7 +245,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
       classes_of = task.tester(way)
       for rate in (0.0,) if arm == "none" else config.loss_rates:
         step = task.federation(way, rate, judged)
-        for seed in range(options.seed, options.seed + config.num_seeds):
+        for seed in frame.design.seeds:
           job = federations.job(
             f"{arm}-{rate:g}-{seed}",
             step,
@@ -273,7 +266,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
               about = {"arm": arm, "seed": seed, "role": _role(tested, link)}
               found = classes_of(one.params, test, tested * (link == "lossy"), seed)
               rows += abdomens.scored(found, test.label, names, about)
-    found = frame.results(rows, ("dice",), is_simulated=True)
+    found = frame.design.results(rows, ("dice",), is_simulated=True)
     study.finish(directory, found, page(found, trained), trained=list(trained.values()), rows=rows)
 
 
