@@ -153,14 +153,12 @@ def build(config: Config, options: cli.RunOptions) -> None:
   table = load(options)
   seeds = range(options.seed, options.seed + config.num_seeds)
   turns = {seed: turns_of(table, config.num_folds, seed) for seed in seeds}
-  members = {"test": {"seed": len(seeds), "subject": len(set(table.subjects))}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  folds = [turn for own in turns.values() for turn in own]
+  design = study.design(config, options.seed, QUESTIONS, config.arms, folds, kind="folds of people")
   with options.directory(config, table.manifest) as directory:
     if directory.finished:
       return
-    every = [turn for own in turns.values() for turn in own]
-    directory.write_json("splits", study.splits_of(every, options.seed, "folds of people"))
-    study.announce(planned)
+    design.begin(directory)
     subjects = np.array(table.subjects)
     rows: list[dict[str, Any]] = []
     terms: dict[str, list[dict[str, float]]] = {}
@@ -182,12 +180,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
         rows += study.classes(
           logits, table.label[test], about=own, subjects=subjects[test].tolist()
         )
-    found = study.answered(
+    found = design.results(
       rows,
       ("auroc", "accuracy"),
-      QUESTIONS,
-      margin=config.margin,
-      planned=planned,
       is_simulated=False,
       importance={arm: mean_of(own) for arm, own in terms.items()},
     )
