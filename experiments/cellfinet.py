@@ -158,18 +158,14 @@ def build(config: Config, options: cli.RunOptions) -> None:
   title, held = load(config, options)
   given = {"deep": held.standardised(held.embedding)} if "deep" in config.arms else {}
   feature = held.standardised()
-  people = {part: study.people_of(held.subjects, rows) for part, rows in held.parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
+  people = study.people_by_part(held.subjects, held.parts)
   is_known = {"focus": held.is_informative is not None, "recovered": bool(held.planted)}
   asked = [question for question in QUESTIONS if is_known.get(question.metric, True)]
-  members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
-  planned = study.planned(asked, members, config.arms, margin=config.margin)
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people, asked=asked)
   with options.directory(config, held.manifest()) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     stores_of = {arm: stored(held, given.get(arm, feature)) for arm in config.arms}
     tasks = {arm: ARMS[arm].make(config) for arm in config.arms if arm not in _FORESTS}
     tx = optax.adamw(config.learning_rate, weight_decay=config.decay)
@@ -179,7 +175,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     reasons = {arm: tile_networks.Reasons([], [], []) for arm in tasks if arm not in given}
     cells: list[float] = []
     rows: list[dict[str, Any]] = []
-    for seed in seeds:
+    for seed in design.seeds:
       key = jax.random.key(seed)
       for arm, stores in stores_of.items():
         about = {"arm": arm, "seed": seed, "role": "test"}
@@ -216,13 +212,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
         rows += judged(
           held, np.asarray(found.logits), about, np.asarray(found.attention), recovered
         )
-    results = study.answered(
+    results = design.results(
       rows,
       ("auroc", "accuracy", "focus", "recovered"),
-      asked,
-      margin=config.margin,
-      every=QUESTIONS,
-      planned=planned,
       is_simulated=options.preset in ("demo", "evidence", "nuclei"),
       cells={"linear": float(np.mean(cells))} if cells else {},
       gap={arm: max(own.gaps) for arm, own in reasons.items()},
