@@ -190,26 +190,19 @@ def build(config: Config, options: cli.RunOptions) -> None:
   paths = study.paths_of(options.data, int(config.task != "simulated"), f" with task {config.task}")
   task = clinic_tasks.task_of(config.task, paths, config.num_people, options.seed)
   source, metric = task.clinics.source, _METRICS[config.task][0]
-  people = {
-    part: study.people_of(source.subjects, rows) for part, rows in task.clinics.parts.items()
-  }
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  asked = [question for question in QUESTIONS if question.role == config.task]
-  members = {config.task: {"seed": len(seeds), "subject": len(people["test"])}}
-  planned = study.planned(asked, members, config.arms, margin=config.margin)
+  people = study.people_by_part(source.subjects, task.clinics.parts)
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people, tested=[config.task])
   with options.directory(config, source.manifest()) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", task.train, (), {"test": task.test}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     held = federated.by_domain(task.train.domain)
     predict = study.ChunkedPredictor(task.output, chunk=32)
     trained: dict[str, study.Trained] = {}
     rows: list[dict[str, Any]] = []
     clinics: dict[str, dict[str, list[float]]] = {}
     for arm in config.arms:
-      for seed in seeds:
+      for seed in design.seeds:
         found = [
           study.train_job(
             federations.job(
@@ -236,13 +229,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
         rows += task.score(outputs, about, len(found) == 1)
         for name, value in task.by_clinic(outputs).items():
           clinics.setdefault(arm, {}).setdefault(name, []).append(value)
-    found = study.answered(
+    found = design.results(
       rows,
       (metric,),
-      asked,
-      margin=config.margin,
-      every=QUESTIONS,
-      planned=planned,
       is_simulated=config.task == "simulated",
       clinics=clinics,
       published=PUBLISHED.get(config.task, {}),
