@@ -171,22 +171,18 @@ def check_units(config: Config, names: Sequence[str]) -> None:
 def build(config: Config, options: cli.RunOptions) -> None:
   domains = load(config, options)
   check_units(config, domains.names)
-  seeds = range(options.seed, options.seed + config.num_seeds)
   named = {
     part: tuple(sorted({person for one in own for person in one}))
     for part, own in domains.people.items()
   }
-  members = {"after all": {"seed": len(seeds), "subject": len(named["test"])}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  design = study.design(config, options.seed, QUESTIONS, config.arms, named, tested=["after all"])
   with options.directory(config, domains.manifest) as directory:
     if directory.finished:
       return
-    directory.write_json("splits", study.splits_of([study.Turn("", None, (), {}, named)],
-                                                   options.seed))  # fmt: skip
-    study.announce(planned)
+    design.begin(directory)
     rows, matrices, routed, numbers, trained = [], {}, {}, {}, {}
     for arm in config.arms:
-      for seed in seeds:
+      for seed in design.seeds:
         course = Course(config, arm, ARMS[arm].make(), seed, domains, directory)
         matrices.setdefault(arm, []).append(walked(course))
         rows += tested(course, arm, seed, domains)
@@ -194,9 +190,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
           numbers.setdefault(arm, []).append(len(course.subnetworks))
           routed.setdefault(arm, []).append(routing(course, domains.same))
         trained.setdefault(arm, []).extend(course.trained)
-    found = study.answered(
-      rows, ("accuracy",), QUESTIONS, margin=config.margin, planned=planned,
-       is_simulated=False,
+    found = design.results(
+      rows, ("accuracy",), is_simulated=False,
       transfer={arm: summary(own) for arm, own in matrices.items()},
       routing={arm: float(np.mean(own)) for arm, own in routed.items()},
       subnetworks={arm: float(np.mean(own)) for arm, own in numbers.items()},
