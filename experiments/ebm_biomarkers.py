@@ -139,17 +139,13 @@ PRESETS = {
 def build(config: Config, options: cli.RunOptions) -> None:
   brains = load(config, options)
   parts = study.parted(brains.subjects, {"train": 0.7, "test": 0.3}, options.seed)
-  people = {part: study.people_of(brains.subjects, rows) for part, rows in parts.items()}
+  people = study.people_by_part(brains.subjects, parts)
   train, test = (np.array(parts[part]) for part in ("train", "test"))
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people)
   with options.directory(config, brains.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     networks = biomarkers.Networks(
       biomarkers.standardised(brains.image, train),
       brains.label,
@@ -164,7 +160,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     rows: list[dict[str, Any]] = []
     importance: dict[str, list[dict[str, float]]] = {}
     stability: list[dict[str, Any]] = []
-    for seed in seeds:
+    for seed in design.seeds:
       seen = features_of(config, brains, networks, directory, train, seed, trained, stability)
       for arm in config.arms:
         sort, judge = ARMS[arm].make()
@@ -181,12 +177,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
           {**row, "found/all": own.found}
           for row in study.classes(logits, brains.label[test], about=about, subjects=subjects)
         ]
-    found = study.answered(
+    found = design.results(
       rows,
       ("auroc", "accuracy", "found"),
-      QUESTIONS,
-      margin=config.margin,
-      planned=planned,
       is_simulated=True,
       importance=importance,
       stability=stability,
