@@ -202,18 +202,12 @@ def build(config: Config, options: cli.RunOptions) -> None:
   arrays = {use: data.stack(source) for use, source in sources.items()}
   train, test = arrays["train"], arrays["test"]
   people = {use: [f"{use}/{name}" for name in own.subjects] for use, own in sources.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {
-    role: {"seed": len(seeds), "subject": len(own) * config.num_tests}
-    for role, own in _GROUPS.items()
-  }
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  tested = {role: len(own) * config.num_tests for role, own in _GROUPS.items()}
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people, tested=tested)
   with options.directory(config, data.concat(sources).manifest()) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", train, (), {"test": test}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     held = federated.dirichlet(train.label, config.num_clients, config.alpha, options.seed, least=8)
     owner = np.zeros(len(train.label), np.int32)
     for client, rows_of in enumerate(held):
@@ -243,7 +237,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     for arm in config.arms:
       step: Step = ARMS[arm].make(task)
       weights = None if arm in _BY_CASES else np.ones(config.num_clients)
-      for seed in seeds:
+      for seed in design.seeds:
         name = f"{arm}-{seed}"
         job = federations.job(
           name,
@@ -263,12 +257,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
         make = functools.partial(score, one, arm, seed)
         rows += study.kept(directory, name, one.params, make).rows
     shown = {arm: own[0].curve("rescue")[1] for arm, own in trained.items()}
-    found = study.answered(
+    found = design.results(
       rows,
       ("balanced",),
-      QUESTIONS,
-      margin=config.margin,
-      planned=planned,
       is_simulated=not config.reads_pictures,
       rescue={arm: {"first": own[0], "last": own[-1]} for arm, own in shown.items() if own},
       shares=task.shares.astype(int).tolist(),
