@@ -139,21 +139,16 @@ def build(config: Config, options: cli.RunOptions) -> None:
     sites = few_shot_sites.simulated(
       config.num_people, config.shape, max(config.shots), config.num_queries, options.seed
     )
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  asked = [question for num in config.shots for question in _asked(num)]
-  members = {"seed": len(seeds), "subject": len(sites.people["query"])}
-  every = {_role(num): members for num in config.shots}
-  planned = study.planned(asked, every, config.arms, margin=config.margin)
+  tested = {_role(num): len(sites.people["query"]) for num in config.shots}
+  design = study.design(config, options.seed, QUESTIONS, config.arms, sites.people, tested=tested)
   with options.directory(config, sites.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, sites.people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     trained: list[study.Trained] = []
     rows: list[dict[str, Any]] = []
     margins: dict[str, list[float]] = {}
-    for seed in seeds:
+    for seed in design.seeds:
       task = Task(config, sites.class_names)
       trained.append(task.pretrain(sites.pretraining, sites.labelled, seed, directory))
       for num in config.shots:
@@ -170,13 +165,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
             make = functools.partial(_scored, arm, task, shots, sites, seed, about)
             rows += study.kept(directory, f"{arm}-{num}-{organ}-{seed}", task.params, make).rows
     rows = joined(rows)
-    found = study.answered(
+    found = design.results(
       rows,
       ("dice", "size_error"),
-      asked,
-      margin=config.margin,
-      every=QUESTIONS,
-      planned=planned,
       is_simulated=options.preset in ("demo", "evidence"),
       structures=by_organ(rows, sites.class_names),
       margins={role: float(np.mean(own)) for role, own in margins.items()},
