@@ -160,20 +160,16 @@ def build(config: Config, options: cli.RunOptions) -> None:
   films = load(config, options)
   shares = {"train": config.train_fraction, "test": 1 - config.train_fraction}
   parts = study.parted(films.subjects, shares, options.seed)
-  people = {part: study.people_of(films.subjects, rows) for part, rows in parts.items()}
+  people = study.people_by_part(films.subjects, parts)
   sick = np.flatnonzero(films.label[np.array(parts["test"])] == radiographs.PNEUMONIA)
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  counts = {"test": len(people["test"]), "pneumonia": len(sick)}
-  members = {role: {"seed": len(seeds), "subject": number} for role, number in counts.items()}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  tested = {"test": len(people["test"]), "pneumonia": len(sick)}
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people, tested=tested)
   with options.directory(config, films.manifest) as directory:
     if directory.finished:
       return
     problem = film_readers.Problem(config, films)
     train, test = (problem.store(parts[part]) for part in ("train", "test"))
-    turn = study.Turn("", train, (), {"test": test}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     readers = {arm: ARMS[arm].make() for arm in config.arms}
     steps = {arm: problem.step(reader) for arm, reader in readers.items() if reader}
     predict = {arm: problem.program(readers[arm]) for arm in steps}
@@ -200,7 +196,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
         own.append({**about, "role": "pneumonia", **who, **no_class, **figures})
       return study.Scored(own, more={"maps": maps[sick[: config.num_shown]]})
 
-    for seed in seeds:
+    for seed in design.seeds:
       key = jax.random.key(seed)
       stream = data.batches(train, config.batch_size, key)
       for arm, step in steps.items():
@@ -221,13 +217,10 @@ def build(config: Config, options: cli.RunOptions) -> None:
     batch = data.batches(train, config.batch_size, 0)(0)
     flops = {arm: study.flops(step, trained[arm][0].params, batch) for arm, step in steps.items()}
     flops |= {arm: float("nan") for arm in config.arms if arm not in steps}
-    found = study.answered(
+    found = design.results(
       rows,
       ("auroc", "accuracy", "in_box", "by_area"),
-      QUESTIONS,
-      margin=config.margin,
       costs=flops,
-      planned=planned,
       flops=flops,
       is_simulated=True,
     )
