@@ -125,24 +125,20 @@ PRESETS = {
 def build(config: Config, options: cli.RunOptions) -> None:
   cases = load(config, options)
   parts = study.parted(cases.subjects, {"train": 0.6, "test": 0.4}, options.seed)
-  people = {part: study.people_of(cases.subjects, rows) for part, rows in parts.items()}
+  people = study.people_by_part(cases.subjects, parts)
   places = {part: np.array(own, np.int64) for part, own in parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
   tested = cases.part(places["test"])
-  members = {}
+  tested_in: dict[str, int] = {}  # role -> number of people
   for role, is_graded in (("graded", True), ("unordered", False)):
     kept = [i for i in parts["test"] if cases.tasks[cases.store["task"][i]].is_graded == is_graded]
     if kept:
-      members[role] = {"seed": len(seeds), "subject": len(study.people_of(cases.subjects, kept))}
-  asked = [question for question in QUESTIONS if question.role in members]
-  planned = study.planned(asked, members, config.arms, margin=config.margin)
+      tested_in[role] = len(study.people_of(cases.subjects, kept))
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people, tested=tested_in)
   about = {"tasks": {task.name: task.manifest for task in cases.tasks}}
   with options.directory(config, about) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     networks = {arm: ARMS[arm].make(config, cases) for arm in config.arms}
     trained: dict[str, list[study.Trained]] = {arm: [] for arm in config.arms}
     rows: list[dict[str, Any]] = []
@@ -152,7 +148,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     is_above = np.isin(tested["task"], list(grades)) & (tested["label"] > 0)
     flops = dict.fromkeys(config.arms, 0.0)
     steps = {arm: [step_of(config, cases, one) for one in own] for arm, own in networks.items()}
-    for seed in seeds:
+    for seed in design.seeds:
       key = jax.random.key(seed)
       for arm, own in networks.items():
         said = np.full(len(places["test"]), -1)
@@ -165,7 +161,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
           job = study.Job(f"{arm}-{number}-{seed}", step, stream, params, key, config.num_steps)
           one = study.train_job(job, directory, log_every=config.log_every)
           trained[arm].append(one)
-          if seed == seeds[0]:
+          if seed == design.seeds[0]:
             flops[arm] += study.flops(step, one.params, stream(0))
           predict = study.ChunkedPredictor(network.answer, chunk=64)
           for task in network.tasks:
@@ -175,15 +171,11 @@ def build(config: Config, options: cli.RunOptions) -> None:
         invalid[arm].append(float((said < 0).mean()))
         if is_above.any():
           above[arm].append(float((said == tested["label"])[is_above].mean()))
-    graded = study.tables(rows, "kappa", role="graded") if "graded" in members else {}
-    found = study.answered(
+    graded = study.tables(rows, "kappa", role="graded") if "graded" in tested_in else {}
+    found = design.results(
       rows,
       ("accuracy",),
-      asked,
-      margin=config.margin,
-      every=QUESTIONS,
       costs=flops,
-      planned=planned,
       flops=flops,
       is_simulated=options.preset != "folders",
       kappa={arm: study.interval(own) for arm, own in graded.items()},
