@@ -170,14 +170,14 @@ def build(config: Config, options: cli.RunOptions) -> None:
   title, lesions = load(config, options)
   seeds = range(options.seed, options.seed + config.num_seeds)
   turns = {seed: patient_sets.turns_of(lesions, config.num_folds, seed) for seed in seeds}
-  members = {"test": {"seed": len(seeds), "subject": len(set(lesions.patients))}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  folds = [turn for own in turns.values() for turn in own]
+  design = study.design(
+    config, options.seed, QUESTIONS, config.arms, folds, kind="folds of patients"
+  )
   with options.directory(config, lesions.manifest()) as directory:
     if directory.finished:
       return
-    folds = [turn for own in turns.values() for turn in own]
-    directory.write_json("splits", study.splits_of(folds, options.seed, "folds of patients"))
-    study.announce(planned)
+    design.begin(directory)
     tasks = {arm: ARMS[arm].make(config) for arm in config.arms}
     tx = optax.adam(config.learning_rate)
     steps = {arm: methods.supervised(task.loss, tx) for arm, task in tasks.items()}
@@ -213,12 +213,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
         trained[arm].append(one)
         about = {"arm": arm, "seed": seed, "turn": turn.name, "role": "test"}
         rows += judged(task, one.params, own, lesions, about)
-    found = study.answered(
+    found = design.results(
       rows,
       ("balanced", "sensitivity", "specificity", "auroc"),
-      QUESTIONS,
-      margin=config.margin,
-      planned=planned,
       flops=flops,
       is_simulated=lesions.is_drawn,
       statement=statement,
