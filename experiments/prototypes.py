@@ -159,23 +159,19 @@ def build(config: Config, options: cli.RunOptions) -> None:
     start = ARMS[arm].starts_from
     check.require(not start or start in arms, f"the arm {start} with {arm}", "none", "add it")
   parts = study.parted(held.subjects, {"train": 0.6, "test": 0.4}, options.seed)
-  people = {part: study.people_of(held.subjects, rows) for part, rows in parts.items()}
+  people = study.people_by_part(held.subjects, parts)
   whole, test = (np.array(parts[part]) for part in ("train", "test"))
   shown = test[: config.num_mapped]
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  is_asked = [q for q in QUESTIONS if held.mask is not None or q.metric not in ("inside", "hit")]
-  who = {"test": people["test"], "maps": {held.subjects[i] for i in shown}}
-  members = {role: {"seed": len(seeds), "subject": len(own)} for role, own in who.items()}
-  planned = study.planned(is_asked, members, arms, margin=config.margin)
+  asked = [q for q in QUESTIONS if held.mask is not None or q.metric not in ("inside", "hit")]
+  tested = {"test": len(people["test"]), "maps": len({held.subjects[i] for i in shown})}
+  design = study.design(config, options.seed, QUESTIONS, arms, people, tested=tested, asked=asked)
   with options.directory(config, held.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     image = lesion_sets.standardised(held.image, whole)
     trains = {
-      seed: lesion_sets.thinned(held.label, whole, config.imbalance, seed) for seed in seeds
+      seed: lesion_sets.thinned(held.label, whole, config.imbalance, seed) for seed in design.seeds
     }
     trials = prototype_trials.Trials(
       config, image, held.label, len(held.class_names), len(trains[options.seed])
@@ -207,13 +203,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
         found, change = mapped(trials, held, shown, trained["joint"][-1], arm, seed)
         sanity.setdefault(arm, []).append(change)
         rows += map_rows(found, [held.subjects[i] for i in shown], arm, seed)
-    results = study.answered(
+    results = design.results(
       rows,
       _FIGURES,
-      is_asked,
-      margin=config.margin,
-      every=QUESTIONS,
-      planned=planned,
       is_simulated=options.preset == "demo",
       kept=kept,
       sanity={arm: float(np.mean(own)) for arm, own in sanity.items()},
