@@ -182,23 +182,18 @@ def build(config: Config, options: cli.RunOptions) -> None:
   films = load(config, options)
   arms = config.arms or tuple(ARMS)
   parts = study.parted(films.subjects, {"train": 0.6, "test": 0.4}, options.seed)
-  people = {part: study.people_of(films.subjects, rows) for part, rows in parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
+  people = study.people_by_part(films.subjects, parts)
   sick = [i for i in parts["test"] if films.states[i].any()]
-  counts = {name: len(parts["test"]) for name in config.languages}
-  counts |= {f"{name}-denied": len(sick) for name in config.languages}
-  members = {role: {"seed": len(seeds), "subject": number} for role, number in counts.items()}
-  asked = [question for question in QUESTIONS if question.role in members]
-  planned = study.planned(asked, members, arms, margin=config.margin)
+  tested = {name: len(parts["test"]) for name in config.languages}
+  tested |= {f"{name}-denied": len(sick) for name in config.languages}
+  design = study.design(config, options.seed, QUESTIONS, arms, people, tested=tested)
   with options.directory(config, films.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     problem = Problem(config, films, parts["train"])
     writers = {arm: own for arm in arms if (own := ARMS[arm].make()) is not None}
-    cells = [(seed, language) for seed in seeds for language in config.languages]
+    cells = [(seed, language) for seed in design.seeds for language in config.languages]
     learns = any(writer.prompt == "learnt" for writer in writers.values())
     matching = problem.match_jobs(parts["train"], cells if learns else [])
     one_each = study.train_jobs(list(matching.values()), directory, log_every=config.log_every)
@@ -246,21 +241,17 @@ def build(config: Config, options: cli.RunOptions) -> None:
       flops[arm] = sum(each) / config.num_steps
     corpus = {
       language: {
-        arm: text_scores.corpus_scores([said[arm, seed, language] for seed in seeds], right)
+        arm: text_scores.corpus_scores([said[arm, seed, language] for seed in design.seeds], right)
         for arm in arms
         if arm not in _CHANGED
       }
       for language in config.languages
       for right in [[films.texts[language][i] for i in parts["test"]]]
     }
-    found = study.answered(
+    found = design.results(
       rows,
       ("graph_f1", "lesion_f1", "bleu", "rouge_l", "meteor", "unread"),
-      asked,
-      margin=config.margin,
-      every=QUESTIONS,
       costs=flops,
-      planned=planned,
       flops=flops,
       is_simulated=options.preset != "table",
       corpus=corpus,
@@ -269,7 +260,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     shown = {
       (language, place): {
         "the report": films.texts[language][i],
-        **{arm: said[arm, seeds[0], language][place] for arm in arms if arm not in _CHANGED},
+        **{arm: said[arm, design.seeds[0], language][place] for arm in arms if arm not in _CHANGED},
       }
       for language in config.languages
       for place, i in enumerate(parts["test"][:2])
