@@ -196,23 +196,24 @@ def build(config: Config, options: cli.RunOptions) -> None:
   blocks = (
     sets.section_landmarks(paths[0]) if is_real else tissue_blocks.simulated(config, options.seed)
   )
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"seed": len(seeds), "subject": len(blocks)}
-  planned = study.planned(
-    QUESTIONS, {"pair": members, "stack": members}, config.arms, margin=config.margin
+  design = study.design(
+    config,
+    options.seed,
+    QUESTIONS,
+    config.arms,
+    {"test": [name for name, _ in blocks]},
+    tested=("pair", "stack"),
+    kind="blocks; none trains",
   )
-  names = [name for name, _ in blocks]
   about = {"blocks": {name: manifest.array_digest(points) for name, points in blocks}}
   with options.directory(config, about) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, {"test": names})
-    directory.write_json("splits", study.splits_of([turn], options.seed, "blocks; none trains"))
-    study.announce(planned)
+    design.begin(directory)
     register = {arm: registration(config, arm) for arm in config.arms}
     rows: list[dict[str, Any]] = []
     seconds: dict[str, list[float]] = {arm: [] for arm in config.arms}
-    for seed in seeds:
+    for seed in design.seeds:
       for number, (name, tissue) in enumerate(blocks):
         block = tissue_blocks.cut(config, name, tissue, is_real, seed)
         pairs = _pairs(block, jax.random.fold_in(jax.random.key(seed), number))
@@ -224,13 +225,10 @@ def build(config: Config, options: cli.RunOptions) -> None:
           rows += score(block, found, {"arm": arm, "seed": seed})
     shapes = _pairs(tissue_blocks.cut(config, *blocks[0], is_real, options.seed), jax.random.key(0))
     flops = {arm: programs.flops(jax.jit(f).lower(*shapes)) / 4 for arm, f in register.items()}
-    found = study.answered(
+    found = design.results(
       rows,
       ("rmse", "nearest", "angle"),
-      QUESTIONS,
-      margin=config.margin,
       costs=flops,
-      planned=planned,
       flops=flops,
       is_simulated=not is_real,
     )
