@@ -167,18 +167,13 @@ def load(config: Config, options: cli.RunOptions) -> trap_sets.TrapSet:
 def build(config: Config, options: cli.RunOptions) -> None:
   held = load(config, options)
   parts = study.parted(held.subjects, {"train": 0.5, "test": 0.5}, options.seed)
-  people = {part: study.people_of(held.subjects, rows) for part, rows in parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
+  people = study.people_by_part(held.subjects, parts)
   roles = [f"bias {bias:g}{end}" for bias in config.biases for end in _WHO]
-  members = {"seed": len(seeds), "subject": len(people["test"])}
-  asked = [question for question in QUESTIONS if question.role in roles]
-  planned = study.planned(asked, dict.fromkeys(roles, members), config.arms, margin=config.margin)
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people, tested=roles)
   with options.directory(config, held.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     task = Task(
       config.width,
       config.learning_rate,
@@ -191,7 +186,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     run = {arm: jax.jit(each(functools.partial(ARMS[arm].make, task))) for arm in config.arms}
     trained, rows = [], []
     for bias in config.biases:
-      for seed in seeds:
+      for seed in design.seeds:
         key = jax.random.key(seed)  # the same first weights and batches for every bias
         shows = held.who_shows(parts["train"], bias, seed, misleads=False)
         store = held.store(parts["train"], shows)
@@ -216,13 +211,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
           return study.Scored(found)
 
         rows += study.kept(directory, one.name, one.params, score).rows
-    found = study.answered(
+    found = design.results(
       rows,
       ("auroc", "accuracy"),
-      asked,
-      margin=config.margin,
-      every=QUESTIONS,
-      planned=planned,
       is_simulated=options.preset != "skin",
     )
     report = page(config, held, found, trained)
