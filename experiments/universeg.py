@@ -174,31 +174,27 @@ def build(config: Config, options: cli.RunOptions) -> None:
     for fold in support_tasks.folds(volumes, max(config.shots), options.seed, num_folds=single)
   ]
   families = support_tasks.families(config.size, config.num_maps, options.seed, config.maps)
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  asked = [q for num in config.shots for q in _asked(num)]
-  people = {(f.turn, f.volumes.cases[i].subject) for f in folds for i in f.test}
-  members = {_role(num): {"seed": len(seeds), "subject": len(people)} for num in config.shots}
-  planned = study.planned(asked, members, config.arms, margin=config.margin)
+  turns = [
+    study.Turn(
+      fold.turn, None, (), {},
+      study.people_by_part(
+        [case.subject for case in fold.volumes.cases], {"labelled": fold.pool, "test": fold.test}
+      ),
+    )
+    for fold in folds
+  ]  # fmt: skip
+  num_people = sum(len(turn.people["test"]) for turn in turns)
+  tested = {_role(num): num_people for num in config.shots}
+  design = study.design(config, options.seed, QUESTIONS, config.arms, turns, tested=tested)
   record = {"tested": [volumes.manifest for volumes in kinds], "maps": list(config.maps)}
   with options.directory(config, record) as directory:
     if directory.finished:
       return
-    turns = [
-      study.Turn(
-        fold.turn, None, (), {},
-        {
-          part: study.people_of([c.subject for c in fold.volumes.cases], own)
-          for part, own in (("labelled", fold.pool), ("test", fold.test))
-        },
-      )
-      for fold in folds
-    ]  # fmt: skip
-    directory.write_json("splits", study.splits_of(turns, options.seed))
-    study.announce(planned)
+    design.begin(directory)
     trained: dict[str, list[study.Trained]] = {"reader": [], "unet": []}
     rows: list[dict[str, Any]] = []
     seconds: dict[str, dict[str, float]] = {}
-    for seed in seeds:
+    for seed in design.seeds:
       task = Task(config, seed, directory)
       trained["reader"].append(task.meta_train(families))
       for arm in config.arms:
@@ -211,13 +207,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
             rows += one.rows
             seconds.setdefault(arm, {})[_role(num)] = one.seconds
       trained["unet"] += task.trained
-    found = study.answered(
+    found = design.results(
       rows,
       ("dice", "slice_dice"),
-      asked,
-      margin=config.margin,
-      every=QUESTIONS,
-      planned=planned,
       is_simulated=is_simulated,
       structures=structures(rows),
       ceiling=float(np.mean([support_tasks.ceiling(volumes) for volumes in kinds])),
