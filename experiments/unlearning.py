@@ -140,23 +140,20 @@ def build(config: Config, options: cli.RunOptions) -> None:
     {n: forgetting.hospital(n, config.num_people, options.seed) for n in forgetting.HOSPITALS}
   )
   parts = study.parted(whole.subjects, {"train": 2 / 3, "test": 1 / 3}, options.seed)
-  people = {part: study.people_of(whole.subjects, rows) for part, rows in parts.items()}
+  people = study.people_by_part(whole.subjects, parts)
   train, test = (data.stack(whole, parts[part]) for part in ("train", "test"))
   left = data.streams.take(train, np.flatnonzero(train.domain == forgetting.GONE))
   stay = data.streams.take(test, np.flatnonzero(test.domain != forgetting.GONE))
   roles = {"remaining": stay, "forgotten": left, "membership": left}
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {role: {"seed": len(seeds), "subject": len(b.label)} for role, b in roles.items()}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  tested = {role: len(cases.label) for role, cases in roles.items()}
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people, tested=tested)
   with options.directory(config, whole.manifest()) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", train, (), {"test": test}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     server = data.stack(forgetting.hospital(forgetting.HOSPITALS[0], 60, options.seed + 1))
     task = forgetting.Task(config, train, server, directory)
-    each = [forgetting.leaving(task, seed) for seed in seeds]
+    each = [forgetting.leaving(task, seed) for seed in design.seeds]
     made = {arm: [ARMS[arm].make(task, own) for own in each] for arm in config.arms}
     odds = {
       arm: np.stack([federated.log_odds(task.predict(p, left.image), left.label) for p, _ in own])
@@ -164,8 +161,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
     }
     rows: list[dict[str, Any]] = []
     for arm, own in made.items():
-      for place, seed in enumerate(seeds):
-        apart = np.arange(len(seeds)) != place  # networks of the other seeds are the references
+      for place, seed in enumerate(design.seeds):
+        # The networks of the other seeds are the references.
+        apart = np.arange(len(design.seeds)) != place
         ratio = federated.membership_ratio(
           odds[arm][place], odds["full"][apart], odds["scratch"][apart]
         )
@@ -178,12 +176,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
           )
           seen = dict(zip(names, ratio > 0, strict=False)) if role == "membership" else {}
           rows += [{**row, "member/all": float(seen.get(row["case"], np.nan))} for row in found]
-    found = study.answered(
+    found = design.results(
       [row for row in rows if row["role"] != "membership"],
       ("accuracy",),
-      QUESTIONS,
-      margin=config.margin,
-      planned=planned,
       is_simulated=True,
       member={arm: float(np.mean(member_of(rows, arm))) for arm in config.arms},
       rounds={arm: [rounds for _, rounds in own] for arm, own in made.items()},
