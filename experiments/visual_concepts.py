@@ -141,7 +141,7 @@ def load(config: Config, options: cli.RunOptions) -> tuple[str, concept_sets.Con
 def build(config: Config, options: cli.RunOptions) -> None:
   title, held = load(config, options)
   parts = study.parted(held.subjects, {"train": 0.7, "test": 0.3}, options.seed)
-  people = {part: study.people_of(held.subjects, rows) for part, rows in parts.items()}
+  people = study.people_by_part(held.subjects, parts)
   known = {"", "own", "lengths", *held.unlabelled}
   needs = {arm: getattr(row.make(), "needs", "") for arm, row in ARMS.items()}
   arms = config.arms or tuple(arm for arm, images in needs.items() if images in known)
@@ -152,19 +152,15 @@ def build(config: Config, options: cli.RunOptions) -> None:
       "none in the file",
       "add the array unlabelled",
     )
-  seeds = range(options.seed, options.seed + config.num_seeds)
   roles = [role_of(n) for n in config.shots]
   roles += [_LEAD] if {_FIRST, "full"} <= set(roles) else []
-  members = {role: {"seed": len(seeds), "subject": len(people["test"])} for role in roles}
   is_known = {"seen": held.is_visual is not None}
-  asked = [q for q in QUESTIONS if q.role in members and is_known.get(q.metric, True)]
-  planned = study.planned(asked, members, arms, margin=config.margin)
+  asked = [question for question in QUESTIONS if is_known.get(question.metric, True)]
+  design = study.design(config, options.seed, QUESTIONS, arms, people, tested=roles, asked=asked)
   with options.directory(config, held.manifest()) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     train = np.array(parts["train"])
     subjects = [held.subjects[i] for i in parts["test"]]
     scores, visual = concept_bottleneck.measured(held, train, config.shift)
@@ -173,8 +169,10 @@ def build(config: Config, options: cli.RunOptions) -> None:
     new = np.array(parts["test"])
     for shots in config.shots:
       role = role_of(shots)
-      for arm, logits, own in answers(config, held, scores, visual, parts, arms, shots, seeds):
-        for place, seed in enumerate(seeds):
+      for arm, logits, own in answers(
+        config, held, scores, visual, parts, arms, shots, design.seeds
+      ):
+        for place, seed in enumerate(design.seeds):
           about = {"arm": arm, "seed": seed, "role": role}
           scored = study.classes(
             logits[place], held.label[new], about=about, subjects=subjects, wanted=_WANTED
@@ -184,13 +182,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
         if own:
           influence.setdefault(arm, {})[role] = own.influence
     rows += lead_of(rows) if _LEAD in roles else []
-    found = study.answered(
+    found = design.results(
       [row for row in rows if row["role"] != _LEAD],
       (*_WANTED, "seen"),
-      asked,
-      margin=config.margin,
-      every=QUESTIONS,
-      planned=planned,
       is_simulated=options.preset != "embeddings",
       influence=influence,
     )
