@@ -170,10 +170,7 @@ _NOT_COVERED = (
 def build(config: Config, options: cli.RunOptions) -> None:
   sets, unlabelled = load(config, options)
   turns = turns_of(config, sets, options.seed)
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  tested = sum(len(turn.people["test"]) for turn in turns)
-  members = {"test": {"seed": len(seeds), "subject": tested}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  design = study.design(config, options.seed, QUESTIONS, config.arms, turns)
   if config.weights:
     prompt_free.imagenet_weights(config.weights)
   if options.preset in _REAL:
@@ -183,8 +180,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
   with options.directory(config, sets.manifest) as directory:
     if directory.finished:
       return
-    directory.write_json("splits", study.splits_of(turns, options.seed))
-    study.announce(planned)
+    design.begin(directory)
     task = Task(config, sets.image.shape[-1])
     program_of = functools.cache(task.program)  # compiled once for all seeds
     trained: dict[str, list[study.Trained]] = {arm: [] for arm in config.arms}
@@ -203,7 +199,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
         for (i, name), x in zip(names, found, strict=True)
       ])  # fmt: skip
 
-    for seed in seeds:
+    for seed in design.seeds:
       key = jax.random.key(seed)
       fresh = task.start(key)
       begun = first_training(config, task, fresh, {"image": unlabelled}, key, directory, seed)
@@ -230,12 +226,10 @@ def build(config: Config, options: cli.RunOptions) -> None:
           weights = adapt.whole(one.params, frozen)
           make = functools.partial(score, arm, seed, turn, weights, kind)
           rows += study.kept(directory, name, one.params, make).rows
-    found = study.answered(
-      rows, ("dice",), QUESTIONS, margin=config.margin, costs=flops, planned=planned, flops=flops,
-      tuned=tuned,
-      gradient_bytes={arm: 4 * count for arm, count in tuned.items()}, statement=statement,
-      not_covered=_NOT_COVERED if statement else "",
-      is_simulated=options.preset not in _REAL,
+    found = design.results(
+      rows, ("dice",), costs=flops, flops=flops, is_simulated=options.preset not in _REAL,
+      tuned=tuned, gradient_bytes={arm: 4 * count for arm, count in tuned.items()},
+      statement=statement, not_covered=_NOT_COVERED if statement else "",
     )  # fmt: skip
     report = page(config, sets.title, found, trained)
     study.finish(directory, found, report, trained=trained, rows=rows)
