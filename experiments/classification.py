@@ -88,7 +88,7 @@ def load(config: Config, options: cli.RunOptions) -> tuple[str, Source, study.Tu
     "see `python -m medjax.data list`; experiments.segmentation takes label maps",
   )
   indices = parts_of(source, options.seed)
-  people = {part: study.people_of(source.subjects, own) for part, own in indices.items()}
+  people = study.people_by_part(source.subjects, indices)
   parts = data.Splits(people, options.seed)
   data.check_content(source, parts)
   picture = study.pair_picture(options.workdir)
@@ -168,14 +168,11 @@ PRESETS = {
 
 def build(config: Config, options: cli.RunOptions) -> None:
   title, source, turn = load(config, options)
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"test": {"seed": len(seeds), "subject": len(turn.people["test"])}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  design = study.design(config, options.seed, QUESTIONS, config.arms, [turn])
   with options.directory(config, source.manifest()) as directory:
     if directory.finished:
       return
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     task = Task(config, source)
     answers = "findings" if task.is_findings else "classes"
     preprocess = data.Preprocessing.of_pictures(
@@ -201,7 +198,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
         found = study.classes(logits, cases.label, about=about, subjects=subjects, wanted=wanted)
       return study.Scored(found)
 
-    for seed in seeds:
+    for seed in design.seeds:
       key = jax.random.key(seed)  # one for all arms: the same first weights and batches
       params, _ = task.model.init(rng.stream(key, "parameters"), turn.train.image[0])
       stream = data.batches(turn.train, config.batch_size, key)
@@ -223,13 +220,10 @@ def build(config: Config, options: cli.RunOptions) -> None:
         ).rows
     batch = data.batches(turn.train, config.batch_size, 0)(0)
     flops = {arm: study.flops(step, trained[arm][0].params, batch) for arm, step in steps.items()}
-    found = study.answered(
+    found = design.results(
       rows,
       ("auroc",) if task.is_findings else ("accuracy", "balanced", "auroc"),
-      QUESTIONS,
-      margin=config.margin,
       costs=flops,
-      planned=planned,
       flops=flops,
       is_simulated=options.preset != "folder",
       knows_people=inspection.knows_people(source),

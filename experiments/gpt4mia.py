@@ -157,16 +157,12 @@ def build(config: Config, options: cli.RunOptions) -> None:
     pictures = known_pictures.digits(config.num_train, config.num_known, options)
   parts, people = pictures.parts, pictures.people
   arms = config.arms or tuple(ARMS)
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"seed": len(seeds), "subject": len(people["test"])}
-  both = {"errors": members, "classes": members}
-  planned = study.planned(QUESTIONS, both, arms, margin=config.margin)
+  roles = ("errors", "classes")
+  design = study.design(config, options.seed, QUESTIONS, arms, people, tested=roles)
   with options.directory(config, pictures.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     model = nets.from_linen(nets.SmallCNN(len(pictures.class_names), config.widths))
     tx = optax.adam(config.learning_rate)
 
@@ -187,7 +183,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     rows: list[dict[str, Any]] = []
     scales: dict[str, list[float]] = {"errors": [], "classes": []}
     wrong: list[float] = []
-    for seed in seeds:
+    for seed in design.seeds:
       key = jax.random.key(seed)
       own = rng.stream(key, "parameters")
       start = {"classifier": model.init(own, parts["train"].image[0])[0]}
@@ -222,12 +218,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
           rows += study.classes(
             said, answers, about=about, subjects=pictures.subjects, wanted=wanted
           )
-    found = study.answered(
+    found = design.results(
       rows,
       ("balanced", "accuracy"),
-      QUESTIONS,
-      margin=config.margin,
-      planned=planned,
       is_simulated=False,
       scales=scales,
       wrong=wrong,

@@ -69,6 +69,6 @@ def folder(config: classification.Config, options: cli.RunOptions) -> Pictures:
 def _pictures(
   title: str, source: Source, rows: Mapping[str, Sequence[int]], held: dict[str, Batch]
 ) -> Pictures:
-  people = {part: study.people_of(source.subjects, own) for part, own in rows.items()}
+  people = study.people_by_part(source.subjects, rows)
   subjects = [source.subjects[i] for i in rows["test"]]
   return Pictures(title, tuple(source.class_names), held, people, subjects, source.manifest())
