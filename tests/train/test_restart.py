@@ -1,4 +1,7 @@
-"""A process stopped or killed and started again ends with the bytes of one that was not."""
+"""A process stopped or killed and started again ends with the bytes of one that was not.
+
+It compiles nothing again either: all that it runs is found in the cache of compiled programs.
+"""
 
 import os
 import pathlib
@@ -17,6 +20,10 @@ from medjax import train
 from medjax import files
 from tests.train import toy
 
+compiled = []
+jax.monitoring.register_event_listener(
+  lambda event, **_: compiled.append(event) if event.endswith("/cache_misses") else None)
+
 def stream(step):
   pathlib.Path(f"{sys.argv[1]}.step").write_text(str(step))
   time.sleep(float(sys.argv[2]))
@@ -31,6 +38,7 @@ files.write_json(pathlib.Path(sys.argv[1]) / "results.json", {
   "weight": fit.state.params["weight"], "moments": jax.tree.leaves(fit.state.opt_state),
   "best": [fit.best.step, fit.best.value, fit.best.state.params["weight"]],
   "last": fit.history[-1]})
+pathlib.Path(f"{sys.argv[1]}.compiled").write_text(str(len(compiled)))
 """
 
 
@@ -40,7 +48,12 @@ class Runner:
     self.script.write_text(SCRIPT)
 
   def start(self, workdir, seconds=0.0):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    cache = {
+      "JAX_COMPILATION_CACHE_DIR": str(self.script.with_name("compiled")),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    environment = {**os.environ, **cache, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(self.script), str(workdir), str(seconds)]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
@@ -68,7 +81,9 @@ def wait_for_step(process, workdir, step, *, checkpoint=None):
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
   folder = tmp_path_factory.mktemp("uninterrupted")
-  return Runner(folder).finish(folder / "run")
+  found = Runner(folder).finish(folder / "run")
+  assert int((folder / "run.compiled").read_text()) > 0
+  return found
 
 
 @pytest.mark.slow
@@ -104,3 +119,4 @@ def test_kill_9_costs_only_the_steps_since_the_checkpoint(tmp_path, uninterrupte
   half = workdir / "checkpoints" / "main" / "18.orbax-checkpoint-tmp"
   (half / "state").mkdir(parents=True)
   assert runner.finish(workdir) == uninterrupted
+  assert workdir.with_name("run.compiled").read_text() == "0"
