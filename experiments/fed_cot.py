@@ -194,11 +194,12 @@ PRESETS = {
   "demo": Config(),
   "evidence": Config(arms=tuple(ARMS), num_seeds=3, num_rounds=12, local_steps=20),
   "volumes": Config(
-    arms=("supervised", "mean-teacher", "cot", "whole"),
-    shape=(12, 32, 32),
-    sides=(3, 8),
+    arms=("supervised", "mean-teacher", "cot"),
+    shape=(8, 24, 24),
+    sides=(2, 6),
     num_people=24,
     batch_size=4,
+    local_steps=8,
   ),
 }
 

@@ -10,7 +10,7 @@ import pytest
 
 from medjax import federated
 from medjax.check import InputError
-from medjax.federated.co_teachers import Boxes, co_teachers
+from medjax.federated.co_teachers import Boxes, OwnTeacher, co_teachers
 from medjax.types import IGNORE, Batch
 
 KEY, RATE, A1, A2, SIDE, NUM = jax.random.key(0), 0.5, 0.8, 0.3, 4, 2
@@ -102,6 +102,27 @@ def test_the_weight_is_that_of_the_round_and_the_global_teacher_is_the_one_that_
   np.testing.assert_allclose(metrics["agreement"], 0.5 * (apart**2).mean(), rtol=1e-4)
   expected = metrics["supervised"] + 30 * metrics["agreement"]
   np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("asked", [2, 3])
+def test_a_teacher_is_the_one_that_is_named_and_its_own_takes_up_what_was_sent_once(asked):
+  """In round 3: u moves towards the sent student if it was last asked in round 2."""
+  student, sync, own = ({"w": jnp.float32(w), "b": jnp.float32(-0.2)} for w in (0.5, 0.8, 1.3))
+  broadcast = federated.Broadcast({"student": student, "sync": sync}, {}, (), 3)
+  n = np.arange(6, dtype=np.int32)
+  weight = np.float32([1, 1, 1, 1, 1, 0])  # the last picture only fills the batch
+  batch = Batch(IMAGE[:6], LABEL[:6], n, n, n, weight, n)
+  x = IMAGE[[1, 2, 4], ..., 0]
+  begun = 1.3 if asked == 3 else A2 * 1.3 + (1 - A2) * 0.5
+  for name, w in {"sync": 0.8, "own": begun}.items():
+    step = made(teachers=(name,), boxes=Boxes(0, (1, 1)))(broadcast)
+    state = step.init(broadcast.params, KEY).replace(extra=OwnTeacher(own, jnp.int32(asked)))
+    new, metrics = step.update(state, batch, KEY)
+    apart = jax.nn.sigmoid(0.5 * x - 0.2) - jax.nn.sigmoid(w * x - 0.2)
+    np.testing.assert_allclose(metrics["agreement"], 0.5 * (apart**2).mean(), rtol=1e-4)
+    after = new.params["student"]["w"]
+    np.testing.assert_allclose(new.params["sync"]["w"], A1 * 0.8 + (1 - A1) * after, rtol=1e-5)
+    np.testing.assert_allclose(new.extra.params["w"], A1 * begun + (1 - A1) * after, rtol=1e-5)
 
 
 def test_supervised_training_ignores_the_unlabelled():

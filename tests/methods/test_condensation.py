@@ -224,6 +224,10 @@ def test_pictures_travel_as_bytes_and_come_back_within_half_a_step():
   sent = federated.published(images, np.arange(20) % 2, bounds=(-0.2, 1.4))
   assert sent.image.dtype == np.uint8 and sent.num_bytes == 20 * 4 * 4 * 3 + 20
   assert np.abs(sent.pixels - images).max() <= 1.6 / 510 + 1e-6
+  beyond = federated.published(
+    images[:2] + [[[[-9.0]]], [[[9.0]]]], np.arange(2), bounds=(-0.2, 1.4)
+  )
+  assert (beyond.image[0] == 0).all() and (beyond.image[1] == 255).all()
   union = federated.received([sent, sent])
   assert union.domain.tolist() == [0] * 20 + [1] * 20 and len(union.image) == 40
 
@@ -246,7 +250,7 @@ def test_what_cannot_be_sent_or_joined_is_refused():
 # --- privacy
 
 
-def released(noise_multiplier, cases, steps=1):
+def released(noise_multiplier, cases, steps=1, norm=None):
   networks = condensation.RandomNetworks.draw(
     lambda network, image: jnp.tanh(network @ image.ravel()),
     lambda key: jax.random.normal(key, (3, 32)),
@@ -260,7 +264,7 @@ def released(noise_multiplier, cases, steps=1):
     expected_batch_size=size,
     num_steps=steps,
     delta=1e-3,
-    max_norm=networks.norm,
+    max_norm=norm or networks.norm,
     unit="example",
     noise_multiplier=noise_multiplier,
     vault=privacy.Vault.from_seed(0),
@@ -291,6 +295,8 @@ def test_the_released_means_are_the_class_means_where_there_is_no_noise():
   assert released(1.0, cases)[1].statement().startswith("Protected: one image.")
   with pytest.raises(check.InputError, match="num_steps=1"):
     condensation.statistics_step(networks, released(0.0, cases, steps=2)[1])
+  with pytest.raises(check.InputError, match="max_norm="):
+    condensation.statistics_step(networks, released(0.0, cases, norm=1.0)[1])
 
 
 @pytest.mark.slow
