@@ -1,7 +1,7 @@
 """The largest patch and the largest batch of a 3D U-Net whose training step fits a memory.
 
   python -m experiments.bench.largest_patch demo                      1/4 GiB, a small network
-  python -m experiments.bench.largest_patch evidence                  16 GiB, a U-Net 32 to 320
+  python -m experiments.bench.largest_patch evidence                  16 GiB, a U-Net 32 to 256
   python -m experiments.bench.largest_patch evidence --gibibytes 0    what this device has
 
 Nothing is run. The plain step (Adam, Dice and cross-entropy) is compiled for the device that is
@@ -10,14 +10,14 @@ moments and the batch. That is what this device's compiler plans: another device
 
 Rows: float32, bfloat16, and both where what lies inside a block is computed again in the backward
 pass (`nets.Precision`). For each, the largest cube of one example, in steps of `stride` voxels, and
-the largest batch of cubes of `patch` voxels a side. Memory is taken to grow with either size, so
-that the search may double and halve.
+the largest batch of cubes of `patch` voxels a side.
 
 results.json: limit_bytes; rows: row -> {side, side_bytes, batch, batch_bytes}, 0 where nothing
 fits.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -69,24 +69,37 @@ class Config:
 
 PRESETS = {
   "demo": Config(rows=("float32", "float32, blocks again"), largest=64),
-  "evidence": Config(gibibytes=16.0, widths=(32, 64, 128, 256, 320), patch=128),
+  "evidence": Config(gibibytes=16.0, widths=(32, 64, 128, 256), patch=128),
 }
 
 
-def largest(fits: Callable[[int], bool], end: int) -> int:
-  """The largest n from 1 to `end` with `fits(n)`, which holds up to some n and not beyond; 0: none.
+def largest(bytes_of: Callable[[int], int], most: int, end: int, power: int) -> dict[int, int]:
+  """Sizes that were asked for, each with its bytes; the largest one that fits is among them.
 
-  >>> largest(lambda n: n <= 37, 1000), largest(lambda n: True, 10), largest(lambda n: False, 10)
-  (37, 10, 0)
+  >>> asked = largest(lambda n: 50 + 3 * n**3, 500, 1000, 3)
+  >>> sorted(asked), max(n for n, size in asked.items() if size <= 500)
+  ([1, 2, 5, 6], 5)
+
+  Args:
+    bytes_of: a size n from 1 to `end` -> bytes; grows with n. Each call compiles.
+    most: bytes to fit.
+    end: the search ends there.
+    power: the bytes are about a + b n^power: through the two sizes nearest to the limit this gives
+      the next size to ask for.
   """
-  low, high = 0, 1
-  while high <= end and fits(high):
-    low, high = high, 2 * high
-  high = min(high, end + 1)
+  asked = {1: bytes_of(1)}
+  low, high = (1, end + 1) if asked[1] <= most else (0, 1)
   while high - low > 1:
-    middle = (low + high) // 2
-    low, high = (middle, high) if fits(middle) else (low, middle)
-  return low
+    near = sorted(asked, key=lambda n: abs(asked[n] - most))[:2]
+    x, y = [n**power for n in near], [asked[n] for n in near]
+    if len(near) < 2:
+      x, y = [0, *x], [0, *y]
+    slope = (y[1] - y[0]) / (x[1] - x[0])
+    guess = int(max(x[0] + (most - y[0]) / max(slope, 1e-9), 0) ** (1 / power) + 1e-9)
+    guess = min(max(guess, low + 1), high - 1)
+    asked[guess] = bytes_of(guess)
+    low, high = (guess, high) if asked[guess] <= most else (low, guess)
+  return asked
 
 
 def step_bytes(config: Config, precision: nets.Precision, side: int, batch_size: int) -> int:
@@ -109,6 +122,11 @@ def step_bytes(config: Config, precision: nets.Precision, side: int, batch_size:
   return programs.peak_bytes(programs.lowered(step, params, batch).compile())
 
 
+def cube_bytes(config: Config, precision: nets.Precision, strides: int) -> int:
+  """The same of one cube of so many strides a side."""
+  return step_bytes(config, precision, strides * config.stride, 1)
+
+
 def limit(gibibytes: float) -> int:
   """Bytes to fit."""
   if gibibytes:
@@ -129,24 +147,19 @@ def build(config: Config, options: cli.RunOptions) -> None:
     rows: dict[str, dict[str, int]] = {}
     for name in config.rows:
       precision = ROWS[name]
-      sides: dict[int, int] = {}
-      batches: dict[int, int] = {}
-
-      def side_fits(n: int, seen: dict[int, int] = sides, own: nets.Precision = precision) -> bool:
-        seen[n] = step_bytes(config, own, n * config.stride, 1)
-        return seen[n] <= most
-
-      def batch_fits(
-        n: int, seen: dict[int, int] = batches, own: nets.Precision = precision
-      ) -> bool:
-        seen[n] = step_bytes(config, own, config.patch, n)
-        return seen[n] <= most
-
-      side = largest(side_fits, config.largest // config.stride)
-      batch = largest(batch_fits, config.largest)
+      cubes = largest(
+        functools.partial(cube_bytes, config, precision), most, config.largest // config.stride, 3
+      )
+      batches = largest(
+        functools.partial(step_bytes, config, precision, config.patch), most, config.largest, 1
+      )
+      cube, batch = (
+        max((n for n, size in asked.items() if size <= most), default=0)
+        for asked in (cubes, batches)
+      )
       rows[name] = {
-        "side": side * config.stride,
-        "side_bytes": sides.get(side, 0),
+        "side": cube * config.stride,
+        "side_bytes": cubes.get(cube, 0),
         "batch": batch,
         "batch_bytes": batches.get(batch, 0),
       }

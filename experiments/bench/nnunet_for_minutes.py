@@ -53,6 +53,7 @@ def main(folder: pathlib.Path, minutes: float) -> None:
 
   Trainer.__name__ = base.__name__  # by this name the weights are loaded again
   plans = json.loads((ready / "nnUNetPlans.json").read_text())
+  plans["continue_training"] = False  # as nnU-Net's own command hands it over
   about = json.loads((raw / "dataset.json").read_text())
   trainer = Trainer(plans, "3d_fullres", 0, about, device=torch.device("cpu"))
   trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = 10, 1

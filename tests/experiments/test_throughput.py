@@ -57,16 +57,20 @@ def test_the_fullest_moment_holds_what_a_gradient_keeps():
   assert programs.peak_bytes(compiled) >= 2 * x.nbytes + 2 * w.nbytes
 
 
-@pytest.mark.parametrize("most", [0, 1, 6, 7, 8, 32, 33, 40])
-def test_the_largest_size_is_found_by_doubling_and_halving(most):
-  asked = []
+@pytest.mark.parametrize("power", [1, 3])
+@pytest.mark.parametrize("best", [0, 1, 6, 7, 8, 33, 40])
+def test_the_largest_size_is_found_in_few_compilations(best, power):
+  calls = []
 
-  def fits(n):
-    asked.append(n)
-    return n <= most
+  def bytes_of(n):
+    calls.append(n)
+    return 1000 + 7 * n**power + n  # nearly of the form that the search assumes
 
-  assert largest_patch.largest(fits, 33) == min(most, 33)
-  assert len(asked) == len(set(asked)) <= 12  # each is a compilation
+  asked = largest_patch.largest(bytes_of, 1000 + 8 * best**power, 33, power)
+  fit = [n for n in range(1, 34) if 1000 + 7 * n**power + n <= 1000 + 8 * best**power]
+  found = max((n for n, size in asked.items() if size <= 1000 + 8 * best**power), default=0)
+  assert found == max(fit, default=0)
+  assert sorted(asked) == sorted(calls) and len(calls) <= 6
 
 
 def timing(ratio, spread, seconds=1.0):
