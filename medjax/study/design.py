@@ -25,8 +25,8 @@ class Design(NamedTuple):
     splits: what splits.json holds: the people of each part, turn by turn.
     seeds: of the trainings of each arm.
     questions: all questions of the study.
-    asked: those that this run can answer.
-    planned: for each of these, the smallest difference that the run could find, see `planned`.
+    asked: those that its data can answer; the rows decide which of them have an answer.
+    planned: the smallest differences that the run could find, see `planned`.
     margin: that a difference has to exceed.
   """
 
@@ -98,7 +98,8 @@ def design(
     arms: that the run trains.
     turns: of the study; where there is one, part -> people does.
     tested: role -> number of people that are tested in it; of roles alone, in each the different
-      people of the part "test" in all turns. Questions of other roles are not asked.
+      people of the part "test" in all turns. A question of another role is asked where there are
+      rows of that role; what it could find is not known beforehand.
     asked: the questions that these data can answer; None: all.
     kind: what the parts are, a few words for splits.json.
   Raises:
@@ -109,10 +110,11 @@ def design(
   splits, questions = splits_of(turns, seed, kind), tuple(questions)
   if not isinstance(tested, Mapping):
     tested = dict.fromkeys(tested, len(_people_of("test", turns)))
-  own = tuple(q for q in (questions if asked is None else asked) if q.role in tested)
+  own = questions if asked is None else tuple(asked)
   seeds = range(seed, seed + config.num_seeds)
   members = {role: {"seed": len(seeds), "subject": number} for role, number in tested.items()}
-  power = planned(own, members, arms, margin=config.margin)
+  known = [question for question in own if question.role in members]
+  power = planned(known, members, arms, margin=config.margin)
   return Design(splits, seeds, questions, own, power, config.margin)
 
 

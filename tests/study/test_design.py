@@ -38,8 +38,9 @@ def rows_of(role="test", better=0.1):
 def test_the_seeds_follow_the_first_one_and_the_people_of_the_part_test_are_counted():
   own = made()
   assert list(own.seeds) == [5, 6] and own.margin == 0.02
-  assert own.questions == QUESTIONS and own.asked == (HELPS, FOCUS)  # nobody is tested far away
+  assert own.questions == own.asked == QUESTIONS
   members = {"test": {"seed": 2, "subject": 3}}
+  # How many people there are far away was not told: what is asked of them is not planned.
   assert own.planned == study.planned([HELPS, FOCUS], members, ARMS, margin=0.02)
 
 
@@ -93,6 +94,13 @@ def test_results_answer_what_was_asked_and_name_what_was_not():
   assert helps["compute"] == 3.0 and focus["difference"] == 0.0
 
 
+def test_a_question_of_a_role_that_was_not_counted_is_asked_where_there_are_rows_of_it():
+  found = made().results([*rows_of(), *rows_of("far", better=-0.1)], ("accuracy",))
+  verdicts = {row["question"]: row["verdict"] for row in found["questions"]}
+  assert verdicts == {HELPS.text: "better", FAR.text: "worse", FOCUS.text: "undecided"}
+  assert found["not_asked"] == []
+
+
 def test_a_person_on_two_sides_is_refused_before_there_is_a_directory():
   with pytest.raises(InputError, match="no subject in both train and test, got ann"):
     made({"train": ("ann", "bob"), "test": ("ann",)})
@@ -105,9 +113,10 @@ def test_without_a_part_test_the_numbers_of_people_are_asked_for():
   unseen = {"train": ("ann",), "unseen": ("bob", "cyd")}
   with pytest.raises(InputError, match='a part "test"'):
     made(unseen)
-  assert made(unseen, tested={"far": 2}).asked == (FAR,)
+  (row,) = made(unseen, tested={"far": 2}).planned
+  assert row["role"] == "far" and row["members"]["subject"] == 2
 
 
 def test_roles_alone_are_tested_on_the_people_of_the_part_test():
   named, counted = made(tested=("far", "test")), made(tested={"far": 3, "test": 3})
-  assert named == counted and named.asked == QUESTIONS
+  assert named == counted and len(named.planned) == 3
