@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from experiments import map as study_of_map
-from experiments import vessel_looks, vessel_sets
+from experiments import vessel_episodes, vessel_looks, vessel_sets
 from medjax import nets
 from medjax.check import InputError
 from tests.data.folders import real_set
@@ -37,7 +37,7 @@ def test_views_move_with_the_picture_and_keep_its_vessels():
 
 def test_mixtures_are_of_the_picture_and_of_all_views_but_the_first():
   """The first view is what training looks at: a mixture holds nothing of it."""
-  task = study_of_map.Task(study_of_map.Config(size=16, widths=(2, 2), num_mixtures=5), None)
+  task = vessel_episodes.Task(vessel_episodes.Settings(size=16, widths=(2, 2), num_mixtures=5))
   image, views = np.zeros((3, 2, 2, 1), np.float32), np.zeros((3, 3, 2, 2, 1), np.float32)
   views[:, 0], views[:, 1], views[:, 2] = 1000, 1, 10
   found = np.asarray(task.mixtures({"image": image, "views": views}, jax.random.key(0)))
@@ -47,8 +47,8 @@ def test_mixtures_are_of_the_picture_and_of_all_views_but_the_first():
 
 
 def test_the_rate_is_halved_as_often_as_told_in_the_updates_of_an_optimiser():
-  config = study_of_map.Config(halvings=2, learning_rate=0.8)
-  tx, moved = study_of_map.Task(config, None).tx(9), []
+  config = vessel_episodes.Settings(halvings=2, learning_rate=0.8)
+  tx, moved = vessel_episodes.Task(config).tx(9), []
   state = tx.init(jnp.zeros(()))
   for _ in range(9):
     update, state = tx.update(jnp.ones(()), state)  # Adam's update of a constant gradient: its rate
@@ -81,9 +81,11 @@ def test_vessels_are_drawn_from_the_made_up_appearance_alone():
 
 @pytest.mark.slow
 def test_the_long_alternation_costs_what_the_exact_look_ahead_costs():
-  config = study_of_map.Config(size=16, widths=(4, 4), num_steps=100, arms=("map", "map-long"))
-  task = study_of_map.Task(config, None)
-  spent = {arm: task.flops(arm) * task.num_steps[arm] for arm in ("map", "map-exact", "map-long")}
+  task = vessel_episodes.Task(vessel_episodes.Settings(size=16, widths=(4, 4), num_steps=100))
+  spent = {
+    arm: study_of_map.flops_of(task, arm) * study_of_map.updates_of(task, arm)
+    for arm in ("map", "map-exact", "map-long")
+  }
   assert abs(spent["map-long"] / spent["map-exact"] - 1) < 0.02
   assert spent["map-exact"] > 2 * spent["map"]
 
