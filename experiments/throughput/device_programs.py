@@ -4,6 +4,7 @@ What a CPU measured says little about them there, so they are part of the preset
 `experiments.throughput`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -131,6 +132,23 @@ def distances(shape: tuple[int, ...]) -> list[Program]:
   return [
     Program("distance_transform", everywhere, args, ball.size),
     Program("distance_at", at_places, args, len(places)),
+  ]
+
+
+def clicks(shape: tuple[int, int]) -> list[Program]:
+  """The next click of a simulated person on a ball half of which is missed, and components."""
+  axes = jnp.meshgrid(*(jnp.linspace(-1, 1, n) for n in shape), indexing="ij")
+  ball = jnp.square(jnp.stack(axes)).sum(0) < 0.25
+  half = ball & (axes[0] < 0)
+  return [
+    Program("next_click", ops.next_click, (half, ball), 1),
+    Program(
+      "next_click in the largest region",
+      functools.partial(ops.next_click, largest=True),
+      (half, ball),
+      1,
+    ),
+    Program("connected_components", ops.connected_components, (ball,), 1),
   ]
 
 

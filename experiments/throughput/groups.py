@@ -108,6 +108,7 @@ def groups(config: Config) -> dict[str, Group]:
       lambda: distance_bench.programs(config.synthesis_volume[0])
     ),
     "Distance transform": Group(lambda: device_programs.distances(config.synthesis_volume)),
+    "Clicks and components": Group(lambda: device_programs.clicks(config.shape), flat),
     "Surface metrics, one case": Group(
       lambda: host_programs.surfaces(config.synthesis_volume), math.prod(config.synthesis_volume)
     ),

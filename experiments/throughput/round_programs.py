@@ -10,7 +10,7 @@ import optax
 from experiments.throughput.measuring import Program
 from experiments.throughput.method_programs import problem
 from medjax import federated, methods, sweeps
-from medjax.types import Batch, Key, Step, TrainState
+from medjax.types import AnyLossFn, Batch, Key, Step, TrainState
 
 
 def unet(
@@ -23,22 +23,34 @@ def unet(
   """One plain step, then a round of all clients in blocks of each size; a client does one step.
 
   A round costs as many plain steps as it has clients, whatever the blocks: what differs is how many
-  networks are held, and how often the host is asked.
+  networks are held, and how often the host is asked. FedProx and SCAFFOLD, in the last size of
+  blocks, add a product and a sum for each parameter, and SCAFFOLD a tree of the network's size that
+  is kept for each client.
   """
   given = problem(num_clients * batch_size, shape, widths)
   store = jax.tree.map(np.asarray, given.batch)
   parts = federated.evenly(store.subject, num_clients, seed=0)
   plain = methods.supervised(given.loss_fn, optax.adam(1e-3))
-  step = federated.federated(federated.local(plain), num_clients=num_clients, cohort=num_clients)
+
+  def descent(loss_fn: AnyLossFn) -> Step:
+    return methods.supervised(loss_fn, optax.sgd(1e-3))
+
+  drifting = {
+    "FedProx": federated.fedprox(descent, given.loss_fn, 0.1),
+    "SCAFFOLD": federated.scaffold(descent, given.loss_fn, learning_rate=1e-3),
+  }
+  clients = [("", federated.local(plain), chunk) for chunk in chunks]
+  clients += [(f"{name}, ", client, chunks[-1]) for name, client in drifting.items()]
   key = jax.random.key(0)
   first = jax.tree.map(lambda x: x[:batch_size], given.batch)
   rows = [
     Program("plain step", plain.update, (plain.init(given.params, key), first, key), batch_size)
   ]
-  for chunk in chunks:
+  for title, client, chunk in clients:
+    step = federated.federated(client, num_clients=num_clients, cohort=num_clients)
     stream = federated.cohorts(store, parts, batch_size=batch_size, seed=0, chunk=chunk)
     args = (step.init(given.params, key), stream(0), key)
-    name = f"round of {num_clients} clients, blocks of {chunk}"
+    name = f"{title}round of {num_clients} clients, blocks of {chunk}"
     size = num_clients * batch_size
     rows.append(Program(name, _round(step), args, size, float(num_clients), on_host=True))
   return rows

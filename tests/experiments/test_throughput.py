@@ -130,7 +130,8 @@ def test_a_round_of_clients_is_made_of_as_many_steps():
   """The rounds in blocks of 1 and of all clients give one model."""
   config = Config(shape=(8, 8), widths=(2, 4), num_clients=2, blocks=(1, 2), only=("Federated",))
   (group,) = groups(config).values()
-  plain, one, two = group.make()
+  plain, one, two, *drifting = group.make()
+  assert [program.name.partition(",")[0] for program in drifting] == ["FedProx", "SCAFFOLD"]
   assert (one.floor, one.num_examples) == (2.0, 2) and plain.num_examples == 1
   first, second = (program.fn(*program.args)[0].params for program in (one, two))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), first, second)
