@@ -32,7 +32,9 @@ class Settings(study.Settings):
   depth: int = 2  # its blocks
   num_updates: int = 300  # updates of a client's pictures
   real_batch: int = 32  # real pictures of each class in an update
-  image_rate: float = 0.03  # of the descent on pixels
+  image_rate: float = 0.03  # of the descent on pixels, times the pictures of a class
+  image_momentum: float = 0.5
+  unit_factor: float = 30.0  # on the rate where features have length 1, as in the private release
   num_rounds: int = 30  # of federated averaging
   local_steps: int = 5  # updates of a client in a round
   num_server_steps: int = 300  # updates on what was sent
@@ -115,7 +117,10 @@ class Task:
     else:
       match = condensation.distribution_matching(self.embed, change=change, shift=way.shift)
       new = self.new_features
-    return condensation.condensed(match, new, optax.sgd(self.config.image_rate))
+    # A picture has 1 / per_class of the gradient of its class's mean; see `distribution_matching`.
+    rate = self.config.image_rate * self.config.per_class
+    rate *= self.config.unit_factor if way.kind == "private" else 1.0
+    return condensation.condensed(match, new, optax.sgd(rate, self.config.image_momentum))
 
   def _averaging(self) -> Step:
     number = self.config.num_clients

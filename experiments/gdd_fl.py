@@ -9,8 +9,9 @@ fraction of the bytes.
 
   python -m experiments.gdd_fl demo              simulated tissue of 4 clients, one picture a class,
                                                  2 seeds; about 5 minutes
-  python -m experiments.gdd_fl evidence          all arms, 4 seeds; about 25 minutes
-  python -m experiments.gdd_fl ten               ten pictures a class
+  python -m experiments.gdd_fl evidence          ten pictures a class, the arms that the claims are
+                                                 about, 3 seeds; about 25 minutes (an estimate)
+  python -m experiments.gdd_fl one               one picture a class, all arms, 4 seeds
   python -m experiments.gdd_fl folder --data pneumoniamnist.npz --size 28
                                                  your pictures: CLASS/*.png, a table or a MedMNIST
                                                  file
@@ -31,9 +32,9 @@ on that release and on the pictures that are made of it: not on the split, nor o
 Every person was among the candidates by a fair coin, so that the pictures of every arm are audited:
 guesses who was there, by distance to what was published, give a bound on the leak.
 
-DEVIATIONS: simulated tissue of two classes; a rate of .03, since at 1 the pixels leave their range
-(see `methods.condensation.condensed`); a small network, the same at clients and server; the server
-trains with Siamese augmentation and Adam.
+DEVIATIONS: simulated tissue of two classes; a rate of .03 times the pictures of a class, with
+momentum .5, since at 1 the pixels leave their range (see `methods.condensation.condensed`); a small
+network, the same at clients and server; the server trains with Siamese augmentation and Adam.
 
 results.json: the common schema of `study.results`; megabytes.<arm>: sent by all clients and back,
 means over seeds; audit.<arm>: means over seeds of right guesses and mu; statement.
@@ -119,11 +120,14 @@ QUESTIONS = (
   _asked("Does the printed formula matter?", "gdd", "gdd-printed", "open"),
   _asked("What does privacy cost?", "dm", "dm-private", "open"),
 )
-_MANY: dict[str, Any] = {"arms": tuple(ARMS), "num_seeds": 4}
+_CLAIMED = (
+  "random", "mean", "dc", "dsa", "dm", "dm-private", "gdd", "gdd-even",
+  "fedavg", "fedavg-even", "once",
+)  # fmt: skip
 PRESETS = {
   "demo": Config(),
-  "evidence": Config(**_MANY),
-  "ten": Config(per_class=10, **_MANY),
+  "evidence": Config(per_class=10, arms=_CLAIMED, num_seeds=3, num_updates=150, num_rounds=15),
+  "one": Config(arms=tuple(ARMS), num_seeds=4),
   "folder": Config(size=28),
 }
 

@@ -50,7 +50,11 @@ def condensed(
     DM, 65 at the start      37.6, 1.3    41.3, 1.6    60.3, 5.0
     GDD, 128 at the start    73.8, 1.5    93.1, 2.0    128.5, 6.2
 
-  What is published as bytes is cut to its range. Begin at .03, and look at "largest".
+  A picture has 1 / k of the gradient of its class's mean, so that a rate serves k pictures as k
+  times the rate: with ten of a class and 300 updates the loss fell to 7.0 at .03, and to .7 at .3
+  with momentum .5; a server that trained on them had an area under the curve of .516 and of .977
+  (one run each, DM, 16 x 16 pixels). Begin at .03 k, and look at "largest". What is published as
+  bytes is cut to its range.
   """
   check.positive("network_every", network_every)
   check.positive("limit", limit)
