@@ -155,12 +155,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
   shares = {"train": config.train_fraction, "validation": config.validation_fraction}
   shares["test"] = 1 - sum(shares.values())
   parts = study.parted(sets.subjects, shares, options.seed)
-  people = {part: study.people_of(sets.subjects, rows) for part, rows in parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"seed": len(seeds), "subject": len(people["test"])}
-  planned = study.planned(
-    QUESTIONS, {"test": members, "corrupted": members}, config.arms, margin=config.margin
-  )
+  people = study.people_by_part(sets.subjects, parts)
+  roles = ("test", "corrupted")
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people, tested=roles)
   if config.weights:
     prompt_free.lite_weights(config.weights)
     picture = study.pair_picture(options.workdir)
@@ -168,9 +165,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
   with options.directory(config, sets.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", (), (), {"test": ()}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     stores = {
       part: {"image": sets.image[np.array(own)], "label": sets.label[np.array(own)]}
       for part, own in parts.items()
@@ -178,7 +173,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
     module = nets.lite_medsam() if config.weights else nets.mini_promptable(num_masks=1)
     problem = Problem(module, len(sets.classes), sets.image.shape[1])
     names = [sets.subjects[i] for i in parts["test"]]
-    runs = [one_seed(config, options, directory, problem, stores, names, seed) for seed in seeds]
+    runs = [
+      one_seed(config, options, directory, problem, stores, names, seed) for seed in design.seeds
+    ]
     trained: dict[str, list[study.Trained]] = {}
     for own, _, _ in runs:
       for arm, one in own.items():
@@ -186,10 +183,10 @@ def build(config: Config, options: cli.RunOptions) -> None:
     rows = [row for _, own, _ in runs for row in own]
     about = runs[0][2]
     flops = {arm: about["flops"].get(arm, float("nan")) for arm in config.arms}
-    found = study.answered(
-      rows, ("dice", "change"), QUESTIONS, margin=config.margin, costs=flops, planned=planned,
-      flops=flops, equal_width=[own["width"] for _, _, own in runs], tuned=about["tuned"],
-      is_simulated=not config.weights, **spoiled_answers.tables(rows),
+    found = design.results(
+      rows, ("dice", "change"), costs=flops, flops=flops, is_simulated=not config.weights,
+      equal_width=[own["width"] for _, _, own in runs], tuned=about["tuned"],
+      **spoiled_answers.tables(rows),
     )  # fmt: skip
     report = page(config, sets, found, trained)
     study.finish(directory, found, report, trained=trained, rows=rows)
