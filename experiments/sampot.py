@@ -144,10 +144,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
   shares = {"train": config.train_fraction, "validation": config.validation_fraction}
   shares["test"] = 1 - sum(shares.values())
   parts = study.parted(sets.subjects, shares, options.seed)
-  people = {part: study.people_of(sets.subjects, rows) for part, rows in parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  people = study.people_by_part(sets.subjects, parts)
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people)
   if config.weights:
     prompt_free.lite_weights(config.weights)
     picture = study.pair_picture(options.workdir)
@@ -155,16 +153,14 @@ def build(config: Config, options: cli.RunOptions) -> None:
   with options.directory(config, sets.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", (), (), {"test": ()}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     module = nets.lite_medsam() if config.weights else nets.mini_promptable(num_masks=1)
     task = Task(config, module, sets.image.shape[1], sets.image.shape[-1])
     names = [sets.subjects[i] for i in parts["test"]]
     rows: list[dict[str, Any]] = []
     trained: dict[str, list[study.Trained]] = {"scorer": []}
     figures: dict[str, list[dict[str, float]]] = {}
-    for seed in seeds:
+    for seed in design.seeds:
       key = jax.random.key(seed)
       params, embeddings = segmenter(config, task, sets, directory, trained, seed)
       every = {"image": sets.image, "mask": sets.label > 0, "embedding": embeddings}
@@ -199,9 +195,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
       arm: float(np.mean([own[arm] for own in figures[kind] if arm in own]))
       for arm in dict.fromkeys(arm for own in figures[kind] for arm in own)
     }
-    found = study.answered(
-      rows, ("dice",), QUESTIONS, margin=config.margin, planned=planned, improved=mean("improved"),
-      fooled=mean("fooled"), correlations=mean("correlation"), is_simulated=not config.weights,
+    found = design.results(
+      rows, ("dice",), is_simulated=not config.weights,
+      improved=mean("improved"), fooled=mean("fooled"), correlations=mean("correlation"),
     )  # fmt: skip
     report = page(config, sets.title, found, trained)
     study.finish(directory, found, report, trained=trained, rows=rows)
