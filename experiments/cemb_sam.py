@@ -140,10 +140,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
   sets = load(config, options)
   shares = {"train": config.train_fraction, "test": 1 - config.train_fraction}
   parts = study.parted(sets.subjects, shares, options.seed)
-  people = {part: study.people_of(sets.subjects, rows) for part, rows in parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  people = study.people_by_part(sets.subjects, parts)
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people)
   if config.weights:
     prompt_free.lite_weights(config.weights)
     picture = study.pair_picture(options.workdir)
@@ -169,9 +167,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     train, test = ({k: v[np.array(parts[p])] for k, v in every.items()} for p in ("train", "test"))
     # One program for all: a block that is told nothing is told 0.
     said = {"group": "group", "shuffled": "shuffled", "one": "nothing"}
-    turn = study.Turn("", train, (), {"test": test}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     names = [sets.subjects[i] for i in parts["test"]]
     guessed = nearest_group(train, test)
 
@@ -190,7 +186,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     tuned: dict[str, int] = {"frozen": 0}
     flops = {arm: float("nan") for arm in config.arms}
     kinds: dict[str, Kind] = {arm: ARMS[arm].make() for arm in config.arms}
-    for seed in seeds:
+    for seed in design.seeds:
       key = jax.random.key(seed)
       for arm in config.arms:
         kind = kinds[arm]
@@ -217,16 +213,15 @@ def build(config: Config, options: cli.RunOptions) -> None:
             rows_of(n, seed, p(w, s))
           )
           rows += study.kept(directory, f"{name}-{seed}", one.params, make).rows
-        if seed == seeds[0]:
+        if seed == design.seeds[0]:
           flops[arm] = study.flops(step, one.params, stream(0))
     if "told-skip" in flops and "predicted" in flops:
       flops["predicted"] = flops["told-skip"]
     costs = {arm: value for arm, value in flops.items() if arm in {row["arm"] for row in rows}}
-    found = study.answered(
-      rows, ("dice",), QUESTIONS, margin=config.margin, costs=costs, planned=planned, flops=costs,
-      condition_accuracy=float((guessed == test["group"]).mean()), tuned=tuned,
+    found = design.results(
+      rows, ("dice",), costs=costs, flops=costs, tuned=tuned, is_simulated=not config.weights,
+      condition_accuracy=float((guessed == test["group"]).mean()),
       kept_share=kept_share(problem, sets, flops.get("decoder", float("nan"))),
-      is_simulated=not config.weights,
     )  # fmt: skip
     report = page(config, sets, found, trained)
     times = {"seconds": seconds(problem, prompted, sets, test)}
