@@ -172,16 +172,12 @@ def build(config: Config, options: cli.RunOptions) -> None:
   own = load(config, options)
   shares = {"train": config.train_fraction, "test": 1 - config.train_fraction}
   parts = study.parted(own.subjects, shares, options.seed)
-  people = {part: study.people_of(own.subjects, rows) for part, rows in parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  people = study.people_by_part(own.subjects, parts)
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people)
   with options.directory(config, own.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     train, test = (np.array(parts[part]) for part in ("train", "test"))
     label = np.stack([prior_sets.classes(number) for number in own.number])
     net = nets.UNet(num_outputs=3, widths=config.widths)
@@ -193,7 +189,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     flops: dict[str, float] = {}
     held: list[dict[str, np.ndarray]] = []
     surer: dict[str, list[float]] = {}
-    for seed in seeds:
+    for seed in design.seeds:
       prior = prior_maps.every(config, own, directory, seed, trained)
       held.append(prior)
       key, done = jax.random.key(seed), dict[str, study.Trained]()
@@ -227,8 +223,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
         one = study.kept(directory, f"{arm}-{seed}", params, make)
         rows += one.rows
         surer.setdefault(arm, []).append(float(one.more["surer"].mean()))
-    found = study.answered(
-      rows, ("aji", "f1", "object_dice", "dice"), QUESTIONS, margin=config.margin, planned=planned,
+    found = design.results(
+      rows, ("aji", "f1", "object_dice", "dice"),
       flops={arm: flops[ARMS[arm].make().training] for arm in config.arms},
       priors=prior_maps.quality(held, own.number, test),
       chosen={arm: float(np.mean(x)) for arm, x in surer.items() if "entropy" in arm},
