@@ -127,22 +127,18 @@ def build(config: Config, options: cli.RunOptions) -> None:
     prompt_free.imagenet_weights(config.tissue)
     own = tissue_quilts.folder(path.resolve(), config.subject)
   parts = study.parted(own.subjects, {"train": 0.5, "test": 0.5}, options.seed)
-  people = {part: study.people_of(own.subjects, rows) for part, rows in parts.items()}
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"test": {"seed": len(seeds), "subject": len(people["test"])}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  people = study.people_by_part(own.subjects, parts)
+  design = study.design(config, options.seed, QUESTIONS, config.arms, people)
   with options.directory(config, own.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     train, test = (np.array(parts[part]) for part in ("train", "test"))
     trained: dict[str, list[study.Trained]] = {}
     rows: list[dict[str, Any]] = []
     tuned: dict[str, int] = {}
     flops: dict[str, float] = {}
-    for seed in seeds:
+    for seed in design.seeds:
       module, params, maps = encoders(config, own, directory, seed, trained)
       head = Head(module, params, len(own.names), own.label.shape[1])
       step = methods.supervised(head.loss, optax.adam(config.learning_rate))
@@ -160,7 +156,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
           one = study.train_job(job, directory, log_every=config.log_every)
           trained.setdefault(arm, []).append(one)
           weights = one.params
-          if seed == seeds[0]:
+          if seed == design.seeds[0]:
             flops[arm] = study.flops(step, weights, stream(0))
         about = {"arm": arm, "seed": seed, "role": "test"}
 
@@ -172,9 +168,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
           ])  # fmt: skip
 
         rows += study.kept(directory, f"{arm}-{seed}", weights, make).rows
-    found = study.answered(
-      rows, ("dice", "jaccard", "rating"), QUESTIONS, margin=config.margin, planned=planned,
-      flops=flops, tuned=tuned, classes=by_class(rows, own.names), is_simulated=is_simulated,
+    found = design.results(
+      rows, ("dice", "jaccard", "rating"), flops=flops, tuned=tuned, is_simulated=is_simulated,
+      classes=by_class(rows, own.names),
     )  # fmt: skip
     title = "simulated tissue" if is_simulated else options.data[0].resolve().name
     study.finish(directory, found, page(title, found, trained), trained=trained, rows=rows)
