@@ -139,15 +139,14 @@ def build(config: Config, options: cli.RunOptions) -> None:
   check.require(
     pictures.pool.label.ndim == 1, "pictures of one class each", "findings", "pass --label"
   )
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"all": {"seed": len(seeds), "subject": len(set(pictures.names))}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  tested = {"all": len(set(pictures.names))}
+  design = study.design(
+    config, options.seed, QUESTIONS, config.arms, pictures.people, tested=tested
+  )
   with options.directory(config, pictures.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, dict(pictures.people))
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     task = distilled_clients.Task(config, pictures.pool.image.shape[1:], pictures.num_classes)
     predict = study.ChunkedPredictor(task.logits, chunk=64)
     trained: dict[str, list[study.Trained]] = {}
@@ -155,7 +154,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     sizes: dict[str, list[float]] = {}
     guesses: dict[str, list[dict[str, float]]] = {}
     statement = ""
-    for seed in seeds:
+    for seed in design.seeds:
       run = distilled_clients.Run(task, pictures, directory, seed, config.alpha, trained)
       for arm in config.arms:
         way: Way = ARMS[arm].make()
@@ -180,12 +179,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
       arm: {name: float(np.mean([one[name] for one in own])) for name in own[0]}
       for arm, own in guesses.items()
     }
-    found = study.answered(
+    found = design.results(
       rows,
       ("auroc", "balanced"),
-      QUESTIONS,
-      margin=config.margin,
-      planned=planned,
       is_simulated=options.preset != "folder",
       megabytes={arm: float(np.mean(own)) for arm, own in sizes.items()},
       audit=audit,
