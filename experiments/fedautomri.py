@@ -158,20 +158,17 @@ def build(config: Config, options: cli.RunOptions) -> None:
   real = None
   if options.preset == "kspace":
     real = reconstruction_sets.measured(options.data[0])
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"all": {"seed": len(seeds), "subject": len(set(found.names))}}
-  planned = study.planned(QUESTIONS, members, config.arms, margin=config.margin)
+  tested = {"all": len(set(found.names))}
+  design = study.design(config, options.seed, QUESTIONS, config.arms, found.people, tested=tested)
   with options.directory(config, found.manifest) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, dict(found.people))
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     task = Task(config, found)
     rows: list[dict[str, Any]] = []
     about: dict[str, dict[str, Any]] = {}
     drawn: dict[str, np.ndarray] = {}
-    for seed in seeds:
+    for seed in design.seeds:
       chooser = Chooser(task, seed, directory)
       for arm in config.arms:
         design = ARMS[arm].make(chooser)
@@ -186,12 +183,9 @@ def build(config: Config, options: cli.RunOptions) -> None:
         rows += scored(images, found, {"arm": arm, "seed": seed, "role": "all"})
         if real is not None:
           drawn.setdefault(arm, reconstructed(task, design, params, real))
-    result = study.answered(
+    result = design.results(
       rows,
       ("psnr", "ssim"),
-      QUESTIONS,
-      margin=config.margin,
-      planned=planned,
       is_simulated=options.preset != "brain",
       entropy=task.entropies,
       networks=about,
