@@ -51,10 +51,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import click_sets, click_trials
+from experiments import click_scores, click_sets, click_trials
 from experiments.click_sets import Targets
 from experiments.click_trials import Asked
-from medjax import adapt, check, cli, data, methods, metrics, nets, rng, study, tree
+from medjax import adapt, check, cli, data, methods, nets, rng, study, tree
 from medjax.train import Report
 from medjax.types import Params
 
@@ -103,7 +103,6 @@ ARMS = study.arms(
 # --- questions, written down before the run
 
 SAME, OTHER, PEOPLE, SIMULATED = "trained scale", "other scale", "people", "simulated"
-_CLICKS = ("noc80", "noc85", "noc90", "fail85", "fail90", "percent")
 
 
 def _asked(role: str, metric: str, spread: float) -> tuple[study.Question, ...]:
@@ -156,25 +155,28 @@ def load(config: Config, options: cli.RunOptions) -> tuple[str, Targets, Targets
 
 def build(config: Config, options: cli.RunOptions) -> None:
   title, own, other = load(config, options)
-  questions = _OF_PEOPLE if other is None else _OF_SCALES
   parts = study.parted(own.subjects, {"train": 0.5, "test": 0.5}, options.seed)
-  people = {part: study.people_of(own.subjects, rows) for part, rows in parts.items()}
+  people = study.people_by_part(own.subjects, parts)
   tested = {SAME: click_sets.taken(own, parts["test"])}
   if other is not None:
     held = [i for i, subject in enumerate(other.subjects) if subject in set(people["test"])]
     tested[OTHER] = click_sets.taken(other, held)
   else:
     tested = {PEOPLE: tested[SAME], SIMULATED: tested[SAME]}
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {r: {"seed": len(seeds), "subject": len(set(t.subjects))} for r, t in tested.items()}
-  planned = study.planned(questions, members, config.arms, margin=config.margin)
+  design = study.design(
+    config,
+    options.seed,
+    QUESTIONS,
+    config.arms,
+    people,
+    tested={role: len(set(targets.subjects)) for role, targets in tested.items()},
+    asked=_OF_PEOPLE if other is None else _OF_SCALES,
+  )
   manifest = [own.manifest] if other is None else [own.manifest, other.manifest]
   with options.directory(config, {"sets": manifest}) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", None, (), {}, people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     mini = nets.mini_promptable(num_masks=1)
     fields = {k: getattr(mini.decoder, k) for k in ("width", "num_masks", "num_heads", "mlp_width")}
     given = (config.size, config.num_clicks, config.num_corrections)
@@ -190,7 +192,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     rows: list[dict[str, Any]] = []
     curves: dict[str, dict[str, list[np.ndarray]]] = {}
     tuned, flops, times = {"frozen": 0}, {}, {}
-    for seed in seeds:
+    for seed in design.seeds:
       key = jax.random.key(seed)
       first = click_trials.pretrained(config, asked["old"], directory, seed)
       trained.setdefault("pretraining", []).append(first)
@@ -227,11 +229,11 @@ def build(config: Config, options: cli.RunOptions) -> None:
           one = study.kept(directory, f"{arm}-{seed}-{role}", weights[arm], make)
           rows += one.rows
           curves.setdefault(arm, {}).setdefault(role, []).append(one.more["curve"])
-        if seed == seeds[0] and arm != "random":
+        if seed == design.seeds[0] and arm != "random":
           times[arm] = click_trials.seconds(asked[kind], weights[arm], own)
-    found = study.answered(
-      rows, _CLICKS if other is not None else ("percent",), questions, margin=config.margin,
-      every=QUESTIONS, planned=planned, flops=flops, tuned=tuned, agreement=agreement(rows),
+    found = design.results(
+      rows, ("percent",) if other is None else click_scores.METRICS, flops=flops, tuned=tuned,
+      agreement=click_scores.agreement(rows, PEOPLE, SIMULATED),
       curves={
         arm: {role: np.mean(own, 0).tolist() for role, own in roles.items()}
         for arm, roles in curves.items()
@@ -251,27 +253,8 @@ def _scored(
   session: Any, who: str, params: Params, targets: Targets, role: str, about: dict[str, Any]
 ) -> study.Scored:
   overlap = session(who, params, by_people=role in (PEOPLE, SIMULATED))
-  rows = []
-  for i, subject in enumerate(targets.subjects):
-    for annotator, own in enumerate(overlap[:, i]):
-      figures = {"percent/object": 100 * float(own[min(4, len(own) - 1)])}
-      if role in (SAME, OTHER):
-        for percent in (80, 85, 90):
-          needed = metrics.clicks_needed(own, percent / 100)
-          figures[f"noc{percent}/object"] = float(needed.number)
-          figures[f"fail{percent}/object"] = float(needed.failed)
-      case = f"{i}" if len(overlap) == 1 else f"{i} of annotator {annotator}"
-      rows.append({**about, "case": case, "subject": subject, "domain": "", **figures})
+  rows = click_scores.rows(overlap, targets.subjects, about, counts=role in (SAME, OTHER))
   return study.Scored(rows, more={"curve": overlap.mean((0, 1))})
-
-
-def agreement(rows: list[dict[str, Any]]) -> dict[str, float]:
-  """Arm -> correlation over pictures, people and seeds of IoU by people and by simulated clicks."""
-  found: dict[str, dict[str, list[float]]] = {}
-  for row in rows:
-    found.setdefault(row["arm"], {}).setdefault(row["role"], []).append(row["percent/object"])
-  both = {arm: (own[PEOPLE], own[SIMULATED]) for arm, own in found.items() if PEOPLE in own}
-  return {arm: float(np.corrcoef(*own)[0, 1]) for arm, own in both.items() if len(own[0]) > 1}
 
 
 def page(title: str, found: dict[str, Any], trained: dict[str, list[study.Trained]]) -> Report:
