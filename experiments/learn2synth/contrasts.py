@@ -134,27 +134,24 @@ def build(config: Config, options: cli.RunOptions) -> None:
     seed=options.seed,
     picture=study.pair_picture(options.workdir),
   )
-  seeds = range(options.seed, options.seed + config.num_seeds)
-  members = {"seed": len(seeds), "subject": len(people.people["test"])}
-  planned = study.planned(
-    QUESTIONS, dict.fromkeys(people.test, members), (*config.arms, VOTE), margin=config.margin
+  arms = (*config.arms, VOTE)
+  design = study.design(
+    config, options.seed, QUESTIONS, arms, people.people, tested=tuple(people.test)
   )
   with options.directory(config, people.source.manifest()) as directory:
     if directory.finished:
       return
-    turn = study.Turn("", people.training, people.validation, people.test, people.people)
-    directory.write_json("splits", study.splits_of([turn], options.seed))
-    study.announce(planned)
+    design.begin(directory)
     task = Task(config, people)
     recipes: dict[str, Recipe] = {arm: ARMS[arm].make(task) for arm in config.arms}
     trained: dict[str, list[study.Trained]] = {arm: [] for arm in config.arms}
     scored = {
       VOTE: [
         contrast_report.score(dict.fromkeys(people.test, people.vote), people, VOTE, s)
-        for s in seeds
+        for s in design.seeds
       ]
     }
-    for seed in seeds:
+    for seed in design.seeds:
       for arm, recipe in recipes.items():
         one = _trained(config, task, arm, recipe, seed, trained, directory)
         trained[arm].append(one)
@@ -178,7 +175,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
 
         scored.setdefault(arm, []).append(study.kept(directory, one.name, one.params, predicted))
     rows = [row for own in scored.values() for one in own for row in one.rows]
-    found = _results(task, recipes, trained, rows, planned, config.margin)
+    found = _results(task, recipes, trained, rows, design)
     report = contrast_report.page(ARMS, people, found, trained, scored)
     study.finish(directory, found, report, trained=trained, rows=rows)
 
@@ -221,8 +218,7 @@ def _results(
   recipes: dict[str, Recipe],
   trained: dict[str, list[study.Trained]],
   rows: list[dict[str, Any]],
-  planned: list[dict[str, Any]],
-  margin: float,
+  design: study.Design,
 ) -> dict[str, Any]:
   flops = {
     arm: study.flops(recipe.step, trained[arm][0].params, recipe.stream(0)(0))
@@ -237,13 +233,10 @@ def _results(
     if _theta_of(own[0])
   }
   late = {arm: float(np.mean([_late_gain(one) for one in own])) for arm, own in trained.items()}
-  return study.answered(
+  return design.results(
     rows,
     ("dice",),
-    QUESTIONS,
-    margin=margin,
     costs={VOTE: float("nan"), **costs},
-    planned=planned,
     flops=flops,
     people_trained_on=len(task.people.people["train"]),
     learned=learned,

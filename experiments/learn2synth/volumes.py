@@ -196,7 +196,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
       for arm, own in trained.items()
     }
     rows = [row for own in scored.values() for one in own for row in one.rows]
-    found = study.answered(rows, ("dice",), (), margin=config.margin, flops=flops, planned=[])
+    found = study.results(rows, ("dice",), questions=[], flops=flops)
     found["learned"] = [
       {name: one.curve(name)[1][-1] for name in ("theta/sigma",)} for one in trained["learn2synth"]
     ]
