@@ -48,7 +48,7 @@ def turns_of(config: Any, sets: prompted_sets.Pictures, seed: int) -> list[study
   turns = []
   for name, parts in parted.items():
     train, test = ({k: v[np.array(parts[p])] for k, v in every.items()} for p in ("train", "test"))
-    people = {part: study.people_of(sets.subjects, rows) for part, rows in parts.items()}
+    people = study.people_by_part(sets.subjects, parts)
     turns.append(study.Turn(name, train, (), {"test": test}, people))
   return turns
 

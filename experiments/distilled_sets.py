@@ -87,7 +87,7 @@ def load(config: Any, options: cli.RunOptions) -> Pictures:
     }
   )
   parts = study.parted(whole.subjects, {"train": 2 / 3, "test": 1 / 3}, options.seed)
-  people = {part: study.people_of(whole.subjects, own) for part, own in parts.items()}
+  people = study.people_by_part(whole.subjects, parts)
   held = {part: data.stack(whole, own) for part, own in parts.items()}
   names = [whole.subjects[i] for i in parts["test"]]
   title, bounds = "simulated tissue", (-0.3, 1.5)

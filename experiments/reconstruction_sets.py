@@ -85,7 +85,7 @@ def load(config: Any, options: cli.RunOptions) -> Acquisitions:
     own = np.flatnonzero(owner == c)
     for part, some in study.parted([names[i] for i in own], shares, options.seed).items():
       rows[part] += own[list(some)].tolist()
-  people = {part: study.people_of(names, own) for part, own in rows.items()}
+  people = study.people_by_part(names, rows)
   shape = (config.size, config.size)
   sensitivities = coils(config.num_coils, shape)
   masks = [
