@@ -57,7 +57,7 @@ from medjax.study.kept import kept
 from medjax.study.power import announce, planned, smallest_detectable
 from medjax.study.predict import ChunkedPredictor, accuracy_of
 from medjax.study.questions import Question, against, ask, ask_each, not_asked, sentence
-from medjax.study.results import answered, check_arms_differ, finish, mean_of_curves, results
+from medjax.study.results import check_arms_differ, finish, mean_of_curves, results
 from medjax.study.scores import Scored, ShownPlane, classes, findings, masks
 from medjax.study.settings import Settings, check_fields, paths_of
 from medjax.study.tables import interval, mean, table, tables
@@ -77,7 +77,6 @@ __all__ = [
   "accuracy_of",
   "against",
   "announce",
-  "answered",
   "arms",
   "ask",
   "ask_each",

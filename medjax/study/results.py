@@ -8,7 +8,6 @@ import numpy as np
 from medjax import check, train
 from medjax.metrics import case_table
 from medjax.study.jobs import Trained
-from medjax.study.questions import Question, ask, not_asked
 from medjax.study.tables import ResultRow, interval, tables
 from medjax.train.report import Report
 from medjax.types import Json
@@ -64,32 +63,6 @@ def results(
     "not_asked": list(not_asked),
     **more,
   }
-
-
-def answered(
-  rows: Sequence[ResultRow],
-  metrics: Sequence[str],
-  questions: Sequence[Question],
-  *,
-  margin: float,
-  every: Sequence[Question] | None = None,
-  costs: Mapping[str, float] | None = None,
-  **more: Any,
-) -> dict[str, Json]:
-  """The common schema with the questions asked of its own rows: `ask`, `not_asked` and `results`.
-
-  Args:
-    rows: rows of cases, of all arms and roles.
-    metrics: that are tabled.
-    questions: that are asked.
-    margin: that a difference has to exceed, fixed before the run.
-    every: all questions of the study, of which those without an answer are named; None: the same.
-    costs: arm -> operations of its whole training, for the remarks on equal compute.
-    more: further arguments of `results`.
-  """
-  asked = ask(questions, rows, margin=margin, costs=costs)
-  left = not_asked(questions if every is None else every, asked)
-  return results(rows, metrics, questions=asked, not_asked=left, **more)
 
 
 def check_arms_differ(rows: Sequence[ResultRow], metric: str, *, but: Iterable[str] = ()) -> None:

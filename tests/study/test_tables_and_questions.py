@@ -175,20 +175,6 @@ def test_results_hold_every_arm_role_and_metric():
   assert found["levels"] == ["seed", "subject"]
 
 
-def test_answered_is_asking_and_tabling_in_one():
-  lonely = QUESTION._replace(text="Alone?", arms=("absent",))
-  rows, every = ROWS, (QUESTION, lonely)
-  asked = study.ask(every, rows, margin=0.01, costs={"ours": 2.0, "plain": 1.0})
-  apart = study.results(
-    rows, ("dice",), questions=asked, not_asked=study.not_asked(every, asked), extra=1
-  )
-  costs = {"ours": 2.0, "plain": 1.0}
-  found = study.answered(
-    rows, ("dice",), [QUESTION], margin=0.01, every=every, costs=costs, extra=1
-  )
-  assert found == apart and found["not_asked"] == ["Alone?"]
-
-
 def test_an_arm_that_does_nothing_is_found_by_its_scores():
   study.check_arms_differ(ROWS, "dice")
   twins = ROWS + rows_of(copy=OURS)
