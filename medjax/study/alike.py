@@ -1,10 +1,11 @@
-"""Whether two people of a study look like one: what the flag --near_duplicates of a study asks.
+"""Refuses a split in which scans under two names, on two sides, look like one and the same scan.
 
-Every study that reads a folder of its user has the field
+A person who stands in a data set under two names would be trained on and tested. Every study that
+reads a folder of its user therefore has the field
 
   near_duplicates: float = -1.0
 
-and hands it to `check_alike` before anything is trained.
+which is its flag --near_duplicates, and hands it to `check_alike` before anything is trained.
 """
 
 import os
@@ -40,7 +41,9 @@ def check_alike(
 
 
 def pair_picture(workdir: pathlib.Path) -> pathlib.Path:
-  """The file for a refused pair: beside the run directory, which a refused command never makes.
+  """The PNG file in which the user sees the pair of scans that was refused.
+
+  It lies beside the run directory and not in it: a command that is refused makes no run directory.
 
   >>> pair_picture(pathlib.Path("runs/mine")).name
   'mine-pair.png'

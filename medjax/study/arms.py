@@ -1,4 +1,4 @@
-"""Arms: what a study compares, a row each. A further arm is a further row."""
+"""The arms of a study are the methods that it compares; each is one row of a table."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple

@@ -1,11 +1,12 @@
-"""A training that is asked for, and what came of it: resumable under its name, its cost counted.
+"""Trainings of a study: a `Job` says what to train, `Trained` what came of it and what it cost.
 
-The order of trainings is the order of calls; there is no graph. A job that a killed run had
-finished is found under its name and is not trained again.
+Trainings run in the order in which a study calls `train_job`. A job has a name, under which its
+checkpoints lie: when the command is given again after it was killed, a job that had finished is not
+trained again, and one that had begun goes on.
 
-A training may start from what another one left. Its checkpoints are then bound to a digest of that,
-in inherited.json: if the earlier training is made longer, or anew, the later one is not continued
-from a start that no longer exists.
+A training may start from what another one left, such as its weights. A digest of that start is then
+kept in inherited.json. If the earlier training was made longer or was made anew since, the later
+one is refused: the start that its checkpoints come from no longer exists.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,8 @@ class Job(NamedTuple):
     name: name of its rows and checkpoints, "arm-turn-seed"; the same name goes on where it was.
     step, stream, params, key, num_steps, evaluators: as for `train.fit`.
     updates_a_step: updates of the network in one step of the loop; periods count updates.
-    keep_best: "evaluator/metric" on validation people of the source; "" keeps the last weights.
+    keep_best: "evaluator/metric", by which the best weights are chosen on validation people; ""
+      keeps the last weights.
     inherited: what an earlier training left and this one starts from: weights, moments, running
       statistics, a teacher, exactly as they stand in the checkpoint of that training or in a file.
       Weights drawn from a key do not belong here: another device may round them differently.
@@ -123,7 +125,7 @@ def train_jobs(
   progress: bool = True,
   mode: Mode = "sequential",
 ) -> list[Trained]:
-  """`train_job` for several jobs; those of one Step and length share a program (`train.fit_many`).
+  """As `train_job`, for several jobs; those of one Step and length share one compiled program.
 
   Args:
     jobs: in any order; those that shall share a program have the same Step object.

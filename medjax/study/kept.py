@@ -1,8 +1,8 @@
-"""Scores of a finished job, kept in the run directory: a resumed run does not predict again.
+"""Keeps the scores of a finished job in the run directory, so that a resumed run need not predict.
 
-Each job has one file, scores/<name>.npz. It belongs to the weights that were scored, whose digest
-stands in it: after a training that ended with other weights the cases are scored anew. A private
-run keeps nothing, since rows name people.
+Each job has one file, scores/<name>.npz, with a digest of the weights that were scored. If the
+training has ended with other weights since, the cases are scored anew. A private run keeps nothing,
+since its rows would name people.
 """
 
 import io

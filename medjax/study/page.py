@@ -1,6 +1,7 @@
-"""Sections that the pages of studies share; each adds to a `train.Report` and returns nothing.
+"""Sections that the pages of studies share: scores, verdicts, curves, costs, pictures.
 
-Their sentences are derived from the rows that they stand beside: a page that has no column of equal
+`start` opens a page, a `train.Report`; the other functions add a section to it and return nothing.
+Their sentences are derived from the rows that they stand beside: a page without a column of equal
 compute does not speak of one.
 """
 

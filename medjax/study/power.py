@@ -1,9 +1,9 @@
-"""Planned power: the smallest difference that a design could find, before anything is trained.
+"""Planned power: the smallest difference that a run could find, told before anything is trained.
 
-A question that no design of this size could answer should not be asked. The figure needs an
-assumption, the spread of the paired differences over the members of each level, which a Question
-states. The design is then filled with differences of exactly that spread and handed to
-`metrics.compare`, so the planned figure and the one found after the run are the same quantity.
+A question is not worth asking where so few seeds and people could never answer it. The figure rests
+on an assumption that a Question states: the spread of the paired differences over the members of
+each level, such as seeds and people. A table with differences of exactly that spread is handed to
+`metrics.compare`, so that the planned figure and the one found after the run are one quantity.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""Networks on many images: one program for all networks of one `apply`, images in chunks."""
+"""Predictions of networks on many images, in chunks; networks of one `apply` share a program."""
 
 import functools
 from collections.abc import Callable, Sequence

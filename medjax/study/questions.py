@@ -1,9 +1,10 @@
 """Questions that are written down before the run, and their verdicts: paired, against a margin.
 
 A question holds some arms against a reference. Its verdicts come from `metrics.compare`:
-differences are paired place by place, a hierarchical bootstrap over all levels gives their
-intervals, and Holm's procedure runs over the arms of the question. What the words of a verdict may
-say is derived from its row, so that no page can claim more than its table shows.
+differences are paired place by place (the same seed, the same person), a hierarchical bootstrap
+over all levels gives their intervals, and Holm's procedure corrects for the number of arms of the
+question. The words of a verdict are derived from its row, so that no page claims more than its
+table shows.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ Expected = Literal["better", "worse", "equivalent", "open"]
 
 
 class Question(NamedTuple):
-  """A planned comparison; Holm's procedure runs over its arms.
+  """A planned comparison of one or more arms with a reference.
 
   Attributes:
     text: what is asked, for the page.

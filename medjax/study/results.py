@@ -1,4 +1,4 @@
-"""results.json of a study that has no schema of its own, and the end of every run."""
+"""What results.json holds in the common schema of studies, and the files that end every run."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

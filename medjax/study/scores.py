@@ -1,9 +1,9 @@
-"""Networks on test cases, one function a kind of task; each gives rows of cases.
+"""Scores of predictions on test cases as rows, one function for each kind of task.
 
 A row is a dict as `metrics.case_table` writes it: first who and where ("arm", "seed", "role",
-"case", "subject", "domain"), then figures "metric/structure". Every figure is a number whose mean
-over people is the score, so that verdicts can be paired. An area under the ROC curve and a balanced
-accuracy are no means of cases; they stand as what each person adds to them.
+"case", "subject", "domain"), then figures "metric/structure". The mean of a figure over people is
+the score, so that verdicts can pair people. An area under the ROC curve and a balanced accuracy are
+not means over cases by themselves; a row holds the part that its person adds to them.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence

@@ -1,6 +1,7 @@
-"""Settings of a study: the fields that every study has, and what the names of fields promise.
+"""Settings of a study: the fields that every study has, and the ranges that names of fields imply.
 
-A Config gives each field its help as a comment, on its line or above it; `medjax.cli` shows it:
+The settings of a study are a dataclass `Config`, whose fields are the flags of its command. The
+comment on the line of a field, or above it, is the help that `medjax.cli` shows:
 
   @dataclasses.dataclass(frozen=True)
   class Config(study.Settings):
@@ -21,7 +22,7 @@ _POSITIVE = ("_every", "_size", "_rate", "_steps", "_epochs", "_updates", "_norm
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-  """Fields of every study. A study inherits no flag that it does not use, so there are three."""
+  """The fields of every study; there are three, since a study has no flag that it does not use."""
 
   num_seeds: int = 3  # seeds, each with its own initial weights and draws
   margin: float = 0.01  # that a difference between arms has to exceed to be called one
@@ -32,7 +33,7 @@ class Settings:
 
 
 def check_fields(config: object, may_be_zero: Collection[str] = ()) -> None:
-  """Holds a Config to the names of its fields.
+  """Refuses values outside the ranges that the names of a Config's fields imply.
 
   Counts (`num_*`, `max_*`), periods (`*_every`), sizes, rates, numbers of steps, updates and
   epochs, norms and lengths (`*_mm`) are above 0; `*_fraction` lies in [0, 1]; `margin` is 0 or

@@ -1,4 +1,4 @@
-"""Sites from what came after --data: a folder each, or one folder as several scanners show it."""
+"""Sites of a study: one folder for each, or one folder as several simulated scanners show it."""
 
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""2D networks on volumes and pictures: rows and pictures on each case's grid, and validation."""
+"""Scores of 2D networks on volumes and pictures, each measured on the case's own grid."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

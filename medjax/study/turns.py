@@ -1,8 +1,8 @@
-"""Who is trained on and who is tested in which role: a fold, a site left out, a pair of sites.
+"""Turns of a study: who is trained on, and who is tested afterwards in which role.
 
-A study with one split has one turn. What is trained on, and the cases that are tested, are the
-study's own (a Batch, stacks of slices, rows of a pool). What must hold in every study is here:
-people stand on one side, and splits.json says who stands where.
+A turn is one split of the people: a fold, or a site that is left out. A study with one split has
+one turn. In which form the cases come is up to the study (a Batch, stacks of slices, positions).
+What must hold in every study is here: nobody is in two parts, and splits.json says who is where.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ class Turn(NamedTuple):
 
   Attributes:
     name: stands in file names and tables; "" where there is one turn.
-    train: what the streams are made of.
+    train: the cases that are trained on, in the form that the study's batches are made of.
     validation: cases of the sources that choices may look at; () or None where nothing is chosen.
     test: role ("test"; "in-domain", "unseen"; "source", "target") -> cases.
     people: part -> names of people, for splits.json; no person is in two parts.
@@ -53,7 +53,7 @@ def splits_of(turns: Sequence[Turn], seed: int, kind: str = "people by part") ->
 
 
 def people_of(subjects: Sequence[str], indices: Sequence[int]) -> tuple[str, ...]:
-  """The people of the cases at `indices`, each once, sorted."""
+  """The people of the cases at the positions `indices`: each once, sorted by name."""
   return tuple(sorted({subjects[i] for i in indices}))
 
 
