@@ -72,7 +72,7 @@ class Config(study.Settings):
   num_pictures: int = 120  # simulated; half are tested
   num_clicks: int = 20  # of a test
   num_corrections: int = 3  # most clicks of a training after the first
-  num_pretraining: int = 200  # updates of the small segmenter, on other shapes
+  num_pretraining: int = 400  # updates of the small segmenter, on other shapes
   num_steps: int = 100  # updates of each arm
   batch_size: int = 8  # pictures an update
   learning_rate: float = 5e-4  # Adam's, as in the paper

@@ -149,8 +149,12 @@ def filled(box: np.ndarray, side: int) -> np.ndarray:
 class Problem:
   """A frozen promptable network, its low-rank updates and its decoders."""
 
-  def __init__(self, module: nets.PromptableSegmenter, num_classes: int, side: int):
-    self.side, self.num_classes = side, num_classes
+  def __init__(
+    self, module: nets.PromptableSegmenter, num_classes: int, side: int,
+    shares: tuple[float, ...] = (1, 1, 1),
+  ):  # fmt: skip
+    """`shares`: how often each of `PROMPTS` is drawn in training, in proportion."""
+    self.side, self.num_classes, self.shares = side, num_classes, shares
     self.net = nets.promptable(module)
     decoder: Any = module.decoder
     # Masks 1, 2, ... are the classes and mask 0 is what lies outside of all.
@@ -181,7 +185,7 @@ class Problem:
     point = jnp.stack([place % self.side, place // self.side]).astype(jnp.float32)
     every = [asked(kind, box, point) for kind in PROMPTS]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *every)
-    drawn = jax.random.randint(of_kind, (), 0, len(PROMPTS))
+    drawn = jax.random.categorical(of_kind, jnp.log(jnp.array(self.shares)))
     prompt = jax.tree.map(lambda x: x[drawn], stacked)
     logits = self.net.decode(params, self._seen(self.net, params, example), prompt).logits
     return mask_loss(logits[..., 0], example["mask"])

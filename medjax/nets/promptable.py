@@ -143,7 +143,10 @@ def mini_promptable(*, num_masks: int = 4) -> PromptableSegmenter:
     stem of two convolutions, stride 4                .22   .128  .073
     TinyViT((16, 32, 64), (1, 1, 2), ...), stride 4   .41   .206  .103
 
-  Masks have half the sides of the picture, which is the rest of the loss.
+  Masks have half the sides of the picture, which is the rest of the loss. These pictures show one
+  object each, so that a prompt need not be read. Where it alone tells which of four objects is
+  meant, 1,000 updates, four of five with boxes, reach a Dice of .65 with the object's box and .09
+  with another one's; the box itself has .58.
   """
   return PromptableSegmenter(
     encoder=ViT(

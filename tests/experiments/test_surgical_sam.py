@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import prompt_free, spoiled_answers, surgical_sam
+from experiments import prompt_free, prompt_mosaics, spoiled_answers, surgical_sam
 from medjax import check, data, nets, tree
 
 
@@ -47,6 +47,14 @@ def test_every_class_of_a_picture_is_an_object_and_its_click_lies_inside():
   np.testing.assert_allclose(dice, [2 * 18 / (18 + 90), 1])
   half = found & (np.arange(3) != 1)[:, None, None]  # the second picture misses one of its two
   np.testing.assert_allclose(spoiled_answers.dice(half, own, 2)[1], 0.5)
+
+
+def test_in_a_mosaic_the_object_lies_in_one_of_four_pictures():
+  own = prompt_mosaics.of_many_kinds(32, 0)
+  assert own["image"].shape == (*own["mask"].shape, 3) and own["mask"].any((1, 2)).all()
+  mosaics = own["mask"][-800:].reshape(-1, 2, 16, 2, 16)
+  np.testing.assert_array_equal(mosaics.any((2, 4)).sum((1, 2)), 1)
+  assert 0 <= own["image"].min() and own["image"].max() <= 1
 
 
 def test_boxes_widen_by_a_share_of_the_side_and_stay_inside():
