@@ -9,8 +9,7 @@ one, above all at another magnification; 5.19 % fewer.
 
   python -m experiments.click_sam demo       simulated blobs with soft edges, at the trained scale
                                              and at twice the scale; about 5 minutes
-  python -m experiments.click_sam evidence   more updates, pictures and arms, 2 seeds; about 20
-                                             minutes
+  python -m experiments.click_sam evidence   more of all, 2 seeds; about 20 minutes
   python -m experiments.click_sam nuclei --data FOLDER
                                              your pictures with numbered nuclei (an nnU-Net folder
                                              with instancesTr), people apart; about 12 minutes
