@@ -12,7 +12,7 @@ moved click is better in 38 of 53 pictures.
                                           your nnU-Net folder on LiteMedSAM, corners of boxes; about
                                           15 minutes
 
-Times are estimated from short runs on 2 CPU cores; no preset has been recorded as it is now.
+Times are estimated from short runs on 2 CPU cores; `demo` has been recorded.
 A click starts in the picture's middle, never at a point of the true mask, from which the paper
 starts; a box starts with each side moved at random. All arms see the same pictures and the same
 segmenter, and spend the same number of looks at it: "random" takes the best of as many random
