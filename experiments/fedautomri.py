@@ -171,18 +171,18 @@ def build(config: Config, options: cli.RunOptions) -> None:
     for seed in design.seeds:
       chooser = Chooser(task, seed, directory)
       for arm in config.arms:
-        design = ARMS[arm].make(chooser)
-        if design is None:
+        network = ARMS[arm].make(chooser)
+        if network is None:
           images, params = zero_filled(found), None
         else:
           job = "searched" if arm == "searched-average" else arm
-          params = task.train(job, design, seed, directory)[int(arm == "searched-average")]
-          images = task.predictor(design)(params, found.parts["test"].image)
-          size, own = task.size(design), " | ".join("+".join(e) for e in design.operations)
+          params = task.train(job, network, seed, directory)[int(arm == "searched-average")]
+          images = task.predictor(network)(params, found.parts["test"].image)
+          size, own = task.size(network), " | ".join("+".join(e) for e in network.operations)
           about.setdefault(arm, {"parameters": size, "operations": own})
         rows += scored(images, found, {"arm": arm, "seed": seed, "role": "all"})
         if real is not None:
-          drawn.setdefault(arm, reconstructed(task, design, params, real))
+          drawn.setdefault(arm, reconstructed(task, network, params, real))
     result = design.results(
       rows,
       ("psnr", "ssim"),
