@@ -160,6 +160,7 @@ _REAL = ("lesions", "private")
 
 # --- the run and its page
 
+_PLANNED = "Stated before the training, which then made all the samples that are planned here."
 _NOT_COVERED = (
   "The statement is on the weights of one private arm and the pictures that it was trained on. It"
   " does not cover the test pictures, whose scores are shown, nor anybody in the other arms; a run"
@@ -273,7 +274,9 @@ def page(
     "A private update holds a gradient of this size for every example of a chunk, and clips it.",
   )  # fmt: skip
   if found["statement"]:
-    report.section("Privacy of the private arms", f"{found['statement']}\n\n{_NOT_COVERED}")
+    report.section(
+      "Privacy of the private arms", f"{_PLANNED}\n\n{found['statement']}\n\n{_NOT_COVERED}"
+    )
   first = {arm: own[0] for arm, own in trained.items() if not arm.startswith("private")}
   study.page.curves(report, first, {"loss": "loss"}, caption="First fold and seed.")
   flops = {arm: own["flops_an_update"] for arm, own in found["arms"].items()}

@@ -156,6 +156,7 @@ PRESETS = {
 
 # --- the run and its page
 
+_PLANNED = "Stated before the training, which then made all the samples that are planned here."
 _NOT_COVERED = (
   "The statement is on the weights of the private arm and the patients it was trained on. It does"
   " not cover what this study takes from the training patients before: mean and deviation of each"
@@ -285,7 +286,9 @@ def page(
   study.page.scores(report, found, ARMS, text=text.strip())
   study.page.verdicts(report, found["questions"], not_asked=found["not_asked"])
   if found["statement"]:
-    report.section("Privacy of the private arm", f"{found['statement']}\n\n{_NOT_COVERED}")
+    report.section(
+      "Privacy of the private arm", f"{_PLANNED}\n\n{found['statement']}\n\n{_NOT_COVERED}"
+    )
   first = {arm: own[0] for arm, own in trained.items() if arm != "private"}
   study.page.curves(report, first, {"loss": "loss"}, caption="First fold and seed.")
   flops = {a: own.get("flops_an_update", float("nan")) for a, own in found["arms"].items()}
