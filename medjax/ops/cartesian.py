@@ -75,8 +75,8 @@ def consistent(
     weight: lambda > 0, how much the network is believed; as it falls to 0 the measured frequencies
       are kept as they are.
     sensitivities: of each coil; None: the closed form for one coil.
-    iterations: of conjugate gradients, at most. Their derivative is that of the solution, by a
-      second solution of the same length: exact where they have converged.
+    iterations: of conjugate gradients from the prior, at most. Their derivative is that of the
+      solution, by a second solution of the same length: exact where they have converged.
   Raises:
     InputError: several coils without sensitivities.
   """
@@ -93,9 +93,12 @@ def consistent(
   def normal(x: Array) -> Array:
     return adjoint(acquired(x, mask, sensitivities), mask, sensitivities) + weight * x
 
-  wanted = adjoint(kspace, mask, sensitivities) + weight * prior
-  found, _ = jax.scipy.sparse.linalg.cg(normal, wanted, x0=prior, tol=0.0, maxiter=iterations)
-  return found
+  # Solved for the step away from the prior, x - r, from 0: the iterates are those of a start at r,
+  # but JAX would begin the solution of the derivative at r as well, where no gradient is.
+  data = adjoint(kspace, mask, sensitivities)
+  away = data - adjoint(acquired(prior, mask, sensitivities), mask, sensitivities)
+  step, _ = jax.scipy.sparse.linalg.cg(normal, away, tol=0.0, maxiter=iterations)
+  return prior + step
 
 
 def line_mask(

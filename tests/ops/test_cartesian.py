@@ -75,6 +75,21 @@ def test_data_consistency_solves_the_normal_equations(case, num_coils):
     np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2e-5, rtol=1e-6)
 
 
+def test_few_iterations_give_a_gradient_that_is_linear_in_what_is_asked(case):
+  """Two iterations are far from the solution; the derivative must not begin where they did."""
+  mask, coils, image = (jnp.asarray(x) for x in case)
+  kspace, prior = cartesian.acquired(image, mask, coils), jnp.asarray(complex_normal(*SHAPE))
+
+  def solve(prior):
+    return cartesian.consistent(prior, kspace, mask, 0.3, coils, iterations=2)
+
+  _, pull = jax.vjp(solve, prior)
+  assert not jnp.any(pull(jnp.zeros_like(prior))[0])
+  asked = jnp.asarray(complex_normal(*SHAPE), prior.dtype)
+  one, small = pull(asked)[0], pull(1e-3 * asked)[0]
+  np.testing.assert_allclose(small, 1e-3 * one, rtol=1e-4, atol=1e-7)
+
+
 def test_measured_frequencies_stay_where_the_network_is_not_believed(case):
   mask, _, image = case
   arrays = [jnp.asarray(x) for x in (mask.astype(np.float32), image.astype(np.complex64))]
