@@ -24,6 +24,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import shutil
 import subprocess
 import time
 from typing import Any
@@ -160,10 +161,18 @@ def build(config: Config, options: cli.RunOptions) -> None:
   check.require(
     len(options.data) == 1, "one nnU-Net folder after --data", f"{len(options.data)}", "pass one"
   )
+  root = options.data[0]
+  check.existing_file(root / "dataset.json", "pass an nnU-Net v2 dataset folder after --data")
+  check.require(
+    not config.nnunet or shutil.which(config.nnunet),
+    "a Python with nnunetv2 after --nnunet",
+    config.nnunet,
+    "pass its path",
+  )
   with options.directory(config) as directory:
     if directory.finished:
       return
-    root, path = options.data[0], directory.path
+    path = directory.path
     curve, minutes, member, setting = ours(config, root, options.seed)
     held_out = path / "held_out"
     held_out.mkdir()
