@@ -1,14 +1,15 @@
 """What can be run here, and what came of it.
 
 python -m experiments                             the studies: paper, presets, minutes, verdicts
-python -m experiments claims --output FOLDER      writes claims.md and claims.html
+python -m experiments claims --output FOLDER      writes claims.md and claims.html: the claims, and
+                                                  how many trainings fit an hour
 """
 
 import dataclasses
 import pathlib
 from typing import Literal
 
-from experiments import catalogue, claims
+from experiments import catalogue, claims, run_costs
 from medjax import cli
 
 
@@ -28,8 +29,10 @@ def main(options: Options) -> None:
     return
   found = claims.judged(claims.CLAIMS, catalogue.RECORDS) + claims.registered(catalogue.RECORDS)
   options.output.mkdir(parents=True, exist_ok=True)
-  (options.output / "claims.md").write_text(claims.markdown(found), encoding="utf-8")
-  claims.page(found).write(options.output / "claims.html")
+  took = run_costs.costs(catalogue.RECORDS)
+  text = claims.markdown(found) + "\n" + run_costs.markdown(took)
+  (options.output / "claims.md").write_text(text, encoding="utf-8")
+  run_costs.section(claims.page(found), took).write(options.output / "claims.html")
   print(f"written: {options.output / 'claims.md'} and {options.output / 'claims.html'}")
 
 

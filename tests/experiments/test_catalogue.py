@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from experiments import catalogue, claims
+from experiments import catalogue, claims, run_costs
 from experiments.__main__ import Options, main
 from medjax.check import InputError
 
@@ -70,5 +70,17 @@ def test_the_table_beside_the_records_is_the_one_that_the_command_writes(tmp_pat
     "run: python -m experiments claims --output experiments/records, and remove claims.html"
   )
   assert "mechanism shown" in (tmp_path / "claims.html").read_text()
+  assert "trainings an hour" in (tmp_path / "claims.html").read_text()
   main(Options())
   assert "fusestyle" in capsys.readouterr().out
+
+
+def test_a_training_without_times_is_not_counted():
+  whole = {"hours": 0.25, "seconds_to_first_step": 100.0, "seconds_evaluating": 0.0}
+  found_again = dict.fromkeys(whole)  # a finished training that was read from its directory
+  broken = whole | {"hours": float("nan")}
+  timing = {"a": whole, "b": found_again, "c": broken, "seconds": {"answer": 1.0}, "d": 3.0}
+  one = run_costs.cost_of("x", {"timing": timing, "devices": {"kind": "cpu"}})
+  assert one == run_costs.RunCost("x", "", 1, 1000 / 60, 0.1, 3.6, "cpu")
+  assert run_costs.cost_of("x", {"timing": {"b": found_again}}) is None
+  assert run_costs.cost_of("x", {}) is None
