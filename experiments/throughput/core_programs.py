@@ -11,7 +11,10 @@ from medjax.ops import conv
 
 
 def learn2synth_programs(config: Config) -> list[Program]:
-  """Plain step, plain step plus a real forward and backward pass, hypergradient step; warm Adam."""
+  """Plain step, plain step plus a real forward and backward pass, hypergradient step; warm Adam.
+
+  Their images are there before. The last row makes a batch of them from label maps, to be added.
+  """
   model = nets.from_linen(
     nets.UNet(config.num_classes, config.widths, norm="none", activation="elu")
   )
@@ -47,6 +50,12 @@ def learn2synth_programs(config: Config) -> list[Program]:
   def hypergradient(params, state, batch, key):
     return compute(theta, params, state, jax.tree.map(lambda x: x[None], batch), batch, key)
 
+  generator = synth.learn2synth_base(synth.identity(config.num_classes))
+
+  def synthesis(label, key):
+    keys = jax.random.split(key, len(label))
+    return jax.vmap(lambda y, k: synth.generate(generator, k, y))(label, keys)
+
   key = jax.random.key(0)
   params, _ = model.init(key, image[0])
   state = tx.init(params)
@@ -59,6 +68,7 @@ def learn2synth_programs(config: Config) -> list[Program]:
     Program("plain step", plain, args, size),
     Program("plain step + real forward and backward", plain_and_real, args, size, 2.0),
     Program("hypergradient step", hypergradient, args, size, 10 / 3),
+    Program("synthesis of the batch", synthesis, (label, key), size),
   ]
 
 

@@ -11,8 +11,8 @@ one update:
   v_k = a_k + H_k w_k,   m_k = b_k                  H_k = d^2 L_k / d phi^2
   h  += M_k w_k                                     M_k = d^2 L_k / d theta d phi
 
-The products are those of `hyper_products`. All that
-is kept of a step is (phi_k, s_k, g_k): the activations are computed anew on the way back.
+The products are those of `hyper_products`. All that is kept of a step is (phi_k, s_k, g_k) and what
+its keys drew: the activations, also those of theta, are computed anew on the way back.
 """
 
 from collections.abc import Callable

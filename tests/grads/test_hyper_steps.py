@@ -109,6 +109,26 @@ def test_three_steps_equal_central_differences(name):
     assert distance(detached.grad, found.grad) > 1e-4  # what flowed through the moments
 
 
+def test_memory_of_several_steps_is_that_of_one():
+  """Of a step are kept parameters, state and gradient; its activations are computed anew."""
+
+  def loss(params, theta, x, key):
+    del key
+    hidden = jnp.tanh(jnp.tanh(theta * x @ params["in"]) @ params["in"].T @ params["in"])
+    return jnp.mean((hidden @ params["out"] - x) ** 2)
+
+  tx, examples = optax.sgd(1e-2, momentum=0.9), jnp.ones((1024, 4))
+  params = {"in": jnp.ones((4, 64)), "out": jnp.ones((64, 4))}  # far fewer than activations
+
+  def temporary_bytes(steps):
+    fn = grads.hypergradient(loss, lambda p, x, key: loss(p, 1.0, x, key), tx, steps=steps)
+    batches = jnp.broadcast_to(examples, (steps, *examples.shape))
+    lowered = jax.jit(fn).lower(jnp.float32(1), params, tx.init(params), batches, examples, KEY)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+  assert temporary_bytes(4) < 1.25 * temporary_bytes(1)
+
+
 def test_differences_of_gradients_come_close_and_central_ones_closer():
   with jax.enable_x64(True):
     theta, params, batches, outer_batch = problem()
