@@ -13,10 +13,9 @@ everything, with 15 % of the numbers.
   python -m experiments.avit private --data PH2
                                                the same folder, one split, with the private arms
 
-Times are estimated from short runs on 2 CPU cores; no preset has been recorded.
-Published, means of four sets, Dice: everything .925, adapters and
-prompt .932, adapters .923, from scratch (MedFormer) .917; Jaccard: frozen .793, prompt .843,
-adapters .860.
+Times are estimated from short runs on 2 CPU cores. Published, means of four sets, Dice: everything
+.925, adapters and prompt .932, adapters .923, from scratch (MedFormer) .917; Jaccard: frozen .793,
+prompt .843, adapters .860.
 
 Why it matters beyond the paper: a private update holds a gradient for each example, and clips and
 noises every number that trains. "private-both" and "private-all" train under the same guarantee

@@ -62,9 +62,9 @@ class GhostPlan(NamedTuple):
 
 
 class _Found(NamedTuple):
-  """What a site gave: per cut norms [chunk] and gradients (None from a pair), dots [chunk]."""
+  """What a site gave: gradients of its cuts, or of a pair the norm [chunk] alone; dots [chunk]."""
 
-  norms: tuple[Leaf, ...]
+  norm: Leaf | None
   gradients: tuple[Leaf, ...] | None
   dots: Leaf
   weighted_sum: Callable[[list[jax.Array], jax.Array], tuple[Leaf, ...]]
@@ -120,15 +120,22 @@ def run(
     found.append(measure(site, rule, cuts[s], aim, seen.operands[s], cotangents[s], constants))
 
   parts: list[list[jax.Array]] = [[] for _ in leaves]
+  formed: list[tuple[int, jax.Array]] = []  # (leaf, gradients whose lengths are to be taken)
   for site, part in zip(sites, found, strict=True):
-    for cut, norm in zip(site.cuts, part.norms, strict=True):
+    if part.norm is not None:
+      parts[site.cuts[0].leaf].append(part.norm)
+    for cut, gradient in zip(site.cuts, part.gradients or (), strict=False):
       if cut.leaf not in how.added:
-        parts[cut.leaf].append(norm)
+        formed.append((cut.leaf, gradient))
   gradients = [part.gradients for part in found]
-  for leaf, total in added_gradients(sites, gradients, how.added, cuts, pull_cuts).items():
-    parts[leaf].append(lengths.of_rows(total))
+  formed += added_gradients(sites, gradients, how.added, cuts, pull_cuts).items()
+  if formed:
+    norms = lengths.of_each([gradient for _, gradient in formed])
+    for (leaf, _), norm in zip(formed, norms, strict=True):
+      parts[leaf].append(norm)
   nothing = jnp.zeros(examples[0].shape[0], jnp.float32)
-  table = jnp.stack([lengths.joint([nothing, *own]) for own in parts], axis=1)
+  whole = [own[0] if len(own) == 1 else lengths.joint([nothing, *own]) for own in parts]
+  table = jnp.stack(whole, axis=1)
   is_finite = jnp.isfinite(table).all(axis=1)
 
   def weighted_sum(weights: jax.Array) -> list[jax.Array]:
@@ -169,7 +176,7 @@ def of_gradients(
   losses: jax.Array, aux: Any, gradients: Sequence[Leaf], direction: Sequence[Leaf] | None
 ) -> Chunk:
   """The same from gradients [chunk, *leaf] that are all there."""
-  norms = jnp.stack([lengths.of_rows(g) for g in gradients], axis=1)
+  norms = lengths.of_each(gradients).T
   is_finite = jnp.isfinite(norms).all(axis=1)
   dots = None if direction is None else sum(map(_dot, gradients, direction))
 
@@ -195,7 +202,7 @@ def _form_gradients(
     return tuple(_weighted(w, is_finite, g) for w, g in zip(weights, found, strict=True))
 
   dots = None if toward is None else sum(map(_dot, found, toward))
-  return _Found(tuple(map(lengths.of_rows, found)), found, dots, weighted_sum)
+  return _Found(None, found, dots, weighted_sum)
 
 
 def _keep_pair(
@@ -230,7 +237,7 @@ def _keep_pair(
   if toward is not None:
     _, tangents = jax.jvp(lambda c: results(c, operands), (tuple(cuts),), (tuple(toward),))
     dots = sum(map(_inner, cotangents, tangents))
-  return _Found((_pair_norm(rule, cuts, operands, cotangents),), None, dots, weighted_sum)
+  return _Found(_pair_norm(rule, cuts, operands, cotangents), None, dots, weighted_sum)
 
 
 def _pair_norm(
