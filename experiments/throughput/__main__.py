@@ -1,7 +1,7 @@
 """What steps and operations of all rooms cost here: times, first steps, memory, distance to floors.
 
   python -m experiments.throughput demo      small shapes; starts no group after 4 minutes
-  python -m experiments.throughput rooms     small shapes, every group
+  python -m experiments.throughput rooms     small shapes, every group; about half an hour
   python -m experiments.throughput evidence  the shapes of the record
   python -m experiments.throughput device    the shapes of an accelerator, for its record; starts no
                                              group after 7 minutes; it has run on a CPU alone
@@ -21,24 +21,34 @@ times: median_s, low_s, high_s, ratio with ratio_low and ratio_high (to the firs
 ratio_to_second, cold_s and cached_s (until the first call is done, with nothing compiled and with
 compiled programs on the disk), examples_per_s, voxels_per_s, busy, floor_s, utilisation (where the
 maker's figure for the device is known). record.json holds both with device, versions, commit and
-peaks: the file to keep, and the one that --compare reads. A further method adds a row to `groups`.
+peaks: the file to keep, and the one that --compare reads. A run that was ended early goes on after
+the last group that it had measured. A further method adds a row to `groups`.
 """
 
 import math
+import pathlib
 import time
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import numpy as np
 
 from experiments.throughput.comparing import read_record, regressions
 from experiments.throughput.config import PRESETS, Config
-from experiments.throughput.groups import groups
+from experiments.throughput.groups import Group, groups
 from experiments.throughput.measuring import Measured, Program, measure
 from experiments.throughput.peaks import Peaks, peaks_of
-from medjax import cli
+from medjax import cli, files
 from medjax.train.report import Report
+
+
+class Row(TypedDict):
+  """A program that was measured: what is exact and what is timed, see the module."""
+
+  name: str
+  exact: dict[str, float]
+  timed: dict[str, float]
+
 
 _HEADER = ["program", "ms", "10-90 %", "ratio", "floor of ratio", "floor, ms", "examples/s",
            "voxels/s", "first, s", "cached, s", "MiB beside", "MiB at most", "busy",
@@ -52,22 +62,22 @@ def build(config: Config, options: cli.RunOptions) -> None:
       return
     began, peaks = time.perf_counter(), peaks_of(jax.devices()[0])
     report = Report("What a step costs", _lead(peaks))
-    results, timing, left_out = {}, {}, []
+    done = _kept(directory.path / "groups.json")
+    left_out = []
     for title, group in groups(config).items():
-      if config.minutes and time.perf_counter() - began > 60 * config.minutes:
+      if title not in done and config.minutes and time.perf_counter() - began > 60 * config.minutes:
         left_out.append(title)
         continue
-      programs = group.make()
-      trace = directory.path / "trace" / title if config.profile else None
-      found = measure(programs, config.num_rounds, peaks, cached=config.cached, trace=trace)
-      for program in programs:
-        name, own = f"{title}: {program.name}", found[program.name]
-        second = found[programs[min(1, len(programs) - 1)].name].times
-        results[name] = _exact(own)
-        timing[name] = _times(program, own, second, group.voxels)
-        print(f"{name}: {_line(timing[name], results[name])}", flush=True)
-      _section(report, title, programs, results, timing)
-      jax.clear_caches()  # the programs of a group are not needed again
+      if title not in done:
+        trace = directory.path / "trace" / title if config.profile else None
+        done[title] = _measured(title, group, config, peaks, trace)
+        directory.write_json("groups", done)
+        jax.clear_caches()  # the programs of a group are not needed again
+      _section(report, title, done[title])
+    results, timing = (
+      {f"{title}: {row['name']}": row[kind] for title, rows in done.items() for row in rows}
+      for kind in ("exact", "timed")
+    )
     if left_out:
       text = f"Not measured within {config.minutes:g} minutes: {', '.join(left_out)}."
       print(text, flush=True)
@@ -85,6 +95,36 @@ def build(config: Config, options: cli.RunOptions) -> None:
     directory.write_json("results", results)
     if worse:
       raise SystemExit(1)
+
+
+def _kept(path: pathlib.Path) -> dict[str, list[Row]]:
+  """Title -> rows of the groups that an earlier part of this run has measured."""
+  if not path.exists():
+    return {}
+  numbers = lambda own: {name: files.number(value) for name, value in own.items()}  # noqa: E731
+  return {
+    title: [
+      {"name": row["name"], "exact": numbers(row["exact"]), "timed": numbers(row["timed"])}
+      for row in rows
+    ]
+    for title, rows in files.read_json(path).items()
+  }
+
+
+def _measured(
+  title: str, group: Group, config: Config, peaks: Peaks, trace: pathlib.Path | None
+) -> list[Row]:
+  """Rows of a group, the first first."""
+  programs = group.make()
+  found = measure(programs, config.num_rounds, peaks, cached=config.cached, trace=trace)
+  second = found[programs[min(1, len(programs) - 1)].name].times
+  rows: list[Row] = []
+  for program in programs:
+    own = found[program.name]
+    exact, timed = _exact(own), _times(program, own, second, group.voxels)
+    rows.append({"name": program.name, "exact": exact, "timed": timed})
+    print(f"{title}: {program.name}: {_line(timed, exact)}", flush=True)
+  return rows
 
 
 def _lead(peaks: Peaks) -> str:
@@ -133,19 +173,13 @@ def _line(times: dict[str, float], exact: dict[str, float]) -> str:
   )
 
 
-def _section(
-  report: Report,
-  title: str,
-  programs: Sequence[Program],
-  results: dict[str, dict[str, float]],
-  timing: dict[str, dict[str, float]],
-) -> None:
+def _section(report: Report, title: str, measured: list[Row]) -> None:
   """A table and bars of one group."""
   rows: list[list[Any]] = []
-  for program in programs:
-    exact, times = results[f"{title}: {program.name}"], timing[f"{title}: {program.name}"]
+  for own in measured:
+    exact, times = own["exact"], own["timed"]
     rows.append([
-      program.name, 1e3 * times["median_s"],
+      own["name"], 1e3 * times["median_s"],
       f"{1e3 * times['low_s']:.3g} to {1e3 * times['high_s']:.3g}", times["ratio"],
       times["floor_ratio"], 1e3 * times["floor_s"], times["examples_per_s"],
       times["voxels_per_s"], times["cold_s"], times["cached_s"],
@@ -159,7 +193,7 @@ def _section(
     "Ratios are to the first row. Memory as the compiler counts it: beside arguments and results,"
     " and all of it at the fullest moment.",
   )
-  first = timing[f"{title}: {programs[0].name}"]["median_s"]
+  first = measured[0]["timed"]["median_s"]
   floors = [
     max((x for x in (row[5], 1e3 * first * row[4]) if not _is_nan(x)), default=math.nan)
     for row in rows

@@ -74,7 +74,7 @@ PRESETS = {
     num_pairs=64,
     num_rounds=25,
   ),
-  "rooms": Config(num_rounds=9),
+  "rooms": Config(num_rounds=9, cached=False),
   "device": Config(
     shape=(256, 256),
     volume=(64, 64, 64),

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from experiments.bench import growth, largest_patch
+from experiments.throughput import __main__ as throughput
 from experiments.throughput import comparing
 from experiments.throughput.config import PRESETS, Config
-from experiments.throughput.groups import groups
+from experiments.throughput.groups import Group, groups
 from experiments.throughput.measuring import Program, measure
 from experiments.throughput.peaks import Peaks
-from medjax import files, programs
+from medjax import cli, files, programs
 from medjax.check import InputError
 
 SLOW = Peaks(flops=1e6, bandwidth=1e6, nominal=2e6)
@@ -123,6 +124,36 @@ def test_a_group_is_chosen_by_how_its_title_begins():
   with pytest.raises(InputError, match="begin as a title does"):
     groups(Config(only=("nothing",)))
   assert PRESETS["device"].minutes == 7  # of the eight that it may take
+
+
+def test_a_run_that_is_ended_goes_on_after_the_last_group_it_measured(tmp_path, monkeypatch):
+  made, is_ended = [], [True]
+
+  def group(title):
+    def make():
+      made.append(title)
+      if title == "second" and is_ended[0]:
+        raise KeyboardInterrupt
+      row = lambda name: Program(name, lambda x: x, (np.ones(1),), 1, on_host=True)  # noqa: E731
+      return [row("z, the first row"), row("a")]
+
+    return Group(make)
+
+  monkeypatch.setattr(
+    throughput, "groups", lambda config: {t: group(t) for t in ("first", "second")}
+  )
+  config = Config(num_rounds=2, cached=False)
+  options = cli.RunOptions(tmp_path / "run", 0, (), "demo", "throughput")
+  with pytest.raises(KeyboardInterrupt):
+    throughput.build(config, options)
+  kept = files.read_json(tmp_path / "run" / "groups.json")["first"]
+  assert [row["name"] for row in kept] == ["z, the first row", "a"]  # ratios are to the first
+  is_ended[0] = False
+  throughput.build(config, options)
+  assert made == ["first", "second", "second"]
+  timing = files.read_json(tmp_path / "run" / "timing.json")
+  assert timing["first: a"] == kept[1]["timed"] and len(timing) == 4
+  assert "z, the first row" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.slow
