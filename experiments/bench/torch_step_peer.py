@@ -34,28 +34,22 @@ WIDTHS, NUM_CLASSES = (16, 32, 64), 4
 SHAPES = ("2,2,128", "2,2,256", "3,4,32", "3,1,64")
 
 
-def in_torch(torch: Any, axes: int, batch: int, side: int, last: bool) -> Callable[[], float]:
-  """One step, forward, backward and Adam; gives the loss."""
+def unet_in_torch(torch: Any, axes: int, activation: Any) -> tuple[Any, Callable[[Any], Any]]:
+  """The U-Net as a module with its weights, and image -> logits by whatever weights it holds."""
   nn, functional = torch.nn, torch.nn.functional
   convolution = nn.Conv2d if axes == 2 else nn.Conv3d
   pool = functional.max_pool2d if axes == 2 else functional.max_pool3d
   mode = "bilinear" if axes == 2 else "trilinear"
 
   def block(before: int, after: int) -> Any:
-    layers = [convolution(before, after, 3, padding=1), nn.LeakyReLU()]
-    return nn.Sequential(*layers, convolution(after, after, 3, padding=1), nn.LeakyReLU())
+    layers = [convolution(before, after, 3, padding=1), activation()]
+    return nn.Sequential(*layers, convolution(after, after, 3, padding=1), activation())
 
   downs = nn.ModuleList([block(a, b) for a, b in zip((1, *WIDTHS), WIDTHS, strict=False)])
   ups = nn.ModuleList([block(a + b, a) for a, b in zip(WIDTHS, WIDTHS[1:], strict=False)])
   module = nn.ModuleList([downs, ups, convolution(WIDTHS[0], NUM_CLASSES, 1)])
-  image = torch.randn(batch, 1, *(side,) * axes)
-  label = torch.randint(0, NUM_CLASSES, (batch, *(side,) * axes))
-  if last:
-    layout = torch.channels_last if axes == 2 else torch.channels_last_3d
-    module, image = module.to(memory_format=layout), image.to(memory_format=layout)
-  optimiser = torch.optim.Adam(module.parameters(), 1e-3)
 
-  def logits() -> Any:
+  def logits(image: Any) -> Any:
     x, skips = image, []
     for level, down in enumerate(downs):
       x = down(pool(x, 2) if level else x)
@@ -65,9 +59,22 @@ def in_torch(torch: Any, axes: int, batch: int, side: int, last: bool) -> Callab
       x = ups[level](torch.cat([larger, skips[level]], 1))
     return module[2](x)
 
+  return module, logits
+
+
+def in_torch(torch: Any, axes: int, batch: int, side: int, last: bool) -> Callable[[], float]:
+  """One step, forward, backward and Adam; gives the loss."""
+  module, logits = unet_in_torch(torch, axes, torch.nn.LeakyReLU)
+  image = torch.randn(batch, 1, *(side,) * axes)
+  label = torch.randint(0, NUM_CLASSES, (batch, *(side,) * axes))
+  if last:
+    layout = torch.channels_last if axes == 2 else torch.channels_last_3d
+    module, image = module.to(memory_format=layout), image.to(memory_format=layout)
+  optimiser = torch.optim.Adam(module.parameters(), 1e-3)
+
   def step() -> float:
     optimiser.zero_grad()
-    loss = functional.cross_entropy(logits(), label)
+    loss = torch.nn.functional.cross_entropy(logits(image), label)
     loss.backward()
     optimiser.step()
     return loss.item()
