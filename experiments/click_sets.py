@@ -46,7 +46,7 @@ def blobs(count: int, side: int, scale: float, seed: int) -> Targets:
     field = noise(6.0 * scale)
     field = field - np.quantile(field, 1 - random.uniform(0.2, 0.6))
     inside = 1 / (1 + np.exp(-field / 0.15))  # the soft edge, where both textures mix
-    tissue, tumour = noise(2.0 * scale), 0.6 + noise(0.8 * scale)
+    tissue, tumour = noise(2.0 * scale), 1.0 + noise(0.8 * scale)
     picture = 0.5 * noise(8.0 * scale) + (1 - inside) * tissue + inside * tumour
     images.append((picture - picture.min()) / (picture.max() - picture.min()))
     masks.append(field > 0)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments import click_sets, prompted_sets
+from experiments import click_sets, painted_prompts, prompt_mosaics
 from experiments.click_sets import Targets
 from experiments.grouped_prompts import mask_loss
 from medjax import data, losses, methods, nets, rng, study
@@ -22,8 +22,6 @@ from medjax.types import Array, Key, Params, PyTree
 
 Choose = Callable[[Array, Array, Array], Click]
 """`choose(number of the click, answer so far, pixels clicked already)`, masks [row, column]."""
-
-
 Cost = Callable[[Array, Array], Array]
 """`cost(logits, truth)`, both [row, column]."""
 
@@ -31,6 +29,9 @@ Cost = Callable[[Array, Array], Array]
 def normalised_focal(logits: Array, truth: Array) -> Array:
   both = jnp.stack([jnp.zeros_like(logits), logits], -1)
   return losses.normalised_focal(both, truth.astype(jnp.int32))
+
+
+COSTS: dict[str, Cost] = {"overlap": mask_loss, "focal": normalised_focal}  # of a setting's names
 
 
 class Asked:
@@ -47,6 +48,7 @@ class Asked:
     self, module: nets.PromptableSegmenter, side: int, num_clicks: int, num_corrections: int
   ):
     self.net, self.side = nets.promptable(module), side
+    self.decode = painted_prompts.refined(self.net, side)
     self.num_clicks, self.num_corrections = num_clicks, num_corrections
 
   def answer(self, params: Params, embedding: Array, clicks: Click, mask: Array | None) -> Array:
@@ -54,7 +56,7 @@ class Asked:
     # SAM puts a token of no point behind clicks that come without a box.
     places = jnp.concatenate([clicks.place, jnp.zeros((1, 2))])
     labels = jnp.append(clicks.label, nets.NOT_A_POINT)
-    return self.net.decode(params, embedding, nets.Prompts(places, labels, mask)).logits[..., :1]
+    return self.decode(params, embedding, nets.Prompts(places, labels, mask)).logits[..., :1]
 
   def large(self, logits: Array) -> Array:
     """[side, side] logits on the picture's grid."""
@@ -62,9 +64,7 @@ class Asked:
 
   # --- training
 
-  def loss(
-    self, params: Params, example: PyTree, key: Key, *, cost: Cost = normalised_focal
-  ) -> Array:
+  def loss(self, params: Params, example: PyTree, key: Key, *, cost: Cost = mask_loss) -> Array:
     """Of the answers to a first random click, and to the last of 1 to `num_corrections` more.
 
     The clicks between are answered by the weights of the moment and pass no gradient on. An
@@ -177,18 +177,14 @@ class Asked:
 
 
 def pretrained(config: Any, asked: Asked, directory: Any, seed: int) -> study.Trained:
-  """The small segmenter, trained by clicks on shapes that are no blobs.
-
-  Its loss is the sum of Dice loss and cross-entropy: the normalised focal loss has not led it away
-  from probabilities of one half in these few updates.
-  """
-  own = prompted_sets.drawn(512, config.size, seed + 1000, has_groups=False)
+  """The small segmenter, trained by clicks on regions and objects of which they choose one."""
+  own = prompt_mosaics.by_clicks(1200, config.size, seed + 1000)
   key = jax.random.key(seed + 1000)
-  start = asked.net.init(rng.stream(key, "parameters"), jnp.asarray(own.image[0]))
+  first = asked.net.init(rng.stream(key, "parameters"), jnp.asarray(own["image"][0]))
+  start = painted_prompts.local(first)
   rate = optax.cosine_decay_schedule(1e-3, config.num_pretraining)
-  loss = functools.partial(asked.loss, cost=mask_loss)
-  step = methods.supervised(loss, optax.adam(rate))
-  stream = data.batches({"image": own.image, "mask": own.mask}, config.batch_size, key)
+  step = methods.supervised(asked.loss, optax.adam(rate))
+  stream = data.batches(own, config.batch_size, key)
   job = study.Job(f"pretraining-{seed}", step, stream, start, key, config.num_pretraining)
   return study.train_job(job, directory, log_every=config.log_every)
 

@@ -1,11 +1,45 @@
 """Pictures in which only a prompt tells what is asked for.
 
-Not a study: what the small segmenter of `surgical_sam` learns from.
+Not a study: what the small segmenters of `surgical_sam`, `click_sam` and `sam_path` learn from.
 """
 
 import numpy as np
 
 from experiments import prompt_free, prompted_sets
+from experiments.click_sets import smooth
+from medjax.data.seeds import generator
+
+
+def by_clicks(count: int, side: int, seed: int) -> dict[str, np.ndarray]:
+  """Grey pictures, half of them quilts and half of `of_many_kinds`, with masks; no boxes.
+
+  A quilt has two to four regions of different grey and grain, and one of them, or two together,
+  are asked for: clicks tell which, and where they end the picture tells.
+  """
+  images, masks = [], []
+  for index in range(count // 2):
+    random = generator(seed, "quilts by clicks", index)
+
+    def noise(sigma: float, r: np.random.Generator = random) -> np.ndarray:
+      field = smooth(r.normal(size=(side, side)), sigma)
+      return (field - field.mean()) / field.std()
+
+    num = int(random.integers(2, 5))
+    coarse = random.uniform(0.08, 0.2) * side
+    region = np.stack([noise(coarse) for _ in range(num)]).argmax(0)
+    drawn = [random.uniform(-2, 2) + random.uniform(0.3, 1) * noise(random.uniform(0.5, 2.5))
+             for _ in range(num)]  # fmt: skip
+    picture = np.take_along_axis(np.stack(drawn), region[None], 0)[0] + 0.4 * noise(side / 8)
+    asked = random.permutation(num)[: 1 + (num > 2) * random.integers(2)]
+    images.append((picture - picture.min()) / (picture.max() - picture.min()))
+    masks.append(np.isin(region, asked))
+  other = of_many_kinds(side, seed)
+  rows = np.random.default_rng(seed).permutation(len(other["mask"]))[: count - len(images)]
+  grey = other["image"][rows].mean(-1)
+  found = {"image": np.concatenate([np.stack(images), grey]).astype(np.float32)[..., None],
+           "mask": np.concatenate([np.stack(masks), other["mask"][rows]])}  # fmt: skip
+  seen = found["mask"].sum((1, 2)) >= 12  # pixels: a region may lose its place to the others
+  return {name: values[seen] for name, values in found.items()}
 
 
 def of_many_kinds(side: int, seed: int) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import click_sam, click_sets
+from experiments import click_sam, click_sets, painted_prompts, prompt_mosaics
 from experiments.click_trials import Asked
 from medjax import check, metrics, nets
 from medjax.nets import MaskOutput
@@ -28,7 +28,7 @@ class Painter:
 
 def asked():
   one = Asked(nets.mini_promptable(num_masks=1), SIDE, 4, 2)
-  one.net = Painter()
+  one.decode = Painter().decode
   return one
 
 
@@ -81,3 +81,46 @@ def test_middles_of_scribbles_are_clicks_on_them(tmp_path):
 def test_clicks_anywhere_need_the_decoder_that_they_are_asked_of():
   with pytest.raises(check.InputError, match="modified before random"):
     click_sam.Config(arms=("decoder", "random"))
+
+
+def test_a_painted_prompt_shows_clicks_over_the_last_answer_and_a_box_over_nothing():
+  last = jnp.full((SIDE, SIDE, 1), 20.0)
+  places, labels = jnp.array([[3.0, 4.0], [12.0, 11.0], [9.0, 9.0]]), jnp.array([1, 0, -2])
+  mask = painted_prompts.painted(nets.Prompts(places, labels, last), SIDE, SIDE).mask[..., 0]
+  assert (mask[4, 3], mask[11, 12]) == (8, -8) and mask[15, 0] == 4  # half of the last answer's 8
+  boxed = nets.box_prompt(jnp.array([4.0, 2.0, 9.0, 7.0]))
+  mask = np.asarray(painted_prompts.painted(boxed, SIDE, SIDE).mask[..., 0])
+  expected = np.full((SIDE, SIDE), -8.0)
+  expected[2:8, 4:10] = 4
+  np.testing.assert_array_equal(mask, expected)
+  # A pixel of the grid of half the side lies between two of the picture's.
+  mask = np.asarray(painted_prompts.painted(boxed, SIDE, SIDE // 2).mask[..., 0])
+  np.testing.assert_array_equal(np.argwhere(mask > 0).min(0), [1, 2])
+  np.testing.assert_array_equal(np.argwhere(mask > 0).max(0), [3, 4])
+
+
+def test_an_answer_is_what_the_decoder_adds_to_the_painted_prompt():
+  one = asked()
+  silent = lambda *given: MaskOutput(jnp.zeros((SIDE, SIDE, 1)), jnp.zeros(1))  # noqa: E731
+  decode = painted_prompts.refined(one.net._replace(decode=silent), SIDE)
+  click = nets.Prompts(jnp.array([[3.0, 4.0]]), jnp.array([1]))
+  found = decode({}, jnp.zeros((SIDE // 4, SIDE // 4, 1)), click).logits[..., 0]
+  assert found[4, 3] == 2 and found[15, 15] == 0
+
+
+def test_attention_that_prefers_equal_places_has_queries_that_are_its_keys():
+  own = {"layer0_to_image": 1.0, "layer0_self": 2.0, "last_to_image": 3.0, "layer1_to_tokens": 4.0}
+  kinds = {
+    k: {"query": {"kernel": v, "bias": 0.0}, "key": {"kernel": 5 * v}} for k, v in own.items()
+  }
+  found = painted_prompts.local({"decoder": {"transformer": kinds}})["decoder"]["transformer"]
+  kernels = {name: own["query"]["kernel"] for name, own in found.items()}
+  assert kernels == {"layer0_to_image": 15, "layer0_self": 2, "last_to_image": 45,
+                     "layer1_to_tokens": 60}  # fmt: skip
+
+
+def test_pictures_for_clicks_are_half_quilts_and_every_object_is_seen():
+  own = prompt_mosaics.by_clicks(24, 32, 0)
+  assert own["image"].shape[1:] == (32, 32, 1) and own["mask"].shape[0] == len(own["image"])
+  assert (own["mask"].sum((1, 2)) >= 12).all() and not own["mask"].all((1, 2)).any()
+  assert 0 <= own["image"].min() and own["image"].max() <= 1
