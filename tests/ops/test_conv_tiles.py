@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medjax import grads, nets
-from medjax.ops import conv
+from medjax.ops import conv, conv_tiles
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
@@ -46,7 +46,8 @@ def _num_convolutions(function, *arguments, platforms=("cpu",)):
     ((19, 24, 25), ((2, 1), (0, 3))),  # more images than tiles: some stand on one another
   ],
 )
-def test_derivatives_equal_those_of_lax(size, padding):
+def test_derivatives_equal_those_of_lax(size, padding, monkeypatch):
+  monkeypatch.setattr(conv_tiles, "_FEW_OPERATIONS", 0)  # tiles for small problems, too
   kernel, images = _data(*size)
 
   def derivatives(implementation):
@@ -77,6 +78,17 @@ def test_another_device_or_a_mesh_keeps_the_convolution_of_lax():
   mesh = jax.sharding.AbstractMesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
   with jax.sharding.use_abstract_mesh(mesh):
     assert _num_convolutions(gradients[0], kernel, images) == native
+
+
+def test_many_images_with_few_operations_are_left_to_lax():
+  def num(batch, channels):
+    x = jnp.zeros((batch, 32, 32, channels))
+    kernel = jnp.zeros((3, 3, channels, channels))
+    return [_num_convolutions(jax.grad(_loss(i, "SAME")), kernel, x) for i in ("auto", "native")]
+
+  # 2 * 9 * 8 * 32^2 pixels * 32^2 channels are 1.5e8 operations; with 64 channels 6e8
+  for (ours, native), is_tiled in ((num(7, 32), True), (num(8, 32), False), (num(8, 64), True)):
+    assert (ours > native) == is_tiled
 
 
 def test_networks_of_medjax_take_the_ghost_path():
