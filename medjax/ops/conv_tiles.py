@@ -29,9 +29,9 @@ _MOST_TILES = 8
 _FEWEST_PIXELS = 512
 """Of an image; below, one convolution is as fast."""
 _MANY_IMAGES, _FEW_OPERATIONS = 8, 3.2e8
-"""XLA reads the same pixel of all images at once. From 8 images on, and up to so many operations, it
-was faster than tiles in 8 of 9 shapes that were measured (by 1.2 to 1.8 times), and it compiles in a
-third of the time; above, tiles won in 6 of 8, and for 1, 2 or 4 images in 6 of 6 (by up to 4)."""
+"""XLA reads a pixel of all images at once. From 8 images on, and up to so many operations, it was
+faster than tiles in 8 of 9 shapes that were measured, by 1.2 to 1.8 times, and it compiles in a
+third of the time. Above, tiles won in 6 of 8; for 1, 2 or 4 images in 6 of 6, by up to 4."""
 
 
 def convolve(image: jax.Array, kernel: jax.Array, **options: Any) -> jax.Array:
