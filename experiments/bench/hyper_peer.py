@@ -1,6 +1,6 @@
 """Hypergradients through K Adam steps of a U-Net beside TorchOpt's, on CPUs, in one process.
 
-  python -m experiments.bench.hyper_peer [ROUNDS] [SIDE]      wants extra `bench`
+  python -m experiments.bench.hyper_peer [ROUNDS] [SIDE] [K ...]      wants extra `bench`
 
 U-Net 16-32-64 without norms, ELU, four classes, cross-entropy, 4 images of SIDE x SIDE, Adam,
 float32, two threads on both sides. theta is a gain and a noise level of the inner images. TorchOpt
@@ -9,7 +9,7 @@ tangents forward over one reverse pass a step, with the moments' share (`carry="
 both give the whole derivative. The first round, which compiles, is not counted.
 
 Prints one JSON object. steps: K -> row -> {median_s, low_s, high_s, ratio, cpu_ratio}, ratios to
-TorchOpt, of seconds and of processor time.
+TorchOpt, of seconds and of processor time. Each K is told on the error stream as it is done.
 """
 
 import importlib
@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -91,11 +91,11 @@ def in_medjax(own: dict[str, np.ndarray], steps: int) -> Call:
   return call
 
 
-def measured(rounds: int, side: int) -> dict[str, Any]:
+def measured(rounds: int, side: int, counts: Sequence[int]) -> dict[str, Any]:
   torch, torchopt = (importlib.import_module(name) for name in ("torch", "torchopt"))
   torch.set_num_threads(2)
   own, report = pictures(side), {}
-  for steps in STEPS:
+  for steps in counts:
     calls = {"TorchOpt": in_torchopt(torch, torchopt, own, steps), "medjax": in_medjax(own, steps)}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     busy: dict[str, list[float]] = {name: [] for name in calls}
@@ -115,25 +115,27 @@ def measured(rounds: int, side: int) -> dict[str, Any]:
       }
       for name in calls
     }
+    print(f"{steps}: {report[str(steps)]}", file=sys.stderr, flush=True)
   return report
 
 
-def main(rounds: int, side: int) -> None:
+def main(rounds: int, side: int, counts: Sequence[int]) -> None:
   versions = {name: importlib.import_module(name).__version__ for name in ("torch", "torchopt")}
   revision = subprocess.run(
     ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
   )
+  given = [rounds, side, *counts]
   record = {
-    "command": f"python -m experiments.bench.hyper_peer {rounds} {side}",
+    "command": " ".join(["python -m experiments.bench.hyper_peer", *map(str, given)]),
     "commit": revision.stdout.strip(),
     "versions": {**versions, "jax": jax.__version__, "numpy": np.__version__},
     "device": str(jax.devices()[0]),
     "rounds": rounds,
-    "steps": measured(rounds, side),
+    "steps": measured(rounds, side, counts),
   }
   print(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":
   words = [int(word) for word in sys.argv[1:]]
-  main(words[0] if words else 5, words[1] if len(words) > 1 else 64)
+  main(words[0] if words else 5, words[1] if len(words) > 1 else 64, words[2:] or STEPS)
