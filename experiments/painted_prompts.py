@@ -1,7 +1,7 @@
-"""Prompts that are drawn into the mask prompt as well: what a small network can learn from.
+"""Clicks that are drawn into the mask prompt as well: what a small network can learn from.
 
-Not a study: how `click_sam` and `samaug` ask the small segmenter that is trained here. SAM tells
-its decoder of clicks and boxes by tokens alone. Where only a click tells what is asked for,
+Not a study: how `click_sam` asks the small segmenter that is trained here. SAM tells its decoder
+of clicks by tokens alone. Where only a click tells what is asked for,
 `nets.mini_promptable` did not learn in 1,500 updates of 8 pictures to read them: the loss stood at
 that of a constant answer (1.26), and no click changed the answer. Drawn into the mask prompt, as
 RITM draws clicks as discs beside the picture, they reach every place of the embedding without an
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from medjax import nets
 from medjax.nets.mask_decoder import MaskOutput
-from medjax.nets.prompt_encoder import BACKGROUND, BOTTOM_RIGHT, FOREGROUND, TOP_LEFT
+from medjax.nets.prompt_encoder import BACKGROUND, FOREGROUND
 from medjax.types import Array, Params
 
 _BOLD = 8.0  # logit of what a person says: the network's own answers are held to half of it
@@ -41,7 +41,7 @@ def refined(net: nets.Promptable, side: int) -> Callable[[Params, Array, nets.Pr
 
 
 def painted(prompts: nets.Prompts, side: int, grid: int) -> nets.Prompts:
-  """The prompts with a mask prompt: the last answer, if any, with clicks and the box drawn over it.
+  """The prompts with a mask prompt: the last answer, if any, with the clicks drawn over it.
 
   >>> click = nets.Prompts(jnp.array([[32.0, 8.0]]), jnp.array([0]), None)  # beside the object
   >>> mask = painted(click, 64, 32).mask
@@ -59,22 +59,12 @@ def painted(prompts: nets.Prompts, side: int, grid: int) -> nets.Prompts:
   labels, places = prompts.labels, prompts.coordinates
   mask = jnp.zeros((grid, grid)) if prompts.mask is None else prompts.mask[..., 0]
   held = jnp.clip(mask, -_BOLD, _BOLD) / 2
-  left, top = _corner(prompts, TOP_LEFT)
-  right, bottom = _corner(prompts, BOTTOM_RIGHT)
-  inside = (x >= left) & (x <= right) & (y >= top) & (y <= bottom)
-  boxed = jnp.where(inside, _BOLD / 2, -_BOLD)  # inside of a box not all is the object
-  held = jnp.where((labels == TOP_LEFT).any(), boxed, held)
   apart = jnp.hypot(x[None] - places[:, 0, None, None], y[None] - places[:, 1, None, None])
   told = (labels == FOREGROUND) * 1.0 - (labels == BACKGROUND)
   near = (apart <= _REACH) * told[:, None, None]
   said = near.sum(0)  # where discs of both kinds meet, neither is known
   held = jnp.where((near != 0).any(0), _BOLD * jnp.sign(said), held)
   return prompts._replace(mask=held[..., None])
-
-
-def _corner(prompts: nets.Prompts, label: int) -> Array:
-  """(x, y) of the token of a label, zeros where there is none."""
-  return jnp.where((prompts.labels == label)[:, None], prompts.coordinates, 0.0).sum(0)
 
 
 def local(params: Params) -> Params:
