@@ -92,16 +92,26 @@ def small_encoder() -> nets.ViT:
 
 
 def trained_on_textures(config: Any, directory: Any, seed: int) -> study.Trained:
-  """An encoder that knows textures: it tells which one fills a picture, under any stain."""
+  """An encoder that knows textures: it tells which one fills each quarter of a picture.
+
+  Whole pictures of one texture do not do: attention over the picture then need not keep places
+  apart, and of quilts a logistic regression on the map knew no more than chance (28.7 %).
+  """
   random = generator(seed, "textures", 0)
-  kinds = np.arange(400, dtype=np.int32) % len(CLASSES)
-  images = np.stack([_stained(texture(int(k), config.size, random), random) for k in kinds])
+  kinds = random.integers(0, len(CLASSES), (400, 2, 2)).astype(np.int32)
+  half = config.size // 2
+  images = np.stack([
+    _stained(np.block([[texture(int(k), half, random) for k in row] for row in own]), random)
+    for own in kinds
+  ])  # fmt: skip
   net = small_encoder()
 
   def loss(params: Params, example: PyTree, key: Key) -> Array:
     del key
     seen: Any = net.apply({"params": params["encoder"]}, example["image"])
-    return losses.cross_entropy(seen.mean((0, 1)) @ params["head"], example["kind"])
+    rows, columns, width = seen.shape
+    quarters = seen.reshape(2, rows // 2, 2, columns // 2, width).mean((1, 3))
+    return losses.cross_entropy(quarters @ params["head"], example["kind"])
 
   key = jax.random.key(seed)
   first: Any = jax.jit(net.init)(rng.stream(key, "tissue"), images[0][..., None])
