@@ -20,8 +20,10 @@ segmenter marks nothing on these nuclei, so that "boxes" is "plain". It has not 
 the picture: with boxes drawn into its mask prompt (as `painted_prompts` draws clicks) and after 600
 updates it gave a picture and its negative masks of the same sizes, about the box's, and rated them
 .12 to .46, below the .5 from which a mask is taken. Its patches have 8 pixels, nuclei 8 to 14. What
-the priors of a foundation model are worth is for `nuclei` to say. Published AJI and F of MoNuSeg, percent: U-Net 58.36 and 75.70, with priors 64.30 and 82.36; P-Net 59.46 and 77.09,
-63.98 and 82.56; Attention U-Net 58.76 and 75.43, 63.15 and 81.49.
+the priors of a foundation model are worth is for `nuclei` to say.
+
+Published AJI and F of MoNuSeg, percent: U-Net 58.36 and 75.70, with priors 64.30 and 82.36; P-Net
+59.46 and 77.09, 63.98 and 82.56; Attention U-Net 58.76 and 75.43, 63.15 and 81.49.
 
 The paper compares with no prior at all, so that any map of edges might do as well. Controls:
 "edges" has two channels of equal cost, the slope of the picture and its steepest pixels, as many as
