@@ -6,6 +6,7 @@ the person who clicks to say.
 """
 
 import pathlib
+import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,13 +65,15 @@ def nuclei(path: pathlib.Path, side: int, zoom: int, most: int, subject: str) ->
     zoom: how much larger.
     most: nuclei of a picture, evenly over their numbers.
     subject: regular expression with one group that finds the person in a case name.
+  Raises:
+    InputError: a picture without numbers, or no nucleus that fits.
   """
   source = data.NnUNetFolder(path, subject_pattern=subject or None, normalise="none")
   folder = check.existing_folder(path / "instancesTr", "pass pictures whose nuclei are numbered")
   cut, images, masks, people = side // zoom, [], [], []
   for index, name in enumerate(source.names):
     picture = np.asarray(source[index].image, np.float32).mean(-1)
-    file = next(folder.glob(f"{name}.*"))
+    file = check.existing_file(next(iter(folder.glob(f"{name}.*")), folder / f"{name}.png"))
     number = np.asarray(format_of(file).read_labels(file).array)
     chosen = []
     for one in np.unique(number[number > 0]):
@@ -86,7 +89,12 @@ def nuclei(path: pathlib.Path, side: int, zoom: int, most: int, subject: str) ->
       images.append((own - own.min()) / max(float(own.max() - own.min()), 1e-8))
       masks.append(large(number[rows, columns] == one))
       people.append(source.subjects[index])
-  check.require(masks, f"nuclei in {folder}", "none", "pass a folder whose instances are numbered")
+  check.require(
+    masks,
+    f"nuclei of 60 pixels or more in {folder}, with {cut} x {cut} pixels of picture around one",
+    "none",
+    "number the instances, or lower --size",
+  )
   about = {**source.manifest(), "zoom": zoom}
   return Targets(np.stack(images)[..., None], np.stack(masks), tuple(people), about)
 
@@ -98,16 +106,28 @@ def scribbles(path: pathlib.Path, side: int) -> Targets:
     path: an .npz with images, labels, scribbles_packed (bits along the last axis; [picture,
       annotator, positive or negative, row, column]), dataset and case.
     side: pictures are averaged over blocks to it.
+  Raises:
+    InputError: arrays that are missing or do not fit, or no target that is large enough.
   """
   from scipy import ndimage
 
-  held = np.load(check.existing_file(path), allow_pickle=False)
-  wanted = ("images", "labels", "scribbles_packed", "dataset", "case")
-  check.require(
-    set(wanted) <= set(held), f"arrays {wanted} in {path.name}", f"{sorted(held)}", "see --help"
-  )
+  held = _arrays(path, ("images", "labels", "scribbles_packed", "dataset", "case"))
   drawn = np.unpackbits(held["scribbles_packed"], axis=-1).astype(bool)
-  block = held["images"].shape[1] // side
+  shape = held["images"].shape
+  check.require(
+    len(shape) == 3 and shape[1] == shape[2] and shape[1] % side == 0,
+    f"images [picture, n, n] in {path.name}, n a multiple of {side}",
+    f"{shape}",
+    "change --size",
+  )
+  check.same_shape("labels", held["labels"].shape, "images", shape)
+  check.require(
+    drawn.shape == (shape[0], ANNOTATORS, 2, *shape[1:]),
+    f"scribbles of {ANNOTATORS} annotators, on the object and beside it, as large as the images",
+    f"{drawn.shape}",
+    "pack the last axis of bits, see --help",
+  )
+  block = shape[1] // side
   mean = lambda x: x.reshape(-1, side, block, side, block).mean((2, 4))  # noqa: E731
   images = mean(held["images"].astype(np.float32)) / 255
   masks = mean(held["labels"].astype(np.float32)) > 0.5
@@ -130,6 +150,16 @@ def scribbles(path: pathlib.Path, side: int) -> Targets:
   names = tuple(f"{held['dataset'][i]} {held['case'][i]}" for i in kept)
   about = {"kind": "scribbles", "file": path.name, "pictures": len(kept), "side": side}
   return Targets(images[kept][..., None], masks[kept], names, about, places[kept], labels[kept])
+
+
+def _arrays(path: pathlib.Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
+  check.existing_file(path)
+  check.require(zipfile.is_zipfile(path), f"an .npz at {path.name}", "another file", "see --help")
+  with np.load(path, allow_pickle=False) as held:
+    check.require(
+      set(wanted) <= set(held), f"arrays {wanted} in {path.name}", f"{sorted(held)}", "see --help"
+    )
+    return {name: held[name] for name in wanted}
 
 
 def taken(own: Targets, rows: Any) -> Targets:

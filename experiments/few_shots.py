@@ -56,10 +56,22 @@ class Shots(NamedTuple):
   margin: float
 
 
-def shots_of(images: np.ndarray, labels: np.ndarray, organ: int, queries: np.ndarray) -> Shots:
-  """Checks that every shot shows the organ: a size of 0 would be a wrong prior, silently."""
+def shots_of(
+  images: np.ndarray, labels: np.ndarray, organ: int, queries: np.ndarray, name: str = ""
+) -> Shots:
+  """Checks that every shot shows the organ: a size of 0 would be a wrong prior, silently.
+
+  Raises:
+    InputError: no labelled volume, or one without the organ.
+  """
   masks = (labels == organ).astype(np.float32)
-  sizes = masks.reshape(len(masks), -1).sum(1)
+  sizes = masks.sum(tuple(range(1, masks.ndim)))
+  check.require(
+    len(sizes) and sizes.all(),
+    f"{name or f'organ {organ}'}, an organ that every labelled volume shows",
+    f"sizes of {sizes.tolist()} voxels",
+    "label it in all of them, or leave the class out of both sites",
+  )
   margin = losses.size_margin(sizes)
   return Shots(organ, images, masks, queries, float(sizes.mean()), margin)
 

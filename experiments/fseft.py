@@ -34,6 +34,8 @@ true size - 1|.
 
 import dataclasses
 import functools
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -141,6 +143,7 @@ def build(config: Config, options: cli.RunOptions) -> None:
     )
   tested = {_role(num): len(sites.people["query"]) for num in config.shots}
   design = study.design(config, options.seed, QUESTIONS, config.arms, sites.people, tested=tested)
+  given = drawn(config, sites, design.seeds)
   with options.directory(config, sites.manifest) as directory:
     if directory.finished:
       return
@@ -151,19 +154,14 @@ def build(config: Config, options: cli.RunOptions) -> None:
     for seed in design.seeds:
       task = Task(config, sites.class_names)
       trained.append(task.pretrain(sites.pretraining, sites.labelled, seed, directory))
-      for num in config.shots:
-        # Another seed, other shots; the people who are segmented stay.
-        most = max(config.shots)
-        chosen = np.random.default_rng(seed).permutation(most)[:num]
-        for organ in range(1, len(sites.class_names)):
-          shots = few_shots.shots_of(
-            sites.new.image[chosen], sites.new.label[chosen], organ, sites.new.image[most:]
-          )
-          margins.setdefault(_role(num), []).append(shots.margin)
-          for arm in config.arms:
-            about = {"arm": arm, "seed": seed, "role": _role(num)}
-            make = functools.partial(_scored, arm, task, shots, sites, seed, about)
-            rows += study.kept(directory, f"{arm}-{num}-{organ}-{seed}", task.params, make).rows
+      for (own, num, organ), shots in given.items():
+        if own != seed:
+          continue
+        margins.setdefault(_role(num), []).append(shots.margin)
+        for arm in config.arms:
+          about = {"arm": arm, "seed": seed, "role": _role(num)}
+          make = functools.partial(_scored, arm, task, shots, sites, seed, about)
+          rows += study.kept(directory, f"{arm}-{num}-{organ}-{seed}", task.params, make).rows
     rows = joined(rows)
     found = design.results(
       rows,
@@ -176,6 +174,25 @@ def build(config: Config, options: cli.RunOptions) -> None:
     study.finish(directory, found, report, trained=trained, rows=rows)
 
 
+def drawn(
+  config: Config, sites: Sites, seeds: Sequence[int]
+) -> dict[tuple[int, int, int], few_shots.Shots]:
+  """(seed, shots, organ) -> labelled volumes; another seed has other ones, the queries stay.
+
+  Raises:
+    InputError: an organ that one of them lacks.
+  """
+  most, found = max(config.shots), {}
+  for seed, num in itertools.product(seeds, config.shots):
+    chosen = np.random.default_rng(seed).permutation(most)[:num]
+    images, labels, queries = (
+      sites.new.image[chosen], sites.new.label[chosen], sites.new.image[most:]
+    )  # fmt: skip
+    for organ, name in enumerate(sites.class_names[1:], 1):
+      found[seed, num, organ] = few_shots.shots_of(images, labels, organ, queries, name)
+  return found
+
+
 def _scored(
   arm: str, task: Task, shots: few_shots.Shots, sites: Sites, seed: int, about: dict[str, Any]
 ) -> study.Scored:
@@ -185,11 +202,18 @@ def _scored(
     kept = inference.remove_small_components(mask.astype(np.int32), fraction=1)
     truth = (sites.new.label[most + i] == shots.organ).astype(np.int32)
     person = sites.names[most + i]
-    dice = float(stack_scores.dice(kept, truth, 2)[0])
-    error = abs(float(kept.sum()) / max(float(truth.sum()), 1.0) - 1)
-    figures = {f"dice/{name}": dice, f"size_error/{name}": error}
-    rows.append({**about, "case": person, "subject": person, "domain": "", **figures})
+    own = figures(kept, truth, name)
+    rows.append({**about, "case": person, "subject": person, "domain": "", **own})
   return study.Scored(rows)
+
+
+def figures(found: np.ndarray, truth: np.ndarray, name: str) -> dict[str, float]:
+  """Dice and |size over the true size - 1| of masks of 0 and 1, NaN where nothing can be said."""
+  size = float(truth.sum())
+  return {
+    f"dice/{name}": float(stack_scores.dice(found, truth, 2)[0]),
+    f"size_error/{name}": abs(float(found.sum()) / size - 1) if size else float("nan"),
+  }
 
 
 def joined(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

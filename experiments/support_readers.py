@@ -162,3 +162,14 @@ def labelled(fold: Fold, num: int) -> list[Any]:
   cases = [fold.volumes.cases[i] for i in fold.pool]
   people = list(dict.fromkeys(case.subject for case in cases))[:num]
   return [case for case in cases if case.subject in people]
+
+
+def check_shown(fold: Fold, num: int) -> None:
+  """Holds the labelled people to showing every structure, before anything is trained.
+
+  Raises:
+    InputError: a structure that none of the first `num` people has.
+  """
+  shown = labelled(fold, num)
+  for k, name in enumerate(fold.volumes.class_names[1:], 1):
+    inference.support_pool([c.image for c in shown], [c.label for c in shown], k, name)

@@ -14,7 +14,7 @@ import optax
 
 from experiments import prompt_free
 from experiments.click_sets import smooth
-from medjax import data, losses, methods, nets, rng, study
+from medjax import check, data, losses, methods, nets, rng, study
 from medjax.data.seeds import generator
 from medjax.inference.prompted import Prompted
 from medjax.types import Array, Key, Params, PyTree
@@ -71,10 +71,16 @@ def quilts(count: int, side: int, seed: int) -> Tissue:
 
 
 def folder(path: pathlib.Path, subject: str) -> Tissue:
-  """Labelled pictures of one size of an nnU-Net folder, of one or three channels."""
+  """Labelled square pictures of one size of an nnU-Net folder, of one or three channels."""
   source = data.NnUNetFolder(path, subject_pattern=subject or None, normalise="none")
   batch = data.stack(source)
   image = np.asarray(batch.image, np.float32)
+  check.require(
+    image.shape[1] == image.shape[2] and image.shape[-1] in (1, 3),
+    f"square pictures of 1 or 3 channels in {path}",
+    f"{image.shape[1:]}",
+    "cut them: both encoders have to see the same places",
+  )
   low, high = (f(image, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
   image = (image - low) / np.maximum(high - low, 1e-8)
   names, people = tuple(source.class_names), tuple(source.subjects)
@@ -94,8 +100,9 @@ def small_encoder() -> nets.ViT:
 def trained_on_textures(config: Any, directory: Any, seed: int) -> study.Trained:
   """An encoder that knows textures: it tells which one fills each quarter of a picture.
 
-  Whole pictures of one texture do not do: attention over the picture then need not keep places
-  apart, and of quilts a logistic regression on the map knew no more than chance (28.7 %).
+  Whole pictures of one texture would not ask attention over the picture to keep places apart. Of
+  quilts a logistic regression on the map of this one tells the kind of .49 of the patches, on that
+  of the small segmenter .31; the most frequent kind has .29.
   """
   random = generator(seed, "textures", 0)
   kinds = random.integers(0, len(CLASSES), (400, 2, 2)).astype(np.int32)

@@ -173,6 +173,8 @@ def build(config: Config, options: cli.RunOptions) -> None:
     for volumes in kinds
     for fold in support_tasks.folds(volumes, max(config.shots), options.seed, num_folds=single)
   ]
+  for fold in folds:
+    support_readers.check_shown(fold, min(config.shots))
   families = support_tasks.families(config.size, config.num_maps, options.seed, config.maps)
   turns = [
     study.Turn(

@@ -111,11 +111,19 @@ def draw_support(
     random: draws them.
     weigh: `near` or `anywhere`.
     inclusive: whether only slices with the structure are shown.
+  Raises:
+    InputError: a pool without a slice that may be shown; weights of 0 alone would give NaN.
   """
   check.positive("number", number)
   rows = np.arange(len(pool.masks))
   if inclusive:
     rows = rows[pool.masks.reshape(len(rows), -1).any(1)]
+  check.require(
+    len(rows),
+    "a labelled slice that shows the structure" if inclusive else "one labelled slice or more",
+    "an empty support",
+    "label one",
+  )
   if len(rows) <= number:
     return rows
   weight = weigh(pool.places[rows], place)

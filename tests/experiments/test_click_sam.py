@@ -3,11 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import click_sam, click_sets, painted_prompts, prompt_mosaics
 from experiments.click_trials import Asked
 from medjax import check, metrics, nets
 from medjax.nets import MaskOutput
+from tests.data.folders import write_json
 
 SIDE = 16
 
@@ -119,3 +121,55 @@ def test_pictures_for_clicks_are_half_quilts_and_every_object_is_seen():
   assert own["image"].shape[1:] == (32, 32, 1) and own["mask"].shape[0] == len(own["image"])
   assert (own["mask"].sum((1, 2)) >= 12).all() and not own["mask"].all((1, 2)).any()
   assert 0 <= own["image"].min() and own["image"].max() <= 1
+
+
+@pytest.mark.parametrize(("change", "said"), [
+  ({"case": None}, "arrays .* in own.npz"),
+  ({"labels": np.zeros((1, 32, 32), np.uint8)}, "targets of 12 pixels at 16 x 16, got none"),
+  ({"labels": np.ones((1, 32, 30), np.uint8)}, "labels and images of one shape"),
+  ({"images": np.ones((1, 40, 40), np.uint8)}, "n a multiple of 16"),
+  ({"scribbles_packed": np.zeros((1, 2, 2, 32, 4), np.uint8)}, "scribbles of 3 annotators"),
+])  # fmt: skip
+def test_scribbles_that_do_not_fit_end_in_one_line(tmp_path, change, said):
+  whole = {
+    "images": np.ones((1, 32, 32), np.uint8), "labels": np.ones((1, 32, 32), np.uint8),
+    "scribbles_packed": np.zeros((1, 3, 2, 32, 4), np.uint8), "dataset": ["A"], "case": ["one"],
+  } | change  # fmt: skip
+  np.savez(tmp_path / "own.npz", **{k: x for k, x in whole.items() if x is not None})
+  with pytest.raises(check.InputError, match=said) as found:
+    click_sets.scribbles(tmp_path / "own.npz", 16)
+  assert "\n" not in str(found.value)
+
+
+def test_a_file_that_is_no_npz_is_refused(tmp_path):
+  (tmp_path / "own.npz").write_text("images")
+  with pytest.raises(check.InputError, match="an .npz at own.npz, got another file"):
+    click_sets.scribbles(tmp_path / "own.npz", 16)
+
+
+def nuclei_folder(root):
+  """Two pictures of 40 x 48 with one nucleus of 10 x 12 each; the second has no numbers."""
+  random = np.random.default_rng(0)
+  mask = np.zeros((40, 48), np.uint8)
+  mask[16:26, 18:30] = 1
+  for folder in ("imagesTr", "labelsTr", "instancesTr"):
+    (root / folder).mkdir(parents=True)
+  for name in "ab":
+    picture = random.integers(0, 255, (40, 48, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(root / "imagesTr" / f"{name}_0000.png")
+    Image.fromarray(mask).save(root / "labelsTr" / f"{name}.png")
+  Image.fromarray(mask).save(root / "instancesTr" / "a.png")
+  write_json(root, channels=("R", "G", "B"), labels={"background": 0, "nucleus": 1}, ending=".png")
+  return root
+
+
+def test_pictures_without_nuclei_to_click_at_are_refused(tmp_path):
+  root = nuclei_folder(tmp_path / "nuclei")
+  with pytest.raises(check.InputError, match="a file .*b.png, got nothing there"):
+    click_sets.nuclei(root, 32, 1, 6, "")
+  mask = np.asarray(Image.open(root / "instancesTr" / "a.png"))
+  Image.fromarray(0 * mask).save(root / "instancesTr" / "b.png")  # an empty picture is passed over
+  own = click_sets.nuclei(root, 32, 2, 6, "")
+  assert own.mask.shape == (1, 32, 32) and own.mask.sum() == 4 * 120 and own.subjects == ("a",)
+  with pytest.raises(check.InputError, match="with 64 x 64 pixels of picture around one, got none"):
+    click_sets.nuclei(root, 64, 1, 6, "")

@@ -7,6 +7,7 @@ import pytest
 from experiments import sam_path, tissue_quilts
 from experiments.class_decoders import Head, Kind
 from medjax import check, nets
+from tests.data.folders import nnunet
 
 
 def test_every_class_starts_with_the_filter_of_the_first_mask():
@@ -49,3 +50,9 @@ def test_kinds_of_tissue_have_one_mean_and_one_spread():
 def test_one_file_of_weights_is_refused():
   with pytest.raises(check.InputError, match="two files of weights, or none"):
     sam_path.Config(segmenter="a.safetensors")
+
+
+def test_pictures_that_are_not_square_are_refused(tmp_path):
+  root = nnunet(tmp_path / "wide", shape=(6, 5))
+  with pytest.raises(check.InputError, match="square pictures of 1 or 3 channels"):
+    tissue_quilts.folder(root, "")

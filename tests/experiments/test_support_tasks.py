@@ -1,5 +1,7 @@
 """Who is labelled and who is tested, label maps of folders, and how a prediction is scored."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -39,6 +41,17 @@ def test_everybody_is_tested_once_by_people_who_are_not_tested_then(number, most
 def test_too_few_people_are_refused():
   with pytest.raises(InputError, match=r"more than 2 people in ACDC, .* got 2"):
     support_tasks.folds(volumes_of(["a", "b", "a"], "ACDC"), 2, seed=0)
+
+
+def test_a_structure_that_the_labelled_people_lack_is_refused_before_anything_is_trained():
+  volumes = dataclasses.replace(
+    volumes_of(["a", "b", "c"]), class_names=("background", "organ", "spleen")
+  )
+  fold = support_tasks.Fold(volumes, "", (0, 1), (2,))
+  with pytest.raises(
+    InputError, match=r"a support that shows spleen \(class id 2\), got class ids"
+  ):
+    support_readers.check_shown(fold, 2)
 
 
 def test_a_volume_is_scored_whole_and_in_the_slices_that_show_the_structure():

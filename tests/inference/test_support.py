@@ -93,6 +93,11 @@ def test_what_cannot_be_asked_is_refused_in_one_line():
   with pytest.raises(InputError, match="labels"):
     inference.support_pool([image], [label[:1]], 3)
   pool = inference.support_pool([image], [label], 3)
+  empty, random = pool._replace(masks=0 * pool.masks), np.random.default_rng(0)
+  with pytest.raises(InputError, match="a labelled slice that shows the structure, got an empty"):
+    inference.draw_support(empty, 0, 2, random, inclusive=True)
+  with pytest.raises(InputError, match="one labelled slice or more, got an empty support"):
+    inference.draw_support(inference.SupportPool(*(x[:0] for x in pool)), 0, 2, random)
   with pytest.raises(InputError, match="two labelled slices or more"):
     one = inference.SupportPool(*(x[:1] for x in pool))
     inference.fit_trust(mean_mask, 1.0, one, support.mask_loss, 0)
