@@ -159,11 +159,15 @@ def _scaled(body: np.ndarray, mask: np.ndarray, shape: tuple[int, ...]) -> np.nd
 
 
 def lesions(anatomy: np.ndarray, random: np.random.Generator) -> np.ndarray:
-  """[*space] float32 in [0, 1]: 3 to 9 ellipsoids in the white matter of one head."""
+  """[*space] float32 in [0, 1]: 3 to 9 ellipsoids in the white matter of one head.
+
+  Lengths are shares of the field of view, which is as long along every axis of the grid.
+  """
   from scipy import ndimage
 
-  white = anatomy == _WHITE
-  near = ndimage.distance_transform_edt(~np.isin(anatomy, _VENTRICLES)) / anatomy.shape[0]
+  white, sides = anatomy == _WHITE, np.array(anatomy.shape)
+  away = ~np.isin(anatomy, _VENTRICLES)
+  near = ndimage.distance_transform_edt(away, sides[0] / sides) / sides[0]
   chance = white * np.exp(-8 * near)
   places = np.flatnonzero(white)
   chance = chance.ravel()[places] / chance.sum()
@@ -176,7 +180,7 @@ def lesions(anatomy: np.ndarray, random: np.random.Generator) -> np.ndarray:
   share = np.zeros(anatomy.shape, np.float32)
   for middle in middles:
     centre = np.asarray(np.unravel_index(middle, anatomy.shape))
-    radii = anatomy.shape[0] * random.uniform(0.03, 0.09) * random.uniform(0.7, 1.3, anatomy.ndim)
+    radii = sides * random.uniform(0.03, 0.09) * random.uniform(0.7, 1.3, anatomy.ndim)
     inside = [(((grid + s - centre) / radii) ** 2).sum(-1) < 1 for s in steps]
     share = np.maximum(share, np.mean(inside, 0, dtype=np.float32))
   return share * white

@@ -103,6 +103,10 @@ def test_test_images_have_no_labels(tmp_path):
   (tmp_path / "labelsTs").mkdir()
   write_nifti(tmp_path / "labelsTs" / "c.nii.gz", np.ones((3, 3, 3), np.uint8), np.eye(4))
   assert NnUNetFolder(tmp_path, split="Ts")[0].label is None
+  # Among the images they would be taken for pictures.
+  write_nifti(tmp_path / "imagesTs" / "c.nii.gz", np.ones((3, 3, 3), np.uint8), np.eye(4))
+  with pytest.raises(InputError, match=r"four digits count the channels, got .*imagesTs/c.nii.gz"):
+    NnUNetFolder(tmp_path, split="Ts")
 
 
 def test_reorientation_and_resampling_treat_image_and_label_alike(tmp_path):

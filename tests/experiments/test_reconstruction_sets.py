@@ -37,6 +37,13 @@ def test_every_client_has_people_of_its_own_in_every_part(found):
   assert all(len(rows) for held in found.held.values() for rows in held)
 
 
+def test_clients_that_would_sample_no_line_are_refused():
+  config = fedautomri.Config(num_clients=2, num_people=6, size=12, acceleration=30.0)
+  options = cli.RunOptions(pathlib.Path("unused"), 0, (), "demo", "fedautomri")
+  with pytest.raises(check.InputError, match="at least one sampled line, got 12 lines at 30"):
+    reconstruction_sets.load(config, options)
+
+
 def test_what_is_no_measurement_of_coils_is_refused(tmp_path):
   np.save(tmp_path / "image.npy", np.ones((4, 4)))
   with pytest.raises(check.InputError, match="complex"):

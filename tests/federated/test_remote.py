@@ -1,4 +1,4 @@
-"""The rounds by NVFlare, in its simulator: two sites, three rounds."""
+"""The rounds by NVFlare, in its simulator: sites that fail, and the next start."""
 
 import importlib.util
 import json
@@ -17,7 +17,7 @@ from medjax.federated import exchange
 from tests.contracts import rounds
 
 ROOT = pathlib.Path(__file__).parents[2]
-NUM, ROUNDS = 2, 3
+ROUNDS = 3
 
 pytestmark = [
   pytest.mark.slow,
@@ -26,20 +26,21 @@ pytestmark = [
 
 
 def plan(options):
-  """Two clients that keep their optimisers; the second fails once, if the options say so."""
-  parts = np.array_split(np.arange(60), NUM)
+  """Clients that keep their optimisers; the last fails once in the second round, if it is told."""
+  num = options["sites"]
+  parts = np.array_split(np.arange(60), num)
   blocks = federated.cohorts(rounds.store(), parts, batch_size=3, local_steps=2, seed=1, chunk=1)
   local = methods.supervised(rounds.loss_fn, optax.adam(0.05))
   step = federated.federated(
     federated.local(local, keep=("opt_state",)),
-    num_clients=NUM,
-    cohort=NUM,
+    num_clients=num,
+    cohort=num,
     server=optax.sgd(1.0, momentum=0.6),
   )
 
   def block(number, client):
     flag = pathlib.Path(str(options["flag"]))
-    if options["fails"] and client == 1 and number == 1 and not flag.exists():
+    if options["fails"] and client == num - 1 and number == 1 and not flag.exists():
       flag.touch()
       raise ValueError("the scanner is off")
     return blocks(number)[client]
@@ -47,15 +48,16 @@ def plan(options):
   return exchange.RoundPlan(step, rounds.params(), jax.random.key(4), block)
 
 
-def run(workdir, fails):
-  """In a process of its own: NVFlare starts threads and takes hold of the logs."""
-  options = {"fails": fails, "flag": str(workdir / "flag")}
+def run(workdir, sites, **more):
+  """What the command says, in a process of its own: NVFlare starts threads and holds the logs."""
+  options = {"fails": True, "flag": str(workdir / "flag"), "sites": sites}
+  given = {"num_clients": sites, "num_rounds": ROUNDS, "timeout": 120, **more}
   code = f"""
 import pathlib
 from medjax.federated import remote
 try:
-  ran = remote.run("tests.federated.test_remote:plan", {options!r}, num_clients={NUM},
-                   num_rounds={ROUNDS}, workdir=pathlib.Path({str(workdir / "run")!r}), timeout=120)
+  remote.run("tests.federated.test_remote:plan", {options!r},
+             workdir=pathlib.Path({str(workdir / "run")!r}), **{given!r})
 except ValueError as error:
   print("error:", error)
 """
@@ -67,19 +69,38 @@ except ValueError as error:
   return [line for line in done.stdout.splitlines() if line.startswith("error:")]
 
 
-def test_a_site_that_fails_is_named_and_the_rest_ends_as_in_one_process(tmp_path):
-  (line,) = run(tmp_path, fails=True)
-  assert (
-    "site-2 failed: ValueError: the scanner is off" in line and "got 1: 1 of at least 2" in line
-  )
-  assert run(tmp_path, fails=True) == []  # the same command again
-  server = exchange.Server(plan({"fails": False, "flag": ""}), tmp_path / "run/server")
-  assert server.done == ROUNDS
-  own = plan({"fails": False, "flag": ""})
-  blocks = lambda t: [own.block(t, client) for client in range(NUM)]  # noqa: E731
-  options = {"num_steps": ROUNDS, "log_every": 1, "progress": False}
+def assert_as_in_one_process(workdir, sites, num_rounds, absent=()):
+  """The last site is absent in some rounds; returns how many took part in each."""
+  own = plan({"fails": False, "flag": "", "sites": sites})
+  server = exchange.Server(own, workdir / "run/server")
+  assert server.done == num_rounds
+
+  def blocks(t):
+    found = [own.block(t, client) for client in range(sites)]
+    last = found[-1]
+    return [*found[:-1], last.replace(weight=last.weight * (t not in absent))]
+
+  options = {"num_steps": num_rounds, "log_every": 1, "progress": False}
   one = train.fit(own.step, blocks, own.params, own.key, **options).state
   jax.tree.map(np.testing.assert_array_equal, server.state.params, one.params)
   jax.tree.map(np.testing.assert_array_equal, server.state.opt_state, one.opt_state)
-  told = json.loads((tmp_path / "run/server/history.json").read_text())
-  assert [row["clients"] for row in told] == [NUM] * ROUNDS
+  told = json.loads((workdir / "run/server/history.json").read_text())
+  return [int(row["clients"]) for row in told]
+
+
+def test_a_site_that_fails_is_named_and_the_rest_ends_as_in_one_process(tmp_path):
+  (line,) = run(tmp_path, 2)
+  assert (
+    "site-2 failed: ValueError: the scanner is off" in line and "got 1: 1 of at least 2" in line
+  )
+  assert run(tmp_path, 2) == []  # the same command again
+  assert assert_as_in_one_process(tmp_path, 2, ROUNDS) == [2, 2, 2]
+
+
+def test_two_of_three_sites_go_on_and_the_third_takes_part_from_the_next_start(tmp_path):
+  """What the third keeps, its optimiser, is then that of the last round in which it was joined."""
+  assert run(tmp_path, 3, least=2) == []
+  assert assert_as_in_one_process(tmp_path, 3, ROUNDS, absent=(1, 2)) == [3, 2, 2]
+  assert run(tmp_path, 3, least=2, num_rounds=ROUNDS + 2) == []
+  found = assert_as_in_one_process(tmp_path, 3, ROUNDS + 2, absent=(1, 2))
+  assert found == [3, 2, 2, 3, 3]
