@@ -64,6 +64,7 @@ class Config(study.Settings):
   batch_size: int = 8
   learning_rate: float = 3e-3  # Adam's, of the students
   agreement: float = 1.0  # lambda, reached after a third of the rounds
+  decay: float = 0.99  # of both teachers at each update; they remember 1 / (1 - decay) updates
   num_boxes: int = 3
   sides: tuple[int, int] = (4, 10)  # of the boxes, voxels
   log_every: int = 2  # rounds between two log rows
@@ -148,6 +149,7 @@ class Task:
       weight=lambda t: config.agreement * jnp.minimum(1.0, (t + 1) / rise),
       boxes=federated.Boxes(config.num_boxes if way.cuts else 0, config.sides),
       teachers=way.teachers,
+      alpha=config.decay,
       mixes_targets=way.mixes,
       agree=hard if way.is_hard else half_squared,
     )
