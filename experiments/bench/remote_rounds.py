@@ -2,11 +2,13 @@
 
   python -m experiments.bench.remote_rounds [sim|poc] [PARAMETERS ...]     wants medjax[nvflare]
 
-Clients do nothing with so many parameters (100,000, 1,000,000 and 10,000,000 by default): a round
-of 8 is spent on moving them, and on the files of state that every round writes. With one site
-nothing runs beside anything else, so that what NVFlare adds is the difference of the columns; with
-two, NVFlare has both at work at the same time and one process has them one after the other. The
-first round, which compiles, is left out. Both must end with the same parameters.
+Clients do nothing with so many parameters (100,000, 1,000,000 and 10,000,000 by default), so that a
+round of 8 is spent on moving them and on the file of what the site keeps. Both columns run from the
+sending to the last answer: what the server does before and after, reading its parameters, joining
+and writing its state, is the same in both and in neither. With one site nothing runs beside
+anything else, so that what NVFlare adds is the difference of the columns; with two, NVFlare has
+both at work at the same time and one process has them one after the other. The first round, which
+compiles, is left out. Both must end with the same parameters.
 
 Prints one JSON object: sites -> parameters -> {remote_s, local_s, megabytes_each_way,
 first_round_s} as medians on the clock.
@@ -76,18 +78,17 @@ def measured(env: Any, num_sites: int, parameters: int) -> dict[str, float]:
       workdir=where / "remote",
       env=env,
     )
-    # In one process: the same objects, and nothing travels. Both write the state after each round.
+    # In one process: the same objects, and nothing travels.
     one = plan(options)
     server = exchange.Server(one, where / "server")
     sites = [exchange.RemoteSite(one, c, where / f"site-{c}") for c in range(num_sites)]
     seconds = []
     for number in range(ROUNDS):
-      began = time.perf_counter()
-      sent = server.sent()
-      server.join(
-        {c: own.train(number, sent, int(server.accepted[c])) for c, own in enumerate(sites)}
-      )
+      sent, began = server.sent(), time.perf_counter()
+      known = server.accepted
+      replies = {c: own.train(number, sent, int(known[c])) for c, own in enumerate(sites)}
       seconds.append(time.perf_counter() - began)
+      server.join(replies)
   np.testing.assert_array_equal(ran.state.params["w"], server.state.params["w"])
   times = [row["seconds"] for row in ran.history]
   return {
