@@ -53,14 +53,19 @@ def kernel_gradient(
   )
   x = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
   y = y.reshape(*y.shape[:-1], groups, y.shape[-1] // groups)
-  parts = []
-  for offset in itertools.product(*map(range, space)):
-    seen, given = take(x, y, offset)
-    seen = seen.reshape(-1, *seen.shape[-2:])
-    given = given.reshape(-1, *given.shape[-2:])
-    # [group, in / group, out / group]
-    parts.append(jnp.einsum("tgi,tgo->gio", seen, given, preferred_element_type=jnp.float32))
-  stacked = jnp.stack(parts)  # [offset, group, in / group, out / group]
+  given = y.reshape(-1, *y.shape[-2:])
+  if take.is_tiling(space):
+    patches = _tiles(x, y.shape[1:-2], space)
+    stacked = jnp.einsum("tkgi,tgo->kgio", patches, given, preferred_element_type=jnp.float32)
+  else:
+    parts = []
+    for offset in itertools.product(*map(range, space)):
+      seen, given = take(x, y, offset)
+      seen = seen.reshape(-1, *seen.shape[-2:])
+      given = given.reshape(-1, *given.shape[-2:])
+      # [group, in / group, out / group]
+      parts.append(jnp.einsum("tgi,tgo->gio", seen, given, preferred_element_type=jnp.float32))
+    stacked = jnp.stack(parts)  # [offset, group, in / group, out / group]
   num_in, num_out = stacked.shape[2], groups * stacked.shape[3]
   gradient = stacked.transpose(0, 2, 1, 3).reshape(*space, num_in, num_out)
   inverse = [0] * len(kernel)  # rhs_spec is (out, in, *space)
@@ -154,6 +159,15 @@ class _Windows:
   ):
     self._axes = list(zip(image, output, strides, padding, spread, dilation, strict=True))
 
+  def is_tiling(self, kernel: Sequence[int]) -> bool:
+    """Whether no voxel lies under two offsets of the kernel, as in a patch embedding."""
+    return all(
+      stride == size and low == 0 and count * size <= length and spread == dilation == 1
+      for size, (length, count, stride, (low, _), spread, dilation) in zip(
+        kernel, self._axes, strict=True
+      )
+    )
+
   def __call__(
     self, x: jax.Array, y: jax.Array, offset: Sequence[int]
   ) -> tuple[jax.Array, jax.Array]:
@@ -176,6 +190,18 @@ class _Windows:
         x = _strided(x, axis, first, last - first + 1, 1)
         y = _strided(y, axis, first * spread - shift, last - first + 1, spread)
     return x, y
+
+
+def _tiles(x: jax.Array, count: Sequence[int], kernel: Sequence[int]) -> jax.Array:
+  """[batch and place, offset, group, channel]: an image in tiles of the kernel's size."""
+  batch, *_, groups, channels = x.shape
+  axes = len(kernel)
+  for axis, (number, size) in enumerate(zip(count, kernel, strict=True), start=1):
+    x = jax.lax.slice_in_dim(x, 0, number * size, axis=axis)
+  pairs = [extent for pair in zip(count, kernel, strict=True) for extent in pair]
+  x = x.reshape(batch, *pairs, groups, channels)
+  order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1, 2 * axes + 2)
+  return x.transpose(order).reshape(-1, math.prod(kernel), groups, channels)
 
 
 def _strided(x: jax.Array, axis: int, start: int, count: int, stride: int) -> jax.Array:
