@@ -16,6 +16,11 @@ import jax.numpy as jnp
 
 from medjax.grads.ghost.program import Operation
 
+_SHARE_INSIDE = 0.9
+"""Above this share of places that lie inside the image, the image is padded once, with zeros, and
+all offsets of the kernel meet all outputs: the copies of the cotangent that this saves, one an
+offset, cost more than the products with zeros. Below, as in small images, both are cut."""
+
 
 def is_supported(operation: Operation) -> bool:
   """Whether `kernel_gradient` knows the operation: a convolution without batch groups."""
@@ -43,29 +48,25 @@ def kernel_gradient(
   x = jnp.transpose(image, _last(numbers.lhs_spec))  # [batch, *space, channel]
   y = jnp.transpose(cotangent, _last(numbers.out_spec))
   space = tuple(kernel[i] for i in numbers.rhs_spec[2:])
-  take = _Windows(
-    x.shape[1:-1],
-    y.shape[1:-1],
-    p["window_strides"],
-    p["padding"],
-    p["lhs_dilation"],
-    p["rhs_dilation"],
-  )
   x = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
   y = y.reshape(*y.shape[:-1], groups, y.shape[-1] // groups)
-  given = y.reshape(-1, *y.shape[-2:])
-  if take.is_tiling(space):
-    patches = _tiles(x, y.shape[1:-2], space)
-    stacked = jnp.einsum("tkgi,tgo->kgio", patches, given, preferred_element_type=jnp.float32)
+  strides, dilation, count = p["window_strides"], p["rhs_dilation"], y.shape[1:-2]
+  offsets = tuple(itertools.product(*map(range, space)))
+  take = _Windows(x.shape[1:-2], count, strides, p["padding"], p["lhs_dilation"], dilation)
+  is_spread = any(spread > 1 for spread in p["lhs_dilation"])
+  is_tiled = tuple(strides) == space and not is_spread and all(d == 1 for d in dilation)
+  if is_spread or not (is_tiled or take.share_inside(space) >= _SHARE_INSIDE):
+    stacked = jnp.stack([_product(*take(x, y, offset)) for offset in offsets])
   else:
-    parts = []
-    for offset in itertools.product(*map(range, space)):
-      seen, given = take(x, y, offset)
-      seen = seen.reshape(-1, *seen.shape[-2:])
-      given = given.reshape(-1, *given.shape[-2:])
-      # [group, in / group, out / group]
-      parts.append(jnp.einsum("tgi,tgo->gio", seen, given, preferred_element_type=jnp.float32))
-    stacked = jnp.stack(parts)  # [offset, group, in / group, out / group]
+    ends = [(0, 0, 0), *((*low_high, 0) for low_high in p["padding"]), *2 * [(0, 0, 0)]]
+    x = jax.lax.pad(x, jnp.zeros((), x.dtype), ends)
+    if is_tiled:
+      tiles, rows = _tiles(x, count, space), y.reshape(-1, *y.shape[-2:])
+      stacked = jnp.einsum("tkgi,tgo->kgio", tiles, rows, preferred_element_type=jnp.float32)
+    else:
+      starts = [[d * k for d, k in zip(dilation, own, strict=True)] for own in offsets]
+      stacked = jnp.stack([_product(_window(x, s, count, strides), y) for s in starts])
+  # stacked: [offset, group, in / group, out / group]
   num_in, num_out = stacked.shape[2], groups * stacked.shape[3]
   gradient = stacked.transpose(0, 2, 1, 3).reshape(*space, num_in, num_out)
   inverse = [0] * len(kernel)  # rhs_spec is (out, in, *space)
@@ -141,11 +142,40 @@ def pair_norm(
   return jnp.sum(total * between_rows), scale
 
 
+def _product(x: jax.Array, y: jax.Array) -> jax.Array:
+  """[group, in, out] sum over all places of the outer products of two [*places, group, channel]."""
+  x, y = x.reshape(-1, *x.shape[-2:]), y.reshape(-1, *y.shape[-2:])
+  return jnp.einsum("tgi,tgo->gio", x, y, preferred_element_type=jnp.float32)
+
+
+def _window(
+  x: jax.Array, start: Sequence[int], count: Sequence[int], strides: Sequence[int]
+) -> jax.Array:
+  """Every stride-th place of a padded image from `start` on, as many as there are outputs."""
+  ends = [s + (n - 1) * step + 1 for s, n, step in zip(start, count, strides, strict=True)]
+  return jax.lax.slice(
+    x, (0, *start, 0, 0), (x.shape[0], *ends, *x.shape[-2:]), (1, *strides, 1, 1)
+  )
+
+
+def _tiles(x: jax.Array, count: Sequence[int], kernel: Sequence[int]) -> jax.Array:
+  """[batch and place, offset, group, channel]: an image in tiles of the kernel's size."""
+  batch, *_, groups, channels = x.shape
+  axes = len(kernel)
+  for axis, (number, size) in enumerate(zip(count, kernel, strict=True), start=1):
+    x = jax.lax.slice_in_dim(x, 0, number * size, axis=axis)
+  pairs = [extent for pair in zip(count, kernel, strict=True) for extent in pair]
+  x = x.reshape(batch, *pairs, groups, channels)
+  order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1, 2 * axes + 2)
+  return x.transpose(order).reshape(-1, math.prod(kernel), groups, channels)
+
+
 class _Windows:
   """Which image voxels meet which outputs under one kernel offset k.
 
   Output o reads the place  o * stride + k * rhs_dilation - padding  of the image whose voxels lie
-  lhs_dilation apart. Without lhs_dilation the image is sliced, without stride the output.
+  lhs_dilation apart. Neither padding nor the zeros between voxels are formed: along axes without
+  lhs_dilation the image is sliced, along the others the output.
   """
 
   def __init__(
@@ -159,14 +189,15 @@ class _Windows:
   ):
     self._axes = list(zip(image, output, strides, padding, spread, dilation, strict=True))
 
-  def is_tiling(self, kernel: Sequence[int]) -> bool:
-    """Whether no voxel lies under two offsets of the kernel, as in a patch embedding."""
-    return all(
-      stride == size and low == 0 and count * size <= length and spread == dilation == 1
-      for size, (length, count, stride, (low, _), spread, dilation) in zip(
-        kernel, self._axes, strict=True
-      )
-    )
+  def share_inside(self, kernel: Sequence[int]) -> float:
+    """Of the pairs of an offset and an output, those that meet a voxel; without lhs_dilation."""
+    share = 1.0
+    for size, (length, count, stride, (low, _), _, dilation) in zip(
+      kernel, self._axes, strict=True
+    ):
+      spans = [_span(k * dilation - low, length, count, stride) for k in range(size)]
+      share *= sum(max(last - first + 1, 0) for first, last in spans) / max(size * count, 1)
+    return share
 
   def __call__(
     self, x: jax.Array, y: jax.Array, offset: Sequence[int]
@@ -178,9 +209,7 @@ class _Windows:
       if spread > 1 and stride > 1:
         x, size, spread = _spread(x, axis, spread), (size - 1) * spread + 1, 1
       if spread == 1:
-        # outputs whose place lies inside the image
-        first = max(0, math.ceil(-shift / stride))
-        last = min(count - 1, math.floor((size - 1 - shift) / stride))
+        first, last = _span(shift, size, count, stride)
         x = _strided(x, axis, first * stride + shift, last - first + 1, stride)
         y = _strided(y, axis, first, last - first + 1, 1)
       else:
@@ -192,16 +221,10 @@ class _Windows:
     return x, y
 
 
-def _tiles(x: jax.Array, count: Sequence[int], kernel: Sequence[int]) -> jax.Array:
-  """[batch and place, offset, group, channel]: an image in tiles of the kernel's size."""
-  batch, *_, groups, channels = x.shape
-  axes = len(kernel)
-  for axis, (number, size) in enumerate(zip(count, kernel, strict=True), start=1):
-    x = jax.lax.slice_in_dim(x, 0, number * size, axis=axis)
-  pairs = [extent for pair in zip(count, kernel, strict=True) for extent in pair]
-  x = x.reshape(batch, *pairs, groups, channels)
-  order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1, 2 * axes + 2)
-  return x.transpose(order).reshape(-1, math.prod(kernel), groups, channels)
+def _span(shift: int, size: int, count: int, stride: int) -> tuple[int, int]:
+  """First and last output whose place, output * stride + shift, lies inside an image of `size`."""
+  first = max(0, math.ceil(-shift / stride))
+  return first, min(count - 1, math.floor((size - 1 - shift) / stride))
 
 
 def _strided(x: jax.Array, axis: int, start: int, count: int, stride: int) -> jax.Array:
