@@ -9,18 +9,19 @@ the priors help every network; choosing the answer of lower entropy never costs 
 fail.
 
   python -m experiments.samaug demo       simulated stained nuclei and a small segmenter that is
-                                          trained here on grey shapes; about 5 minutes
+                                          trained here on grey shapes; about 12 minutes
   python -m experiments.samaug evidence   more pictures, updates and arms, 3 seeds; about 25 minutes
   python -m experiments.samaug nuclei --data FOLDER --weights lite_medsam.safetensors
                                           your pictures with numbered nuclei (an nnU-Net folder with
                                           instancesTr), people apart, LiteMedSAM; about 20 minutes
 
-Times are estimated from short runs on 2 CPU cores. `demo` is no evidence for priors: the small
-segmenter marks nothing on these nuclei, so that "boxes" is "plain". It has not learnt to look at
-the picture: with boxes drawn into its mask prompt (as `painted_prompts` draws clicks) and after 600
-updates it gave a picture and its negative masks of the same sizes, about the box's, and rated them
-.12 to .46, below the .5 from which a mask is taken. Its patches have 8 pixels, nuclei 8 to 14. What
-the priors of a foundation model are worth is for `nuclei` to say.
+`demo` took 695 seconds of trainings beside other work; the other times are estimated. It is no
+evidence for priors: the small segmenter marks nothing on these nuclei, so that "boxes" is "plain".
+It has not learnt to look at the picture: with boxes drawn into its mask prompt (as
+`painted_prompts` draws clicks) and after 600 updates it gave a picture and its negative masks of
+the same sizes, about the box's, and rated them .12 to .46, below the .5 from which a mask is taken.
+Its patches have 8 pixels, nuclei 8 to 14. What the priors of a foundation model are worth is for
+`nuclei` to say.
 
 Published AJI and F of MoNuSeg, percent: U-Net 58.36 and 75.70, with priors 64.30 and 82.36; P-Net
 59.46 and 77.09, 63.98 and 82.56; Attention U-Net 58.76 and 75.43, 63.15 and 81.49.
