@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from medjax.grads.combine.base import Combiner, equal, of_weights
+from medjax.grads.combine.base import HIGHEST, Combiner, equal, of_weights
 from medjax.types import Array, Key
 
 
@@ -36,10 +36,13 @@ def graddrop() -> Combiner:
   def combine(rows: Array, key: Key) -> Array:
     is_there = jnp.isfinite(rows).all(axis=1)
     rows = jnp.where(is_there[:, None], rows, 0.0)
-    total, size = rows.sum(0), jnp.abs(rows).sum(0)
-    purity = 0.5 * (1 + total / jnp.where(size > 0, size, 1.0))
-    takes_positive = jax.random.uniform(key, total.shape, total.dtype) < purity
-    kept = jnp.where(takes_positive[None], rows > 0, rows < 0)
-    return jnp.where(kept, rows, 0.0).sum(0)
+    # Sums over rows as matrix products: XLA's own take twenty times as long on a CPU.
+    every = jnp.ones(len(rows), rows.dtype)
+    above = jnp.matmul(every, jnp.maximum(rows, 0.0), precision=HIGHEST)
+    below = jnp.matmul(every, jnp.minimum(rows, 0.0), precision=HIGHEST)
+    size = above - below
+    purity = 0.5 * (1 + (above + below) / jnp.where(size > 0, size, 1.0))
+    takes_positive = jax.random.uniform(key, size.shape, size.dtype) < purity
+    return jnp.where(takes_positive, above, below)
 
   return Combiner("graddrop", combine, None)
