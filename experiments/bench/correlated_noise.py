@@ -20,7 +20,6 @@ import functools
 import importlib
 import json
 import pathlib
-import subprocess
 import sys
 import time
 from typing import Any, NamedTuple
@@ -29,6 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.bench.origins import origin
 from medjax import grads, losses, metrics, privacy, study
 from medjax.privacy import noise
 
@@ -179,14 +179,7 @@ def main(out: pathlib.Path, source: str) -> None:
     for key, value in found.items():
       print(f"epsilon {epsilon:g} {key}: {value.reference_mean:.4f} -> {value.mean:.4f}, "
             f"{value.verdict}", flush=True)  # fmt: skip
-  versions = {m.__name__: m.__version__ for m in (jax, np)}
-  record = {
-    "command": f"python -m experiments.bench.correlated_noise OUT {pathlib.Path(source).name}",
-    "commit": subprocess.run(
-      ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip(),
-    "versions": versions,
-    "device": str(jax.devices()[0]),
+  record = origin("correlated_noise", "OUT", pathlib.Path(source).name) | {
     "pictures": {key: len(part.label) for key, part in parts.items()},
     "delta": DELTA,
     "planned_smallest_detectable": planned,

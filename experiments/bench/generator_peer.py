@@ -17,7 +17,6 @@ import functools
 import importlib
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.gramian_bench import summary
+from experiments.bench.origins import origin
 from medjax import data, synth
 
 NUM_CLASSES = 6
@@ -82,18 +82,8 @@ def measured(rounds: int, shapes: list[str]) -> dict[str, Any]:
 
 
 def main(rounds: int, shapes: list[str]) -> None:
-  versions = {name: importlib.import_module(name).__version__ for name in ("torch", "cornucopia")}
-  revision = subprocess.run(
-    ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-  )
-  record = {
-    "command": f"python -m experiments.bench.generator_peer {rounds} {' '.join(shapes)}",
-    "commit": revision.stdout.strip(),
-    "versions": {**versions, "jax": jax.__version__, "numpy": np.__version__},
-    "device": str(jax.devices()[0]),
-    "rounds": rounds,
-    "shapes": measured(rounds, shapes),
-  }
+  head = origin("generator_peer", rounds, *shapes, peers=("torch", "cornucopia"))
+  record = head | {"rounds": rounds, "shapes": measured(rounds, shapes)}
   print(json.dumps(record, indent=1))
 
 

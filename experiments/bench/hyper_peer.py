@@ -15,7 +15,6 @@ TorchOpt, of seconds and of processor time. Each K is told on the error stream a
 import importlib
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ import numpy as np
 import optax
 
 from experiments.bench.gramian_bench import summary
+from experiments.bench.origins import origin
 from experiments.bench.torch_step_peer import NUM_CLASSES, WIDTHS, unet_in_torch
 from medjax import grads, losses, nets
 from medjax.types import Key, Params
@@ -120,19 +120,8 @@ def measured(rounds: int, side: int, counts: Sequence[int]) -> dict[str, Any]:
 
 
 def main(rounds: int, side: int, counts: Sequence[int]) -> None:
-  versions = {name: importlib.import_module(name).__version__ for name in ("torch", "torchopt")}
-  revision = subprocess.run(
-    ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-  )
-  given = [rounds, side, *counts]
-  record = {
-    "command": " ".join(["python -m experiments.bench.hyper_peer", *map(str, given)]),
-    "commit": revision.stdout.strip(),
-    "versions": {**versions, "jax": jax.__version__, "numpy": np.__version__},
-    "device": str(jax.devices()[0]),
-    "rounds": rounds,
-    "steps": measured(rounds, side, counts),
-  }
+  head = origin("hyper_peer", rounds, side, *counts, peers=("torch", "torchopt"))
+  record = head | {"rounds": rounds, "steps": measured(rounds, side, counts)}
   print(json.dumps(record, indent=1))
 
 

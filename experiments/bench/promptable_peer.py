@@ -18,7 +18,6 @@ seconds of the same row; and kept_share: seconds of "kept update" over those of 
 
 import importlib
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.gramian_bench import summary
+from experiments.bench.origins import origin
 from experiments.grouped_prompts import mask_loss
 from medjax import nets
 from medjax.types import Array, Params
@@ -148,18 +148,8 @@ def measured(rounds: int, side: int) -> dict[str, Any]:
 
 
 def main(rounds: int, side: int) -> None:
-  revision = subprocess.run(
-    ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-  )
-  versions = {name: importlib.import_module(name).__version__ for name in ("torch", "transformers")}
-  record = {
-    "command": f"python -m experiments.bench.promptable_peer {rounds} {side}",
-    "commit": revision.stdout.strip(),
-    "versions": {**versions, "jax": jax.__version__},
-    "device": str(jax.devices()[0]),
-    "rounds": rounds,
-    **measured(rounds, side),
-  }
+  head = origin("promptable_peer", rounds, side, peers=("torch", "transformers"))
+  record = head | {"rounds": rounds, **measured(rounds, side)}
   print(json.dumps(record, indent=1))
 
 

@@ -15,7 +15,6 @@ call of a medjax step, compilation included.
 import importlib
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ import numpy as np
 import optax
 
 from experiments.bench.gramian_bench import summary
+from experiments.bench.origins import origin
 from medjax import losses, methods, nets
 from medjax.types import Key, Params
 
@@ -143,18 +143,8 @@ def measured(rounds: int, shapes: list[str]) -> dict[str, Any]:
 
 
 def main(rounds: int, shapes: list[str]) -> None:
-  torch = importlib.import_module("torch")
-  revision = subprocess.run(
-    ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-  )
-  record = {
-    "command": f"python -m experiments.bench.torch_step_peer {rounds} {' '.join(shapes)}",
-    "commit": revision.stdout.strip(),
-    "versions": {"torch": torch.__version__, "jax": jax.__version__, "numpy": np.__version__},
-    "device": str(jax.devices()[0]),
-    "rounds": rounds,
-    "shapes": measured(rounds, shapes),
-  }
+  head = origin("torch_step_peer", rounds, *shapes, peers=("torch",))
+  record = head | {"rounds": rounds, "shapes": measured(rounds, shapes)}
   print(json.dumps(record, indent=1))
 
 

@@ -309,12 +309,12 @@ def _surroundings() -> dict[str, Json]:
   devices = jax.devices()
   return {
     "versions": versions,
-    "commit": _commit(),
+    "commit": checkout_commit(),
     "devices": {"kind": devices[0].device_kind, "count": len(devices)},
   }
 
 
-def _commit() -> str | None:
+def checkout_commit() -> str | None:
   """Commit of the checkout that holds medjax, "+changes" if edited; None outside a checkout."""
 
   def git(*arguments: str) -> str:

@@ -46,7 +46,7 @@ CONVOLUTIONS = {
   "transposed and strided": dict(shape=(4, 3), lhs_dilation=(3, 1), strides=(2, 2)),
   "grouped": dict(shape=(5, 5), groups=2),
   "3D": dict(shape=(3, 4, 5), strides=(1, 2, 1)),
-  "wide": dict(shape=(40, 33), strides=(1, 2), rhs_dilation=(1, 1)),
+  "wide": dict(shape=(40, 33), strides=(1, 2)),
   "tiles": dict(shape=(7, 6), strides=(3, 3), padding=((0, 0), (0, 0))),
   "tiles, grouped": dict(shape=(6, 11), strides=(3, 3), padding=((0, 0), (0, -1)), groups=2),
 }

@@ -74,7 +74,7 @@ def test_a_changed_configuration_is_refused(tmp_path, changes, message):
 
 def test_other_versions_are_a_warning(tmp_path, monkeypatch, capsys):
   open_run(tmp_path).close()
-  monkeypatch.setattr(rundir, "_commit", lambda: "elsewhere")
+  monkeypatch.setattr(rundir, "checkout_commit", lambda: "elsewhere")
   open_run(tmp_path).close()
   assert capsys.readouterr().err.startswith("warning: commit of this run were ")
 
