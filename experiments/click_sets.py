@@ -6,13 +6,12 @@ the person who clicks to say.
 """
 
 import pathlib
-import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from medjax import check, data
-from medjax.data.formats import format_of
+from medjax.data.formats import format_of, npz
 from medjax.data.seeds import generator
 
 ANNOTATORS, POSITIVE, NEGATIVE = 3, 3, 2  # people, and clicks of each that are kept
@@ -107,7 +106,8 @@ def scribbles(path: pathlib.Path, side: int) -> Targets:
       annotator, positive or negative, row, column]), dataset and case.
     side: pictures are averaged over blocks to it.
   Raises:
-    InputError: arrays that are missing or do not fit, or no target that is large enough.
+    InputError: a damaged file, arrays that are missing or do not fit, or no target that is large
+      enough.
   """
   from scipy import ndimage
 
@@ -153,9 +153,7 @@ def scribbles(path: pathlib.Path, side: int) -> Targets:
 
 
 def _arrays(path: pathlib.Path, wanted: tuple[str, ...]) -> dict[str, np.ndarray]:
-  check.existing_file(path)
-  check.require(zipfile.is_zipfile(path), f"an .npz at {path.name}", "another file", "see --help")
-  with np.load(path, allow_pickle=False) as held:
+  with npz.opened(path) as held:
     check.require(
       set(wanted) <= set(held), f"arrays {wanted} in {path.name}", f"{sorted(held)}", "see --help"
     )

@@ -28,8 +28,10 @@ digits. The gain of 71.63 % in IoU is .8451 over .4924 of SAM with post-processi
 average; .7262 over .4924 is 47 %.
 
 Two encoders also make a wider neck. So controls of equal width are trained: "twice" reads SAM's
-embedding two times, "untrained" reads it beside an encoder of random weights. "linear" has a linear
-map on both embeddings in the place of neck and decoder.
+embedding two times, "untrained" reads it beside an encoder of random weights. What the paper calls
+fine-tuned without one of the encoders are the arms "segmenter" and "tissue". "linear" does without
+what SAM brings for prompts: a linear map on both embeddings stands in the place of neck, tokens and
+decoder, and is trained with as many updates on the same loss.
 
 DEVIATIONS: embeddings are those behind SAM's own neck; in `demo` and `evidence` a small segmenter,
 trained here by clicks on shapes, stands for SAM, and an encoder that learnt to tell which texture

@@ -143,8 +143,16 @@ def test_scribbles_that_do_not_fit_end_in_one_line(tmp_path, change, said):
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path):
   (tmp_path / "own.npz").write_text("images")
-  with pytest.raises(check.InputError, match="an .npz at own.npz, got another file"):
+  with pytest.raises(check.InputError, match="an npz file .*own.npz, got another file"):
     click_sets.scribbles(tmp_path / "own.npz", 16)
+
+
+def test_half_a_file_of_scribbles_is_called_damaged(tmp_path):
+  path = tmp_path / "own.npz"
+  np.savez(path, images=np.ones((1, 32, 32), np.uint8))
+  path.write_bytes(path.read_bytes()[:-100])
+  with pytest.raises(check.InputError, match="readable npz file .*own.npz, got a damaged one"):
+    click_sets.scribbles(path, 16)
 
 
 def nuclei_folder(root):

@@ -5,18 +5,15 @@ volumes of the 3D sets. Labels are class ids [n, 1] or [n], or 0 and 1 for sever
 [n, finding], as in ChestMNIST.
 """
 
-import contextlib
 import os
 import pathlib
-import zipfile
-import zlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from medjax.check import InputError, existing_file, one_of, require
+from medjax.check import one_of, require
 from medjax.data import manifest
+from medjax.data.formats import npz
 from medjax.data.people.parts import indices_of_part
 from medjax.types import Example, Json
 
@@ -147,7 +144,7 @@ class MedMNIST:
     )
 
   def _has(self, split: str) -> bool:
-    with self._open() as file:
+    with npz.opened(self.path) as file:
       return {f"{split}_images", f"{split}_labels"} <= set(file.files)
 
   def _num_classes(self) -> int:
@@ -156,26 +153,8 @@ class MedMNIST:
       int(self._array(f"{split}_labels").max(initial=0)) for split in SPLITS if self._has(split)
     )
 
-  @contextlib.contextmanager
-  def _open(self) -> Iterator[Any]:
-    """The open npz file; whatever is wrong inside becomes an InputError."""
-    path = self.path
-    existing_file(path)
-    with open(path, "rb") as stream:  # our own handle: numpy leaks its one on a damaged file
-      try:
-        file = np.load(stream, allow_pickle=False)
-        require(hasattr(file, "files"), f"an npz file {path}", "a single array", "use numpy.savez")
-        yield file
-      except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError) as error:
-        if isinstance(error, InputError):
-          raise
-        reason = " ".join(str(error).split())[:120]
-        raise InputError(
-          f"a readable npz file {path}", f"a damaged one ({reason})", "copy it again"
-        ) from error
-
   def _array(self, key: str) -> np.ndarray:
-    with self._open() as file:
+    with npz.opened(self.path) as file:
       require(
         key in file.files,
         f"key {key!r} in {self.path}",
