@@ -22,11 +22,8 @@ say (see `medjax.privacy.published`). Here both are measured, beside filters tha
 Times are for 2 CPU cores. An npz has train_images, train_labels, val_*, test_* as MedMNIST writes
 them; --source class_folders reads {train,val,test}/CLASS/*.png.
 
-Table 1 of the paper (accuracy, AUROC on CIFAR-10; on the children's radiographs), one run each:
-DP-SGD .6933 .9491, .7019 .8961; cosine .7096 .9567, .7228 .8962; magnitude .7041 .9558, .6939
-.8929; std .7292 .9601, .7051 .8950; CoV .7353 .9613, .7340 .8924. Mean cosine of the released to
-the plain gradient .02 (DP-SGD), .15 (cosine), .10 (CoV). Its private result is .698 +- .009 at
-epsilon 7.46 against .696 +- .002 at 6.97. No noise multiplier is published; .593 gives 6.97.
+The page shows Table 1 of the paper, its filters without privacy. Its private result is .698 +- .009
+at epsilon 7.46 against .696 +- .002 at 6.97. No noise multiplier is published; .593 gives 6.97.
 
 To train one private model on your own people, run one arm, one seed and one learning rate:
   ... --published --private dp-sgd --num_seeds 1 --learning_rates 0.2
@@ -43,7 +40,7 @@ import dataclasses
 from typing import Any
 
 from experiments.private_alignment import pictures, report, scores
-from experiments.private_alignment.training import Config, Table, Trained, fit
+from experiments.private_alignment.training import Config, Run, Table, Task, fit
 from medjax import cli, study
 
 _PNEUMONIA = Config(source="npz", num_epochs=20)
@@ -94,44 +91,36 @@ PRESETS = {
 
 
 def build(config: Config, options: cli.RunOptions) -> None:
-  wanted = 0 if config.source == "procedural" else 1
-  paths = study.paths_of(options.data, wanted, f" with --source {config.source}")
-  loaded = pictures.load(
-    config.source,
-    paths[0] if paths else None,
-    options.seed,
-    size=config.size,
-    num_classes=config.num_classes,
-    num_simulated=config.num_simulated,
-    validation_fraction=config.validation_fraction,
-    near_duplicates=config.near_duplicates,
-    multiple=16 if config.network == "resnet9" else 1,
-  )
+  multiple = 16 if config.network == "resnet9" else 1
+  loaded = pictures.load(config, options.data, options.seed, multiple=multiple)
   with options.directory(config, loaded.manifest, private=True) as directory:
     if directory.finished:
       return
     directory.write_json("splits", loaded.splits, names_people=True)
-    trials: dict[Table, dict[str, list[Trained]]] = {}
-    trained: dict[Table, dict[str, list[Trained]]] = {}
-    arms: dict[Table, tuple[str, ...]] = {"published": config.published, "private": config.private}
-    for table in (table for table, names in arms.items() if names):
-      trials[table] = {}
-      for arm in arms[table] if len(config.learning_rates) > 1 else ():
+    task = Task(config, loaded)
+    trials: dict[Table, dict[str, list[Run]]] = {}
+    trained: dict[Table, dict[str, list[Run]]] = {}
+    wanted: dict[Table, tuple[str, ...]] = {
+      "published": config.published,
+      "private": config.private,
+    }
+    for table, arms in wanted.items():
+      if not arms:
+        continue
+      trials[table], trained[table] = {}, {arm: [] for arm in arms}
+      rates = dict.fromkeys(arms, config.learning_rates[0])
+      for arm in arms if len(config.learning_rates) > 1 else ():
         trials[table][arm] = [
-          fit(config, loaded, table, arm, rate, options.seed, directory, is_trial=True)
+          fit(task, table, arm, rate, options.seed, directory, is_trial=True)
           for rate in config.learning_rates
         ]
-      trained[table] = {arm: [] for arm in arms[table]}
+        rates[arm] = scores.best(trials[table][arm], loaded.parts["validation"].label)
       for seed in range(options.seed, options.seed + config.num_seeds):
-        for arm in arms[table]:
-          rate = config.learning_rates[0]
-          if arm in trials[table]:
-            rate = scores.best(trials[table][arm], loaded).rate
-          one = fit(config, loaded, table, arm, rate, seed, directory)
-          trained[table][arm].append(one)
-    results = scores.results(config, loaded, trained, trials)
-    for table, by_arm in trained.items():
-      print(f"{table}: {next(iter(by_arm.values()))[0].cost.statement}", flush=True)
-    every = [one.job for by_arm in trained.values() for runs in by_arm.values() for one in runs]
-    page = report.page(config, loaded, trained, results)
-    study.finish(directory, results, page, trained=every)
+        for arm in arms:
+          trained[table][arm].append(fit(task, table, arm, rates[arm], seed, directory))
+    results = scores.results(task, trained, trials)
+    runs = {table: [one for own in arms.values() for one in own] for table, arms in trained.items()}
+    for table, own in runs.items():
+      print(f"{table}: {own[0].plan.statement()}", flush=True)
+    every = [one.trained for own in runs.values() for one in own]
+    study.finish(directory, results, report.page(task, trained, results), trained=every)

@@ -4,18 +4,36 @@ Intensities are moved by public constants, (x - 1/2) / (1/4): statistics of the 
 would be a release of their own.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from medjax import check, data
+from medjax import check, data, study
 from medjax.data.sets import class_folders
 from medjax.types import Batch, Source
 
-Kind = Literal["procedural", "npz", "kermany", "class_folders"]
 PARTS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(study.Settings):
+  """Where pictures come from."""
+
+  # simulated radiographs; a MedMNIST-style npz; the chest radiographs of Kermany et al.;
+  # {train,val,test}/CLASS/ folders of pictures
+  source: Literal["procedural", "npz", "kermany", "class_folders"] = "procedural"
+  size: int = 28  # side in pixels of simulated pictures and of those in folders
+  num_classes: Literal[2, 3] = 2  # of Kermany's set: normal, pneumonia; or normal, bacteria, virus
+  num_simulated: int = 5000  # simulated pictures, a fifth each to validate and to test
+  # share of the people of train set aside to choose learning rates, where the data have no
+  # validation part
+  validation_fraction: float = 0.1
+  # similarity from which a picture that looks like one of a later part is left out; 0 does not look
+  # (memory grows with the square of the number of pictures)
+  near_duplicates: float = 0.55
 
 
 class Pictures(NamedTuple):
@@ -40,48 +58,34 @@ class Pictures(NamedTuple):
 
 
 def load(
-  kind: Kind,
-  path: pathlib.Path | None,
-  seed: int,
-  *,
-  size: int,
-  num_classes: int,
-  num_simulated: int,
-  validation_fraction: float,
-  near_duplicates: float,
-  multiple: int = 1,
+  config: DataConfig, paths: Sequence[pathlib.Path], seed: int, *, multiple: int = 1
 ) -> Pictures:
-  """Reads the data of a study; arguments are the fields of `training.Config`.
+  """Reads the data of a study.
 
   The sides of pictures are filled up to a `multiple`, repeating the border.
 
   Raises:
-    InputError: unreadable data, a person in two parts, or a part without one of the classes.
+    InputError: a wrong number of paths, unreadable data, a person in two parts, or a part without
+      one of the classes.
   """
-  removed: dict[str, int] = {}
-  if kind == "procedural":
-    source, parts = _procedural(num_simulated, size, seed)
-    title = "simulated chest radiographs"
+  is_simulated = config.source == "procedural"
+  paths = study.paths_of(paths, 0 if is_simulated else 1, f" with --source {config.source}")
+  title = "simulated chest radiographs" if is_simulated else paths[0].resolve().stem
+  if is_simulated:
+    source, parts, removed = _procedural(config, seed)
+  elif config.source == "npz":
+    source, parts, removed = _npz(paths[0])
   else:
-    check.require(path is not None, "your data after --data", "none", "see --help")
-    assert path is not None
-    title = path.resolve().stem
-    source, parts, removed = (
-      _npz(path) if kind == "npz" else _folders(kind, path, size, num_classes)
-    )
+    source, parts, removed = _folders(config, paths[0])
   if "validation" not in parts:
-    inner = data.split_subjects(
-      [source.subjects[i] for i in parts["train"]],
-      {"train": 1 - validation_fraction, "validation": validation_fraction},
-      seed=seed,
-    )
-    aside = set(inner.parts["validation"])
-    whole = parts["train"]
-    parts["train"] = tuple(i for i in whole if source.subjects[i] not in aside)
-    parts["validation"] = tuple(i for i in whole if source.subjects[i] in aside)
-  if near_duplicates > 0:
-    removed["like a picture of a later part"] = _drop_near(source, parts, near_duplicates)
-  people = {part: tuple(sorted({source.subjects[i] for i in parts[part]})) for part in PARTS}
+    whole, aside = parts["train"], config.validation_fraction
+    shares = {"train": 1 - aside, "validation": aside}
+    drawn = study.parted([source.subjects[i] for i in whole], shares, seed)
+    parts |= {part: tuple(whole[i] for i in rows) for part, rows in drawn.items()}
+  if config.near_duplicates > 0:
+    number = _drop_near(source, parts, config.near_duplicates)
+    removed["like a picture of a later part"] = number
+  people = study.people_by_part(source.subjects, {part: parts[part] for part in PARTS})
   data.check_content(source, data.Splits(people, seed))
   stacked = {part: _stacked(source, parts[part], multiple) for part in PARTS}
   for part, batch in stacked.items():
@@ -92,94 +96,43 @@ def load(
       f"{num_present}",
       "set more people aside",
     )
-  return Pictures(
-    title,
-    stacked,
-    source.class_names,
-    {"seed": seed, "parts": people},
-    source.manifest(),
-    removed,
-  )
+  splits = {"seed": seed, "parts": people}
+  return Pictures(title, stacked, source.class_names, splits, source.manifest(), removed)
 
 
-def radiographs(num: int, size: int, seed: int) -> Source:
-  """Simulated chest radiographs: class 0 "clear", 1 "opacity", evenly."""
-
-  def draw(random: np.random.Generator) -> tuple[np.ndarray, bool]:
-    is_ill = bool(random.random() < 0.5)
-    return radiograph(random, size, is_ill=is_ill)[..., None], is_ill
-
-  return data.Simulated(
-    "procedural radiographs",
-    num,
-    seed,
-    draw,
-    class_names=("clear", "opacity"),
-    options={"size": size},
-    stream="radiograph",
-  )
+_Parted = tuple[Source, dict[str, tuple[int, ...]], dict[str, int]]
+"""A source, the cases of its parts, and what was left out of them."""
 
 
-def radiograph(random: np.random.Generator, size: int, *, is_ill: bool) -> np.ndarray:
-  """Two lungs, ribs and a heart, [size, size] float32 in [0, 1]; bright where rays are absorbed.
-
-  The ill have one to three opacities in a lung.
-  """
-  y, x = np.meshgrid(*2 * [(np.arange(size) + 0.5) / size * 2 - 1], indexing="ij")
-  y, x = y - random.normal(0, 0.05), x - random.normal(0, 0.05)
-
-  def blob(cy: float, cx: float, ry: float, rx: float) -> np.ndarray:
-    return 1 / (1 + np.exp(8 * (np.hypot((y - cy) / ry, (x - cx) / rx) - 1)))
-
-  height, width = random.uniform(0.55, 0.7), random.uniform(0.25, 0.34)
-  left, right = (blob(0.0, side * 0.42, height, width) for side in (-1, 1))
-  lungs = np.maximum(left, right)
-  ribs = 0.5 + 0.5 * np.sin(2 * np.pi * (4 * y + 0.8 * np.abs(x) + random.random()))
-  image = 0.75 - 0.5 * lungs + 0.1 * lungs * ribs + 0.35 * blob(0.3, 0.08, 0.38, 0.22)
-  if is_ill:
-    for _ in range(random.integers(1, 4)):
-      side, depth = random.choice([-1, 1]), random.uniform(0.18, 0.35)
-      cy, cx = random.uniform(-0.35, 0.4), side * random.uniform(0.32, 0.52)
-      image += depth * lungs * blob(cy, cx, random.uniform(0.12, 0.25), random.uniform(0.1, 0.2))
-  image = random.uniform(0.8, 1.2) * (image - 0.5) + 0.5 + random.normal(0, 0.05)
-  return np.clip(image + random.normal(0, 0.04, image.shape), 0, 1).astype(np.float32)
-
-
-def _procedural(num: int, size: int, seed: int) -> tuple[Source, dict[str, tuple[int, ...]]]:
+def _procedural(config: DataConfig, seed: int) -> _Parted:
   """Three fifths to train on, one to validate, one to test."""
-  bounds = [0, 3 * num // 5, 4 * num // 5, num]
-  parts = {
-    part: tuple(range(*ends))
-    for part, ends in zip(PARTS, zip(bounds, bounds[1:], strict=False), strict=True)
-  }
-  return radiographs(num, size, seed), parts
+  num = config.num_simulated
+  ends = (0, 3 * num // 5, 4 * num // 5, num)
+  parts = {part: tuple(range(ends[i], ends[i + 1])) for i, part in enumerate(PARTS)}
+  return data.radiographs(num, config.size, seed), parts, {}
 
 
-def _npz(path: pathlib.Path) -> tuple[Source, dict[str, tuple[int, ...]], dict[str, int]]:
+def _npz(path: pathlib.Path) -> _Parted:
   """MedMNIST's own parts; of identical pictures the later parts keep theirs."""
-  whole = {split: data.MedMNIST(path, split=split) for split in ("train", "val", "test")}
-  source = data.concat(whole)
+  names = dict(zip(("train", "val", "test"), PARTS, strict=True))
+  source = data.concat({split: data.MedMNIST(path, split=split) for split in names})
   digests = [subject.partition("/")[2] for subject in source.subjects]
   first: dict[str, int] = {}
   for i in reversed(range(len(digests))):  # test, val, train; within a part the last one stays
     first.setdefault(digests[i], i)
   kept = sorted(first.values())
-  names = dict(zip(("train", "val", "test"), PARTS, strict=True))
   parts = {
     part: tuple(i for i in kept if source.domains[i] == split) for split, part in names.items()
   }
   return source, parts, {"identical to another picture": len(digests) - len(kept)}
 
 
-def _folders(
-  kind: Kind, path: pathlib.Path, size: int, num_classes: int
-) -> tuple[Source, dict[str, tuple[int, ...]], dict[str, int]]:
-  if kind == "kermany":
-    source = class_folders.kermany(
-      path, num_classes=3 if num_classes == 3 else 2, size=(size, size)
-    )
+def _folders(config: DataConfig, path: pathlib.Path) -> _Parted:
+  size = (config.size, config.size)
+  if config.source == "kermany":
+    source = class_folders.kermany(path, num_classes=config.num_classes, size=size)
   else:
-    source = class_folders.ClassFolders(path, size=(size, size), colour=True)
+    source = class_folders.ClassFolders(path, size=size, colour=True)
   check.require(
     {"train", "test"} <= set(source.parts),
     f"folders train and test in {path}",

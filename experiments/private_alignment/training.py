@@ -4,38 +4,25 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from experiments.private_alignment import pictures
-from experiments.private_alignment.pictures import Pictures
+from experiments.private_alignment.pictures import DataConfig, Pictures
 from medjax import check, losses, methods, nets, privacy, rng, study, train
 from medjax.privacy.alignment import Filter, Measure
-from medjax.types import Batch, Key, Model
+from medjax.types import Batch, Key, Params
 
 Table = Literal["published", "private"]
 _TUNING = 1_000  # added to the seed: no tuning run is a run that counts
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(study.Settings):
+class Config(DataConfig):
   """Two tables: published filters without privacy, private filters at one epsilon."""
 
-  # simulated radiographs; a MedMNIST-style npz; the chest radiographs of Kermany et al.;
-  # {train,val,test}/CLASS/ folders of pictures
-  source: pictures.Kind = "procedural"
-  size: int = 28  # side in pixels of simulated pictures and of those in folders
-  num_classes: Literal[2, 3] = 2  # of Kermany's set: normal, pneumonia; or normal, bacteria, virus
-  num_simulated: int = 5000  # simulated pictures, a fifth each to validate and to test
-  # share of the people of train set aside to choose learning rates, where the data have no
-  # validation part
-  validation_fraction: float = 0.1
-  # similarity from which a picture that looks like one of a later part is left out; 0 does not look
-  # (memory grows with the square of the number of pictures)
-  near_duplicates: float = 0.55
   network: Literal["cnn", "resnet9"] = "cnn"  # "cnn": convolutions of stride 2
   widths: tuple[int, ...] = (16, 32, 32)  # channels of its convolutions, or of its four blocks
   num_groups: int = 8  # of every group normalisation
@@ -72,7 +59,6 @@ class Config(study.Settings):
   # of the budget (1 / sigma^2) that "fresh" and "repaired" spend on their first release
   share: float = 0.5
   half_range: float = 0.5  # lambda of "repaired"
-  margin: float = 0.01  # that a difference of accuracy or AUROC has to exceed to be called one
   # keys of sampling and noise: "os" from the operating system; "seed" from the seed, which can be
   # repeated and is not private once the seed is known
   secrets: Literal["os", "seed"] = "os"
@@ -103,50 +89,45 @@ class Config(study.Settings):
 _NOT_PRIVATE = ("cosine", "magnitude", "std", "cov")
 
 
-class Cost(NamedTuple):
-  """What an arm's plan says; epsilons are infinite in the first table.
-
-  Attributes:
-    noise_multipliers: one a release of a sample.
-    epsilon: by privacy loss distributions.
-    epsilon_rdp: by Renyi divergences, as the paper accounted.
-    statement: of the plan.
-  """
-
-  noise_multipliers: tuple[float, ...]
-  epsilon: float
-  epsilon_rdp: float
-  statement: str
-
-
-class Trained(NamedTuple):
+class Run(NamedTuple):
   """One training.
 
   Attributes:
-    job: its name, weights, rows and times.
+    trained: its name, weights, rows and times.
     rate: learning rate.
-    cost: of its plan.
+    plan: what it cost; of the first table, which is not private, an infinite epsilon.
     logits: {"validation", "test"} -> [n, class].
     sweeps: passes over each sample.
     flops: of an update on one chunk of a sample; NaN of trials, which no table compares.
   """
 
-  job: study.Trained
+  trained: study.Trained
   rate: float
-  cost: Cost
+  plan: privacy.DPPlan
   logits: dict[str, np.ndarray]
   sweeps: int
   flops: float
 
 
-@functools.lru_cache(maxsize=2)
-def network(config: Config, num_outputs: int) -> Model:
-  """One object for all trainings, so that prediction compiles once."""
-  if config.network == "cnn":
-    return nets.from_linen(nets.SmallCNN(num_outputs, config.widths, config.num_groups))
-  first, second, third, fourth = config.widths
-  widths = (first, second, third, fourth)
-  return nets.from_linen(nets.ResNet9(num_outputs, widths, num_groups=config.num_groups))
+class Task:
+  """The data, and the network that all trainings share, so that prediction compiles once."""
+
+  def __init__(self, config: Config, pictures: Pictures):
+    num_outputs, groups = len(pictures.class_names), config.num_groups
+    if config.network == "cnn":
+      module = nets.SmallCNN(num_outputs, config.widths, groups)
+    else:
+      first, second, third, fourth = config.widths
+      module = nets.ResNet9(num_outputs, (first, second, third, fourth), num_groups=groups)
+    self.config, self.pictures, self.model = config, pictures, nets.from_linen(module)
+    self.predict = study.ChunkedPredictor(self.logits, chunk=256)
+
+  def logits(self, params: Params, image: jax.Array) -> jax.Array:
+    return self.model.apply(params, image)[0]
+
+  def loss_fn(self, params: Params, example: Batch, key: Key) -> jax.Array:
+    del key
+    return losses.cross_entropy(self.logits(params, example.image), example.label)
 
 
 def _public(measure: Measure | None, *, is_soft: bool = False) -> Callable[[Config], Filter]:
@@ -165,6 +146,14 @@ def _published(measure: Measure | None) -> Callable[[Config], Filter]:
   )
 
 
+def _fresh(config: Config) -> Filter:
+  return privacy.fresh_reference(threshold=config.released_threshold)
+
+
+def _repaired(config: Config) -> Filter:
+  return privacy.repaired(threshold=config.threshold, half_range=config.half_range)
+
+
 ARMS = study.arms(
   study.Arm("dp-sgd", "no filter", lambda config: privacy.no_filter()),
   study.Arm("cosine", "Algorithm 1", _published(None)),
@@ -176,16 +165,8 @@ ARMS = study.arms(
   study.Arm("public-magnitude", "cosine to it where it is largest", _public("magnitude")),
   study.Arm("public-std", "cosine to it where past releases vary most", _public("std")),
   study.Arm("public-cov", "cosine to it where they vary most for their mean", _public("cov")),
-  study.Arm(
-    "fresh",
-    "cosine to a first release of the sample",
-    lambda config: privacy.fresh_reference(threshold=config.released_threshold),
-  ),
-  study.Arm(
-    "repaired",
-    "Algorithm 1 with the cosines released soundly",
-    lambda config: privacy.repaired(threshold=config.threshold, half_range=config.half_range),
-  ),
+  study.Arm("fresh", "cosine to a first release of the sample", _fresh),
+  study.Arm("repaired", "Algorithm 1 with the cosines released soundly", _repaired),
 )
 
 
@@ -220,8 +201,7 @@ def plan_of(
 
 
 def fit(
-  config: Config,
-  pictures: Pictures,
+  task: Task,
   table: Table,
   arm: str,
   rate: float,
@@ -229,53 +209,30 @@ def fit(
   directory: train.RunDirectory,
   *,
   is_trial: bool = False,
-) -> Trained:
+) -> Run:
   """Trains one network, resumable; arms share initial weights, with secrets="seed" also samples."""
   assert directory.private is not None
+  config, parts = task.config, task.pictures.parts
   seed += _TUNING if is_trial else 0
   name = f"{table}-{arm}-{f'rate{rate:g}-' if is_trial else ''}{seed}"
-  store = pictures.parts["train"]
+  store, key = parts["train"], jax.random.key(seed)
   with contextlib.ExitStack() as stack:
     vault = privacy.Vault.from_seed(seed)
     if config.secrets == "os":
       vault = privacy.Vault.open(directory.private / "secrets" / name)
       stack.callback(vault.close)
     plan = plan_of(config, store, table, arm, vault)
-    model = network(config, len(pictures.class_names))
-    key = jax.random.key(seed)
-    params, _ = model.init(rng.stream(key, "parameters"), store.image[0])
-
-    def loss_fn(params: Any, example: Batch, key: Key) -> jax.Array:
-      del key
-      return losses.cross_entropy(model.apply(params, example.image)[0], example.label)
-
+    params, _ = task.model.init(rng.stream(key, "parameters"), store.image[0])
     tx = optax.sgd(rate, momentum=config.momentum)
-    step = methods.private(loss_fn, tx, plan, filter=ARMS[arm].make(config))
-    key = rng.stream(key, "training")
+    step = methods.private(task.loss_fn, tx, plan, filter=ARMS[arm].make(config))
     stream = plan.stream(store, chunk=config.chunk)
     one = study.train_job(
-      study.Job(name, step, stream, params, key, plan.num_steps),
+      study.Job(name, step, stream, params, rng.stream(key, "training"), plan.num_steps),
       directory,
       log_every=config.log_every,
       checkpoint_every=config.checkpoint_every,
     )
     flops = float("nan") if is_trial else study.flops(step, params, stream(0)[0])
-  parts = {part: pictures.parts[part] for part in ("validation", "test")}
-  predict = _predictor(model)
-  logits = {part: predict(one.params, batch.image) for part, batch in parts.items()}
+  logits = {part: task.predict(one.params, parts[part].image) for part in ("validation", "test")}
   assert step.chunked is not None
-  return Trained(one, rate, _cost(plan), logits, len(step.chunked.sweeps), flops)
-
-
-@functools.lru_cache(maxsize=2)
-def _predictor(model: Model) -> study.ChunkedPredictor:
-  return study.ChunkedPredictor(lambda params, image: model.apply(params, image)[0], chunk=256)
-
-
-def _cost(plan: privacy.DPPlan) -> Cost:
-  return Cost(
-    plan.multipliers,
-    float(plan.epsilon("pld")),
-    float(plan.epsilon("rdp")),
-    plan.statement(),
-  )
+  return Run(one, rate, plan, logits, len(step.chunked.sweeps), flops)

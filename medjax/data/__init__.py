@@ -80,6 +80,7 @@ from medjax.data.simulated import (
   context_problems,
   feature_vectors,
   instrument_scenes,
+  radiographs,
   random_shapes,
 )
 from medjax.data.streams import (
@@ -178,6 +179,7 @@ __all__ = [
   "picture_table",
   "pooled",
   "prepare",
+  "radiographs",
   "random_shapes",
   "read_batches",
   "read_case",

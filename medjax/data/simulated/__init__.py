@@ -4,6 +4,7 @@ from medjax.data.simulated.cardiac import CardiacAnatomy
 from medjax.data.simulated.context import context_problems
 from medjax.data.simulated.instruments import INSTRUMENTS, instrument_scenes
 from medjax.data.simulated.procedural import ProceduralAnatomy
+from medjax.data.simulated.radiographs import radiographs
 from medjax.data.simulated.shapes import random_shapes
 from medjax.data.simulated.source import Simulated
 from medjax.data.simulated.vectors import feature_vectors
@@ -16,5 +17,6 @@ __all__ = [
   "context_problems",
   "feature_vectors",
   "instrument_scenes",
+  "radiographs",
   "random_shapes",
 ]
