@@ -19,12 +19,13 @@ row a held-out case, weights/ the networks, held_out/ each network's label maps 
 was tested on, predictions/ label maps of imagesTs.
 """
 
+import functools
 import pathlib
 
 from experiments import procedural_folder
 from experiments.segmentation import report, scores
 from experiments.segmentation.training import Config, Trained, fit, load
-from medjax import check, cli, data, study
+from medjax import cli, data, study
 
 PRESETS = {
   "demo": Config(
@@ -58,13 +59,14 @@ def build(config: Config, options: cli.RunOptions) -> None:
     if scores.has_unlabelled(setting.source):  # refused now, not after the training
       data.check_cases(data.find_cases(root / "imagesTs", setting.preprocess), setting.preprocess)
     trained: dict[str, list[Trained]] = {arm: [] for arm in config.arms}
-    scored: dict[str, list[scores.Scored]] = {arm: [] for arm in config.arms}
+    scored: dict[str, list[study.Scored]] = {arm: [] for arm in config.arms}
     for fold in setting.folds:
       for seed in range(options.seed, options.seed + config.num_seeds):
         for arm in config.arms:
           one = fit(config, setting, fold, arm, seed, directory)
+          make = functools.partial(scores.score, config, setting, fold, one, arm, seed, directory)
           trained[arm].append(one)
-          scored[arm].append(scores.score(config, setting, fold, one, arm, seed, directory))
+          scored[arm].append(study.kept(directory, one.job.name, one.member.params, make))
     first = config.arms[0]
     unlabelled = scores.predict_unlabelled(
       config, setting, first, [one.member for one in trained[first]], directory.path / "predictions"
@@ -72,31 +74,23 @@ def build(config: Config, options: cli.RunOptions) -> None:
     flops = {arm: parts[0].flops for arm, parts in trained.items()}
     results = scores.results(config, setting, scored, flops)
     page = report.page(config, setting, trained, scored, unlabelled, results)
-    parts = [part.cases for own in scored.values() for part in own]
-    every = [one.job for own in trained.values() for one in own]
-    names = [one.name for one in every]
+    jobs = [one.job for own in trained.values() for one in own]
+    parts = [part for own in scored.values() for part in own]
+    seconds = {job.name: part.seconds for job, part in zip(jobs, parts, strict=True)}
     study.finish(
       directory,
       results,
       page,
-      trained=every,
+      trained=jobs,
       rows=[row for part in parts for row in part.rows],
-      times={
-        "prediction_seconds_a_case": dict(zip(names, (p.seconds for p in parts), strict=True))
-      },
+      times={"prediction_seconds_a_case": seconds},
     )
 
 
 def _folder(options: cli.RunOptions) -> pathlib.Path:
   """The reader's folder; for the demo one that is simulated beside the run directory."""
-  if options.data:
-    check.require(
-      len(options.data) == 1, "one nnU-Net folder after --data", f"{len(options.data)}", "pass one"
-    )
-    return options.data[0]
-  check.require(
-    options.preset == "demo", "an nnU-Net folder after --data", "none", "pass --data FOLDER"
-  )
+  if options.data or options.preset != "demo":
+    return study.paths_of(options.data, 1, ", an nnU-Net folder")[0]
   folder = options.workdir.with_name(f"{options.workdir.name}-data")
   folder.parent.mkdir(parents=True, exist_ok=True)
   procedural_folder.write(folder, options.seed, num_train=20, num_test=3, size=32)

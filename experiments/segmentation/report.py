@@ -1,22 +1,22 @@
 """The page of a segmentation run."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.segmentation.scores import Scored
+from experiments.segmentation.scores import FIGURES, calibration_of
 from experiments.segmentation.training import Config, Setting, Trained
 from medjax import metrics, study
-from medjax.metrics import calibration
 from medjax.train.report import Report
 
 
 def page(
   config: Config,
   setting: Setting,
-  trained: dict[str, list[Trained]],
-  scored: dict[str, list[Scored]],
-  unlabelled: list[study.ShownPlane],
+  trained: Mapping[str, Sequence[Trained]],
+  scored: Mapping[str, Sequence[study.Scored]],
+  unlabelled: Sequence[study.ShownPlane],
   results: dict[str, Any],
 ) -> Report:
   """Scores first, then pictures, calibration, curves and times."""
@@ -31,9 +31,12 @@ def page(
     " subject whose score is shown was trained on or took part in a choice.",
   )
   _scores(report, config, setting, results)
-  _pictures(report, config, setting, scored, unlabelled)
-  _calibration(report, setting, scored, results)
-  _curves(report, trained)
+  first = config.arms[0]
+  _pictures(report, setting, first, scored[first], unlabelled)
+  _calibration(report, setting, scored[first], results)
+  report.section("Training")
+  jobs = {one.job.name: one.job for parts in trained.values() for one in parts}
+  study.page.curves(report, jobs, {"loss": "loss", "validation/dice": "validation Dice"})
   _times(report, trained, scored)
   return report
 
@@ -57,7 +60,7 @@ def _scores(report: Report, config: Config, setting: Setting, results: dict[str,
   )
   if len(setting.folds) > 1:
     report.table(
-      ["arm", *(f"fold {fold.number}" for fold in setting.folds)],
+      ["arm", *(f"fold {number}" for number in results["folds"])],
       [[arm, *values["dice_by_fold"]] for arm, values in results["arms"].items()],
       "Mean Dice of each fold's held-out cases.",
     )
@@ -66,13 +69,12 @@ def _scores(report: Report, config: Config, setting: Setting, results: dict[str,
 
 def _pictures(
   report: Report,
-  config: Config,
   setting: Setting,
-  scored: dict[str, list[Scored]],
-  unlabelled: list[study.ShownPlane],
+  arm: str,
+  scored: Sequence[study.Scored],
+  unlabelled: Sequence[study.ShownPlane],
 ) -> None:
-  shown = [p for part in scored[config.arms[0]] for p in part.cases.pictures]
-  shown = sorted(shown, key=lambda p: p.score if np.isfinite(p.score) else 1.0)
+  shown = sorted((p for part in scored for p in part.pictures), key=lambda p: p.score)
   if len(shown) > 8:  # the worst, the best, and evenly between
     shown = [shown[i] for i in np.linspace(0, len(shown) - 1, 8).round().astype(int)]
   report.section("Predictions", "From the worst held-out case to the best.").overlay(
@@ -84,11 +86,8 @@ def _pictures(
     caption="Tint: prediction. Line: truth.",
   )
   if unlabelled:
-    report.section(
-      "New images",
-      f"imagesTs, by {_by_networks(len(scored[config.arms[0]]))} of arm {config.arms[0]}; label"
-      " maps in predictions/.",
-    )
+    by = "the network" if len(scored) == 1 else f"the mean of the {len(scored)} networks"
+    report.section("New images", f"imagesTs, by {by} of arm {arm}; label maps in predictions/.")
     report.overlay(
       [p.image for p in unlabelled[:8] for _ in range(2)],
       [caption for p in unlabelled[:8] for caption in (p.name, "prediction")],
@@ -97,31 +96,24 @@ def _pictures(
     )
 
 
-def _by_networks(number: int) -> str:
-  return "the network" if number == 1 else f"the mean of the {number} networks"
-
-
 def _calibration(
-  report: Report, setting: Setting, scored: dict[str, list[Scored]], results: dict[str, Any]
+  report: Report, setting: Setting, scored: Sequence[study.Scored], results: dict[str, Any]
 ) -> None:
   report.section(
     "Can its probabilities be believed?",
     "Held-out voxels. The temperature of each network was fitted on its validation cases.",
   )
-  rows = []
-  for arm, values in results["arms"].items():
-    for title, key in (("as predicted", "calibration"), ("cooled", "calibration_with_temperature")):
-      figures = values[key]
-      rows.append(
-        [arm, title, *(figures[k] for k in ("classwise_ece", "top_label_ece", "brier", "nll"))]
-      )
+  titles = {"calibration": "as predicted", "calibration_with_temperature": "cooled"}
   report.table(
     ["arm", "probabilities", "class-wise ECE", "top-label ECE", "Brier", "NLL"],
-    rows,
+    [
+      [arm, title, *(values[key][name] for name in FIGURES)]
+      for arm, values in results["arms"].items()
+      for key, title in titles.items()
+    ],
     "ECE: expected calibration error over 15 bins; NLL in nats a voxel.",
   )
-  parts = next(iter(scored.values()))
-  sums = calibration.merge(part.calibration[0] for part in parts)
+  sums = calibration_of(scored, "before")
   report.curves(
     metrics.reliability_series(sums.classwise, setting.source.class_names),
     "predicted probability",
@@ -130,14 +122,10 @@ def _calibration(
   )
 
 
-def _curves(report: Report, trained: dict[str, list[Trained]]) -> None:
-  report.section("Training")
-  jobs = {one.job.name: one.job for parts in trained.values() for one in parts}
-  study.page.curves(report, jobs, {"loss": "loss", "validation/dice": "validation Dice"})
-
-
 def _times(
-  report: Report, trained: dict[str, list[Trained]], scored: dict[str, list[Scored]]
+  report: Report,
+  trained: Mapping[str, Sequence[Trained]],
+  scored: Mapping[str, Sequence[study.Scored]],
 ) -> None:
   report.section(
     "Where the time went",
@@ -161,7 +149,7 @@ def _times(
         one.job.fit.timing.seconds_per_step,
         one.job.fit.timing.busy_fraction,
         one.job.fit.timing.seconds_evaluating,
-        part.cases.seconds,
+        part.seconds,
         one.flops / 1e9,
       ]
       for arm in trained

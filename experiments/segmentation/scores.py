@@ -1,9 +1,8 @@
 """Scores of held-out cases on the grid of their files: tables, intervals, verdicts, calibration."""
 
-import functools
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,23 +19,7 @@ from medjax.types import IGNORE
 HELD_OUT = "held_out"  # folder of a run: label maps of the held-out cases, by network
 _VOXELS_A_CASE = 20_000  # that the temperature is fitted on
 _VOXELS_A_PROGRAM = 2**17
-_LEAF: Any = 0  # stands for an array: only the structure is wanted
-_BINS = calibration.Bins(_LEAF, _LEAF, _LEAF)
-_SUMS = jax.tree.structure(calibration.CalibrationSums(_BINS, _BINS, _LEAF, _LEAF, _LEAF, _LEAF))
-
-
-class Scored(NamedTuple):
-  """One network on its fold's held-out cases.
-
-  Attributes:
-    cases: rows, pictures and seconds.
-    calibration: sums over the cases, as predicted and with the temperature.
-    temperature: fitted on the fold's validation cases; 1 without any.
-  """
-
-  cases: study.Scored
-  calibration: tuple[calibration.CalibrationSums, calibration.CalibrationSums]
-  temperature: float
+FIGURES = ("classwise_ece", "top_label_ece", "brier", "nll")  # of calibration
 
 
 def score(
@@ -47,26 +30,12 @@ def score(
   arm: str,
   seed: int,
   directory: train.RunDirectory,
-) -> Scored:
-  """Predicts and compares the held-out cases, or finds what a killed run had kept of them."""
-  make = functools.partial(_score, config, setting, fold, trained, arm, seed, directory)
-  kept = study.kept(directory, trained.job.name, trained.member.params, make)
-  before, after = (
-    jax.tree.unflatten(_SUMS, [kept.more[f"{when} {i}"] for i in range(_SUMS.num_leaves)])
-    for when in ("before", "after")
-  )
-  return Scored(kept, (before, after), float(kept.more["temperature"]))
-
-
-def _score(
-  config: Config,
-  setting: Setting,
-  fold: Fold,
-  trained: Trained,
-  arm: str,
-  seed: int,
-  directory: train.RunDirectory,
 ) -> study.Scored:
+  """Predicts and compares the held-out cases; their label maps stay in the run directory.
+
+  Beside the rows stand the temperature, fitted on the fold's validation cases (1 without any), and
+  what `calibration_of` reads.
+  """
   preprocess, source = setting.preprocess, setting.source
   ensemble = inference.Ensemble(
     [trained.member], overlap=config.overlap, symmetries=symmetries(config, preprocess, arm)
@@ -76,7 +45,8 @@ def _score(
   temperature = _temperature(setting, fold, ensemble)
   truth = data.NnUNetFolder(source.root, normalise="none", reorient=False)
   names, values = source.class_names[1:], np.asarray(preprocess.label_values)
-  rows, sums, pictures, seconds = [], [], [], 0.0
+  rows, pictures, seconds = [], [], 0.0
+  sums: dict[str, list[calibration.CalibrationSums]] = {"before": [], "after": []}
   places = {source.names[index]: index for index in fold.test}
   for case in progress.counted(list(places), f"{name}: held-out cases"):
     index = places[case]
@@ -94,18 +64,26 @@ def _score(
     row = {"arm": arm, "case": case, "subject": source.subjects[index], "domain": ""}
     row |= {"fold": fold.number, "seed": seed}
     rows.append(row | {f"dice/{n}": float(s) for n, s in zip(names, scores, strict=True)})
-    cooled = _cooled(probability, temperature)
-    sums.append(tuple(_sums(p, label) for p in (probability, cooled)))
-    mean = float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
-    pictures.append(picture(case, volume.array, label, prediction, mean))
-  both = zip(("before", "after"), zip(*sums, strict=True), strict=True)
+    sums["before"].append(_sums(probability, label))
+    sums["after"].append(_sums(_cooled(probability, temperature), label))
+    pictures.append(picture(case, volume.array, label, prediction, study.mean(rows[-1], "dice")))
   more = {
     f"{when} {i}": np.asarray(leaf)
-    for when, own in both
+    for when, own in sums.items()
     for i, leaf in enumerate(jax.tree.leaves(calibration.merge(own)))
   }
   more["temperature"] = np.asarray(temperature)
   return study.Scored(rows, pictures, seconds / len(fold.test), more)
+
+
+def calibration_of(parts: Sequence[study.Scored], when: str) -> calibration.CalibrationSums:
+  """Sums over the cases of several networks; "before" or "after" the temperature."""
+  own: list[list[Any]] = [[part.more[f"{when} {i}"] for i in range(10)] for part in parts]
+  bins = calibration.Bins
+  return calibration.merge(
+    calibration.CalibrationSums(bins(*leaves[:3]), bins(*leaves[3:6]), *leaves[6:])
+    for leaves in own
+  )
 
 
 def symmetries(
@@ -121,7 +99,7 @@ def symmetries(
 def results(
   config: Config,
   setting: Setting,
-  scored: dict[str, list[Scored]],
+  scored: Mapping[str, Sequence[study.Scored]],
   flops: dict[str, float],
 ) -> dict[str, Any]:
   """results.json: fixed keys, no times.
@@ -132,7 +110,7 @@ def results(
     flops: of an update of each arm; where they differ by 5 % or less, equal updates are equal
       compute, and the comparison has both columns.
   """
-  rows = [row for parts in scored.values() for part in parts for row in part.cases.rows]
+  rows = [row for parts in scored.values() for part in parts for row in part.rows]
   tables = study.tables(rows, "dice")
   names = setting.source.class_names[1:]
   by_arm: dict[str, Any] = {}
@@ -140,8 +118,7 @@ def results(
     own = [row for row in rows if row["arm"] == arm]
     figures = {entry["metric"]: entry for entry in case_table.summary(own)}
     before, after = (
-      metrics.calibration_summary(calibration.merge(p.calibration[i] for p in parts))
-      for i in range(2)
+      metrics.calibration_summary(calibration_of(parts, when)) for when in ("before", "after")
     )
     by_arm[arm] = {
       "flops_an_update": flops[arm],
@@ -152,9 +129,9 @@ def results(
         for f in (fold.number for fold in setting.folds)
       ],
       "missed": sum(figures[f"dice/{n}"]["missed"] for n in names),
-      "calibration": _figures(before),
-      "calibration_with_temperature": _figures(after),
-      "temperatures": [part.temperature for part in parts],
+      "calibration": {name: float(getattr(before, name)) for name in FIGURES},
+      "calibration_with_temperature": {name: float(getattr(after, name)) for name in FIGURES},
+      "temperatures": [float(part.more["temperature"]) for part in parts],
     }
   reference = "plain" if "plain" in scored else next(iter(scored))
   comparison = study.against(reference, {"": tables}, margin=config.margin, costs=flops)
@@ -218,15 +195,6 @@ def _sums(probability: np.ndarray, label: np.ndarray) -> calibration.Calibration
 
 
 _calibration_sums = jax.jit(metrics.calibration_sums)
-
-
-def _figures(summary: metrics.Calibration) -> dict[str, float]:
-  return {
-    "classwise_ece": float(summary.classwise_ece),
-    "top_label_ece": float(summary.top_label_ece),
-    "brier": float(summary.brier),
-    "nll": float(summary.nll),
-  }
 
 
 def has_unlabelled(source: data.NnUNetFolder) -> bool:

@@ -80,7 +80,6 @@ class Config(study.Settings):
   # average predictions over all mirrorings, for arms that trained on mirrored images
   mirror: bool = True
   known: str = ""  # what is known of these data, a sentence shown beside the scores
-  margin: float = 0.01  # of Dice, that a difference between arms has to exceed to be called one
 
   def __post_init__(self):
     study.check_fields(self, may_be_zero=("num_auxiliary",))
@@ -296,17 +295,12 @@ def _fold(
   config: Config, source: data.NnUNetFolder, drawn: data.Splits, number: int, seed: int
 ) -> Fold:
   """The fold's held-out subjects test; of the others a few validate."""
-  train_subjects = drawn.parts["train"]
-  kept, aside = train_subjects, ()
+  parts = {"train": drawn.parts["train"], "validation": (), "test": drawn.parts["validation"]}
   if config.validation_fraction > 0:
     shares = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
-    inner = data.split_subjects(train_subjects, shares, seed=seed + number)
-    kept, aside = inner.parts["train"], inner.parts["validation"]
-
-  def cases(people: tuple[str, ...]) -> tuple[int, ...]:
-    return tuple(i for i, subject in enumerate(source.subjects) if subject in set(people))
-
-  return Fold(number, cases(kept), cases(aside), cases(drawn.parts["validation"]))
+    parts |= data.split_subjects(parts["train"], shares, seed=seed + number).parts
+  own = data.Splits(parts)
+  return Fold(number, *(own.indices(part, source.subjects) for part in parts))
 
 
 def _axis(

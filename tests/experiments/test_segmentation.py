@@ -11,7 +11,6 @@ import pytest
 
 import medjax
 from experiments import segmentation
-from experiments.segmentation import report
 from medjax import cli
 from tests.data.folders import nnunet
 from tests.data.test_plans import plans
@@ -40,11 +39,6 @@ def finished(tmp_path_factory):
   arguments += ["--data", str(folder), "--workdir", str(root / "run")]
   run(*arguments)
   return folder, root / "run", arguments
-
-
-def test_one_network_is_no_mean():
-  assert report._by_networks(1) == "the network"
-  assert report._by_networks(5) == "the mean of the 5 networks"
 
 
 def test_every_subject_is_held_out_once_and_in_one_part_of_each_fold(finished):
@@ -126,7 +120,13 @@ def test_the_networks_load_by_name(finished):
 
 def test_the_page_shows_everything(finished):
   text = (finished[1] / "report.html").read_text()
-  for words in ("Held-out subjects", "New images", "Can its probabilities", "Where the time went"):
+  for words in (
+    "Held-out subjects",
+    "New images",
+    "the mean of the 2 networks",
+    "Can its probabilities",
+    "Where the time went",
+  ):
     assert words in text
   assert text.count("data:image/png") >= 10
 
@@ -144,7 +144,7 @@ def test_the_same_command_again_changes_nothing(finished, capsys):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    (["folder"], "an nnU-Net folder after --data"),
+    (["folder"], "one path after --data, an nnU-Net folder"),
     (["folder", "--data", "nowhere"], "nowhere"),
     (["demo", "--fold", "5"], "fold in"),
     (["demo", "--fold", "-1", "--normalise", "ct"], "one --fold at a time"),
