@@ -48,12 +48,13 @@ import functools
 from experiments.lscl import curriculum, hospitals, report, scores
 from experiments.lscl.training import (
   AUGMENTED,
+  PLAIN,
   Config,
+  Task,
+  Trainer,
   bank_of,
-  finetune,
   flops_of,
-  pretrain,
-  task_of,
+  start_of,
 )
 from medjax import cli, study
 
@@ -126,48 +127,40 @@ def build(config: Config, options: cli.RunOptions) -> None:
     if directory.finished:
       return
     directory.write_json("splits", setting.splits)
-    task = task_of(config, setting)
-    segmenters = scores.segmenters(config, task)
+    task = Task(config, setting)
     scored: dict[str, list[study.Scored]] = {}
     trained: dict[str, list[study.Trained]] = {}
     pretrained: dict[str, list[study.Trained]] = {}
+    kinds = [kind for kind in (PLAIN, AUGMENTED) if kind in map(start_of, config.arms)]
     banks = []
     for turn in setting.turns:
-      banks.append(bank := bank_of(config, setting, turn, options.seed, directory))
+      banks.append(bank := bank_of(config, turn, options.seed, directory))
       for seed in range(options.seed, options.seed + config.num_seeds):
-        starts = {
-          kind: pretrain(config, setting, turn, seed, directory, augmented=kind == "augmented")
-          for kind in ("plain", "augmented")
-          if any((arm in AUGMENTED) == (kind == "augmented") for arm in config.arms)
-        }
+        trainer = Trainer(task, turn, seed, directory)
+        starts = {kind: trainer.first_phase(kind) for kind in kinds}
         for kind, start in starts.items():
           pretrained.setdefault(kind, []).append(start)
         for arm in config.arms:
-          start = starts["augmented" if arm in AUGMENTED else "plain"]
-          one = finetune(config, setting, turn, arm, seed, start, bank, directory)
+          one = trainer.second_phase(arm, starts[start_of(arm)], bank)
           trained.setdefault(arm, []).append(one)
-          endings = ("", scores.ROTATED) if arm in config.test_time else ("",)
-          for ending in endings:
+          for ending in ("", scores.ROTATED) if arm in config.test_time else ("",):
             row = f"{arm}{ending}"
-            make = functools.partial(
-              scores.score, config, setting, turn, row, one, segmenters[ending], seed
-            )
+            make = functools.partial(scores.score, task, turn, row, one, seed)
             own = study.kept(directory, f"{row}-{turn.name}-{seed}", one.params, make)
             scored.setdefault(row, []).append(own)
     rows = [row for parts in scored.values() for part in parts for row in part.rows]
-    audits = curriculum.audit(config, setting, next(iter(pretrained.values()))[0], banks[0])
-    by_arm = {str(arm): flops_of(config, setting, arm, banks[0]) for arm in config.arms}
+    audits = curriculum.audit(task, next(iter(pretrained.values()))[0], banks[0])
+    by_arm = {arm: flops_of(task, arm, banks[0]) for arm in config.arms}
     flops = {row: by_arm[row.removesuffix(scores.ROTATED)] for row in scored}
     found = {rule: audit.figures for rule, audit in audits.items()}
-    results = scores.results(config, setting, rows, flops, found)
-    page = report.page(config, setting, pretrained, trained, scored, audits, results)
-    every = [one for parts in (*pretrained.values(), *trained.values()) for one in parts]
-    seconds = {row: [part.seconds for part in parts] for row, parts in scored.items()}
+    results = scores.results(task, rows, flops, found)
     study.finish(
       directory,
       results,
-      page,
-      trained=every,
+      report.page(task, pretrained, trained, scored, audits, results),
+      trained=[one for own in (*pretrained.values(), *trained.values()) for one in own],
       rows=rows,
-      times={"seconds_a_volume": seconds},
+      times={
+        "seconds_a_volume": {row: [p.seconds for p in parts] for row, parts in scored.items()}
+      },
     )

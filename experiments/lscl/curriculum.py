@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.lscl.hospitals import Setting
-from experiments.lscl.training import CURRICULA, Config, adversary_of, task_of
+from experiments.lscl.training import RULES, Task
 from medjax import rng, study
 from medjax.data.streams.epochs import take
 from medjax.synth.style_bank import StyleBank
@@ -33,11 +32,9 @@ class Audit(NamedTuple):
   samples: np.ndarray
 
 
-def audit(
-  config: Config, setting: Setting, start: study.Trained, bank: StyleBank
-) -> dict[str, Audit]:
+def audit(task: Task, start: study.Trained, bank: StyleBank) -> dict[str, Audit]:
   """Every curriculum among the arms, by name; on training slices of the first turn."""
-  turn, task = setting.turns[0], task_of(config, setting)
+  config, turn = task.config, task.setting.turns[0]
   has_structures = (turn.train.label > 0).any((1, 2))
   rows = np.flatnonzero(has_structures) if has_structures.any() else np.arange(len(has_structures))
   kept = rows[np.linspace(0, len(rows) - 1, min(_SLICES, len(rows))).round().astype(int)]
@@ -55,8 +52,8 @@ def audit(
 
   example: Batch = jax.tree.map(jnp.asarray, batch)
   audits = {}
-  for arm in (arm for arm in config.arms if arm in CURRICULA and not arm.startswith("augmented")):
-    adversary = adversary_of(config, arm, bank)
+  for arm in (arm for arm in config.arms if arm in RULES):
+    adversary = RULES[arm](config, bank)
     begin, look, project, describe = (
       jax.jit(jax.vmap(function))
       for function in (

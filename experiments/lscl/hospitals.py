@@ -9,7 +9,7 @@ ones, of source sites.
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,9 +21,8 @@ from medjax.data.simulated.cardiac import VENDORS, CardiacAnatomy
 from medjax.study import stacks
 from medjax.study.sites import StudySite, drawn, drawn_of, folder, names_of, rescanned, some_people
 from medjax.study.stacks import Stack
-from medjax.types import Batch, Example, Source
+from medjax.types import Batch, Example
 
-Kind = Literal["cardiac", "folders", "mnms"]
 Role = Literal["in-domain", "unseen"]
 _PARTS = {"train": 0.6, "validation": 0.1, "test": 0.3}
 
@@ -35,7 +34,7 @@ class DataConfig(study.Settings):
   # "cardiac": simulated hearts of vendors A to D; "folders": an nnU-Net folder a site after --data,
   # or one folder whose scans are given the scanners of --simulate; "mnms": the M&Ms challenge, its
   # vendors being the sites
-  source: Kind = "cardiac"
+  source: Literal["cardiac", "folders", "mnms"] = "cardiac"
   # sites of `python -m medjax.synth` that rescan the one folder, e.g. research-t1
   simulate: tuple[str, ...] = ()
   leave_out: tuple[str, ...] = ()  # sites to leave out; () leaves out each in its turn
@@ -155,7 +154,9 @@ def load(
     sites, title = _mnms(config, path, seed), "M&Ms"
   elif config.simulate:
     (path,) = study.paths_of(paths, 1, " with --simulate")
-    sites, title = _rescanned(config, path, seed), path.resolve().name
+    source, title = _folder(config, path), path.resolve().name
+    part_of, scanners = drawn_of(source, _PARTS, seed), rescanned(source, config.simulate, seed)
+    sites = {name: StudySite(scans, part_of) for name, scans in scanners.items()}
   else:
     sites = _folders(config, study.paths_of(paths, None, ", a folder a site"), seed)
     title = " and ".join(sites)
@@ -163,7 +164,8 @@ def load(
   check.require(together.class_names, "labelled cases", "none", "give images with labels")
   for name in config.leave_out:
     check.one_of("leave_out", name, sites)
-  left_out = _left_out(config, tuple(sites))
+  is_one = config.turns == "together" and config.leave_out
+  left_out = [config.leave_out] if is_one else [(site,) for site in config.leave_out or sites]
   for unseen in left_out:
     check.require(len(unseen) < len(sites), "a site to train on", "none", "leave fewer sites out")
   cases = {name: _stacks(config, name, site) for name, site in sites.items()}
@@ -183,26 +185,16 @@ def load(
   )
 
 
-def _left_out(config: DataConfig, sites: tuple[str, ...]) -> list[tuple[str, ...]]:
-  chosen = config.leave_out or sites
-  if config.turns == "together" and config.leave_out:
-    return [chosen]
-  return [(site,) for site in chosen]
-
-
 def _hearts(config: DataConfig, seed: int) -> dict[str, StudySite]:
-  people = CardiacAnatomy(config.num_people, seed).subjects
-  part_of = drawn(people, _PARTS, seed)
-  depth = 6
+  shape = (*config.shape, 6)
+  part_of = drawn(CardiacAnatomy(config.num_people, seed).subjects, _PARTS, seed)
   sites = {}
   for name in VENDORS:
-    source = CardiacAnatomy(config.num_people, seed, vendor=name, shape=(*config.shape, depth))
-    more: Sequence[np.ndarray] = ()
+    more: list[np.ndarray] = []
     if config.num_unlabelled:
-      others = CardiacAnatomy(
-        config.num_unlabelled, seed + 1_000_000, vendor=name, shape=(*config.shape, depth)
-      )
-      more = [np.asarray(example.image) for example in _all(others)]
+      others = CardiacAnatomy(config.num_unlabelled, seed + 1_000_000, vendor=name, shape=shape)
+      more = [np.asarray(others[i].image) for i in range(len(others))]
+    source = CardiacAnatomy(config.num_people, seed, vendor=name, shape=shape)
     sites[name] = StudySite(source, part_of, more)
   return sites
 
@@ -211,24 +203,21 @@ def _mnms(config: DataConfig, root: pathlib.Path, seed: int) -> dict[str, StudyS
   """Vendors as sites; their training people part into training and validation, others test."""
   training = MnMs(root, part=config.train_part)
   testing = MnMs(root, part=config.test_part)
-  shares = {"train": 0.9, "validation": 0.1}
   sites = {}
   for vendor in sorted({*training.domains, *testing.domains}):
-    is_known = vendor in training.domains
     own = {"test": MnMs(root, part=config.test_part, vendors=(vendor,))}
-    if is_known:
-      own["train"] = MnMs(root, part=config.train_part, vendors=(vendor,))
     part_of = dict.fromkeys(own["test"].subjects, "test")
-    more: Iterable[np.ndarray] = ()
-    if is_known:
-      part_of |= drawn(own["train"].subjects, shares, seed)
+    more: list[np.ndarray] = []
+    if vendor in training.domains:
+      own["train"] = MnMs(root, part=config.train_part, vendors=(vendor,))
+      part_of |= drawn(own["train"].subjects, {"train": 0.9, "validation": 0.1}, seed)
       frames = MnMs(root, part=config.train_part, vendors=(vendor,), frames="all")
-      more = (
+      more = [
         np.asarray(frames[i].image)
         for i, frame in enumerate(frames.frames)
         if not frame.phase and part_of.get(frame.code) == "train"
-      )
-    sites[vendor] = StudySite(_Joined(own), part_of, list(more))
+      ]
+    sites[vendor] = StudySite(_Joined(own), part_of, more)
   return sites
 
 
@@ -241,14 +230,6 @@ def _folders(config: DataConfig, paths: Sequence[pathlib.Path], seed: int) -> di
   return found
 
 
-def _rescanned(config: DataConfig, path: pathlib.Path, seed: int) -> dict[str, StudySite]:
-  """The scans of one folder as several scanners would have taken them."""
-  source = _folder(config, path)
-  part_of = drawn_of(source, _PARTS, seed)
-  scanners = rescanned(source, config.simulate, seed)
-  return {name: StudySite(scans, part_of) for name, scans in scanners.items()}
-
-
 def _folder(config: DataConfig, path: pathlib.Path) -> data.NnUNetFolder:
   spacing = (config.pixel_mm, config.pixel_mm, None) if config.pixel_mm else None
   return folder(path, config.subject_pattern, spacing)
@@ -258,22 +239,16 @@ def _unlabelled(
   config: DataConfig, path: pathlib.Path, source: data.NnUNetFolder, part_of: Mapping[str, str]
 ) -> list[np.ndarray]:
   """Images of imagesUn, where there are any, but for those of validation and test people."""
-  place = path / "imagesUn"
-  if not place.is_dir():
+  if not (path / "imagesUn").is_dir():
     return []
   preprocess = source.preprocessing()
-  cases = data.find_cases(place, preprocess)
+  cases = data.find_cases(path / "imagesUn", preprocess)
   people = subjects_of([c.name for c in cases], config.subject_pattern or None)
-  kept = [
-    case
+  return [
+    preprocess.apply(data.read_case(case), case.name).array
     for case, person in zip(cases, people, strict=True)
     if part_of.get(person, "train") == "train"
   ]
-  return [preprocess.apply(data.read_case(case), case.name).array for case in kept]
-
-
-def _all(source: Source) -> Iterable[Example]:
-  return (source[index] for index in range(len(source)))
 
 
 class _Joined:
@@ -305,11 +280,8 @@ class _Joined:
 
 
 def _stacks(config: DataConfig, name: str, site: StudySite) -> tuple[Stack, ...]:
-  phases = getattr(site.source, "phases", ("",) * len(site.source))
-  return tuple(
-    config.network_grid.stack(example, name, phase)
-    for example, phase in zip(_all(site.source), phases, strict=True)
-  )
+  phases, grid = getattr(site.source, "phases", ("",) * len(site.source)), config.network_grid
+  return tuple(grid.stack(site.source[i], name, phase) for i, phase in enumerate(phases))
 
 
 def _turn(

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 
 from experiments.lscl.curriculum import Audit
-from experiments.lscl.hospitals import Setting
-from experiments.lscl.scores import METRICS
-from experiments.lscl.training import ARMS, Config
+from experiments.lscl.scores import METRICS, ROLES, ROTATED
+from experiments.lscl.training import ARMS, Task
 from medjax import study
 from medjax.train.report import Report
 
@@ -17,8 +16,7 @@ _FIG4 = ("u-net", "random-style", "scl", "lscl-paper", "lscl-paper-tta", "lscl-c
 
 
 def page(
-  config: Config,
-  setting: Setting,
+  task: Task,
   pretrained: Mapping[str, Sequence[study.Trained]],
   trained: Mapping[str, Sequence[study.Trained]],
   scored: Mapping[str, Sequence[study.Scored]],
@@ -26,17 +24,43 @@ def page(
   results: dict[str, Any],
 ) -> Report:
   """Answers and verdicts, tables 1 to 3, the curriculum, pictures, curves."""
+  config, setting, arms = task.config, task.setting, results["arms"]
   report = Report(
     f"Style curricula on {setting.title}",
     f"{results['test_cases']} test cases of {results['test_people']} people, {len(setting.sites)}"
     f" sites, {len(setting.turns)} turn(s), {config.num_seeds} seed(s). {answers(results)}",
   )
-  _sites(report, config, setting, results)
-  _verdicts(report, config, results)
-  _phases(report, results)
-  _curriculum(report, config, audits, results, trained)
-  _overlays(report, setting, scored)
-  _times(report, pretrained, trained, scored, results)
+  _sites(report, task, results)
+  asked = [
+    {"metric": "dice", "role": "unseen", "question": "", **row} for row in results["questions"]
+  ]
+  if asked:
+    study.page.verdicts(report, asked)
+  else:
+    report.section("Verdicts")
+  for reference, rows in results["comparison"].items():
+    study.page.comparison(report, rows, reference)
+  phases = list(next(iter(arms.values()))["phases"])
+  if phases:
+    report.section("End of diastole and of systole").table(
+      ["arm", *(f"{phase}: {_NAMES[m]}" for phase in phases for m in METRICS)],
+      [
+        [arm, *(own["phases"][phase][m]["mean"] for phase in phases for m in METRICS)]
+        for arm, own in arms.items()
+      ],
+      "Unseen sites.",
+    )
+  _curriculum(report, config.num_updates, audits, trained)
+  shown = [arm for arm in _FIG4 if arm in scored] or list(scored)
+  pictures = {arm: scored[arm][0].pictures for arm in shown}  # as in Fig. 4: first turn and seed
+  study.page.pictures(report, pictures, setting.class_names, title="Arms by sites")
+  fits = {f"first phase, {kind}": parts for kind, parts in pretrained.items()} | dict(trained)
+  study.page.costs(report, fits, {arm: own["flops_an_update"] for arm, own in arms.items()})
+  report.table(
+    ["arm", "seconds a volume"],
+    [[row, np.mean([part.seconds for part in parts])] for row, parts in scored.items()],
+    "Prediction of a test case, four times over with rotations.",
+  )
   first = {arm: parts[0] for arm, parts in trained.items()}
   labels = {"loss": "loss", "validation/dice": "source validation Dice"}
   study.page.curves(report, first, labels, caption="Second phase, first seed.")
@@ -49,11 +73,12 @@ def answers(results: dict[str, Any]) -> str:
   return " ".join(said) or "No planned comparison among these arms."
 
 
-def _sites(report: Report, config: Config, setting: Setting, results: dict[str, Any]) -> None:
+def _sites(report: Report, task: Task, results: dict[str, Any]) -> None:
+  config, setting, arms = task.config, task.setting, results["arms"]
   same = "The same people were scanned at all sites. " if setting.is_simulated else ""
-  vote = results["label_vote"]
-  if vote is not None:
-    same += f"A vote of the training label maps, without any image, has DSC {vote:.3f}. "
+  if results["label_vote"] is not None:
+    vote = f"{results['label_vote']:.3f}"
+    same += f"A vote of the training label maps, without any image, has DSC {vote}. "
   if any(stack.truth.ndim == 2 for turn in setting.turns for stack in turn.test):
     same += "Pictures have no pixel size: their distances are in pixels, not mm. "
   report.section(
@@ -61,6 +86,7 @@ def _sites(report: Report, config: Config, setting: Setting, results: dict[str, 
     f"{same}All arms made {config.finetune_updates} updates from common pre-trained weights.\n\n"
     f"{config.known}",
   )
+  least = min(own["flops_an_update"] for own in arms.values())
   report.table(
     ["arm", "what it trains on", "in-domain DSC", "unseen DSC", "low", "high", "drop",
      "unseen HD, mm", "missed", "DSC score", "HD score, mm", "min-max", "flops"],
@@ -72,64 +98,39 @@ def _sites(report: Report, config: Config, setting: Setting, results: dict[str, 
         *(own["unseen"]["dice"][k] for k in ("mean", "low", "high")),
         own["in_domain"]["dice"]["mean"] - own["unseen"]["dice"]["mean"],
         own["unseen"]["hausdorff"]["mean"],
-        own["missed"],
-        own["weighted_dice"],
-        own["weighted_hausdorff"],
-        own["min_max"],
-        own["flops_an_update"] / _least_flops(results),
+        *(own[key] for key in ("missed", "weighted_dice", "weighted_hausdorff", "min_max")),
+        own["flops_an_update"] / least,
       ]
-      for arm, own in results["arms"].items()
+      for arm, own in arms.items()
     ],
     "DSC: mean over structures, cases, people and seeds, with a 95 % interval over people and"
     " seeds. missed: structures of unseen sites with DSC 0. Scores: unseen sites count twice (the"
     " challenge's weights, inferred from the paper's Table 1); min-max compares the rows of this"
     " table and no others. flops: of an update, over the least.",
   )  # fmt: skip
-  for role in ("in-domain", "unseen"):
-    columns = [site for site in setting.sites if any(_at(results, role, site))]
-    cells = [
-      [arm, *(_pair(own["sites"][role].get(site), m) for site in columns for m in _TABLE1)]
-      for arm, own in results["arms"].items()
+  for role in reversed(ROLES):
+    at_site = {arm: own["sites"][role] for arm, own in arms.items()}
+    columns = [
+      (site, metric)
+      for site in setting.sites
+      if any(site in own for own in at_site.values())
+      for metric in ("dice", "hausdorff")
     ]
-    header = ["arm", *(f"{site}: {_NAMES[m]}" for site in columns for m in _TABLE1)]
     if columns:
-      report.table(header, cells, f"{role.capitalize()} sites, mean (deviation over cases).")
-
-
-_TABLE1 = ("dice", "hausdorff")
-
-
-def _verdicts(report: Report, config: Config, results: dict[str, Any]) -> None:
-  unseen = [{"metric": "dice", "role": "unseen", "question": "", **r} for r in results["questions"]]
-  if unseen:
-    study.page.verdicts(report, unseen)
-  else:
-    report.section("Verdicts")
-  for reference, rows in results["comparison"].items():
-    study.page.comparison(report, rows, reference)
-
-
-def _phases(report: Report, results: dict[str, Any]) -> None:
-  phases = list(next(iter(results["arms"].values()))["phases"])
-  if phases:
-    report.section("End of diastole and of systole").table(
-      ["arm", *(f"{phase}: {_NAMES[m]}" for phase in phases for m in METRICS)],
-      [
-        [arm, *(own["phases"][phase][m]["mean"] for phase in phases for m in METRICS)]
-        for arm, own in results["arms"].items()
-      ],
-      "Unseen sites.",
-    )
+      report.table(
+        ["arm", *(f"{site}: {_NAMES[metric]}" for site, metric in columns)],
+        [[arm, *(_pair(own.get(s), m) for s, m in columns)] for arm, own in at_site.items()],
+        f"{role.capitalize()} sites, mean (deviation over cases).",
+      )
 
 
 def _curriculum(
   report: Report,
-  config: Config,
+  num_updates: int,
   audits: Mapping[str, Audit],
-  results: dict[str, Any],
   trained: Mapping[str, Sequence[study.Trained]],
 ) -> None:
-  updates = np.arange(config.num_updates)
+  updates, axes = np.arange(num_updates), ("update of a batch", "loss of the samples")
   report.section(
     "Does the curriculum get harder?",
     "Samples of each rule for the same training slices and styles, weights held at those of the"
@@ -137,23 +138,17 @@ def _curriculum(
   )
   report.curves(
     {rule: (updates, audit.figures["loss"]) for rule, audit in audits.items()},
-    "update of a batch",
-    "loss of the samples",
+    *axes,
     caption="As in the paper's Fig. 3 (a), without training in between.",
   )
   in_training = {}
-  for arm in audits:
-    names = [f"loss_{i}" for i in updates]
-    rows = [r for one in trained.get(arm, ())[:1] for r in one.fit.history if names[0] in r]
-    if rows:
-      in_training[arm] = (updates, [np.mean([r[name] for r in rows]) for name in names])
+  for arm in (arm for arm in audits if arm in trained):
+    losses = [trained[arm][0].curve(f"loss_{i}")[1] for i in updates]
+    if losses[0]:
+      in_training[arm] = (updates, [np.mean(values) for values in losses])
   if in_training:
-    report.curves(
-      in_training,
-      "update of a batch",
-      "loss of the samples",
-      caption="The same during the second phase, its mean: each update trains on its sample.",
-    )
+    caption = "The same during the second phase, its mean: each update trains on its sample."
+    report.curves(in_training, *axes, caption=caption)
   report.table(
     ["rule", *(f"loss {i}" for i in updates), "mean weight at the end", "wrong way"],
     [
@@ -180,48 +175,13 @@ def _curriculum(
       )
 
 
-def _overlays(
-  report: Report, setting: Setting, scored: Mapping[str, Sequence[study.Scored]]
-) -> None:
-  """One case a site, arm by arm, as in Fig. 4: first turn, first seed."""
-  arms = [arm for arm in _FIG4 if arm in scored] or list(scored)
-  shown = {arm: scored[arm][0].pictures for arm in arms}
-  study.page.pictures(report, shown, setting.class_names, title="Arms by sites")
-
-
-def _times(
-  report: Report,
-  pretrained: Mapping[str, Sequence[study.Trained]],
-  trained: Mapping[str, Sequence[study.Trained]],
-  scored: Mapping[str, Sequence[study.Scored]],
-  results: dict[str, Any],
-) -> None:
-  fits = {f"first phase, {kind}": parts for kind, parts in pretrained.items()} | dict(trained)
-  flops = {arm: own["flops_an_update"] for arm, own in results["arms"].items()}
-  study.page.costs(report, fits, flops)
-  report.table(
-    ["arm", "seconds a volume"],
-    [[row, np.mean([part.seconds for part in parts])] for row, parts in scored.items()],
-    "Prediction of a test case, four times over with rotations.",
-  )
-
-
 def _meaning(row: str) -> str:
-  arm = row.removesuffix("-tta")
+  arm = row.removesuffix(ROTATED)
   return ARMS[arm].meaning + (", four rotations averaged at test time" if arm != row else "")
-
-
-def _least_flops(results: dict[str, Any]) -> float:
-  return min(own["flops_an_update"] for own in results["arms"].values())
-
-
-def _at(results: dict[str, Any], role: str, site: str) -> list[bool]:
-  return [site in own["sites"][role] for own in results["arms"].values()]
 
 
 def _pair(figures: Mapping[str, Any] | None, metric: str) -> str | None:
   if figures is None:
     return None
-  mean, std = figures[metric]["mean"], figures[metric]["std"]
   digits = 3 if metric == "dice" else 2
-  return f"{mean:.{digits}f} ({std:.{digits}f})"
+  return f"{figures[metric]['mean']:.{digits}f} ({figures[metric]['std']:.{digits}f})"

@@ -5,21 +5,21 @@ Dice (DSC), Jaccard index (JAC), Hausdorff distance (HD) and average symmetric s
 the image's diagonal as its distance; one in neither map is left out.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.lscl.hospitals import Setting, Turn
-from experiments.lscl.training import Config, segmenter
+from experiments.lscl.training import Config, Task
 from experiments.lscl.vendor_scores import min_max_score, vendor_weighted
-from medjax import inference, metrics, study
+from medjax import metrics, study
 from medjax.inference.components import remove_small_components
 from medjax.study import stack_scores
 from medjax.study.stacks import Stack
-from medjax.types import Params
 
 METRICS = ("dice", "jaccard", "hausdorff", "assd")
+ROLES = ("unseen", "in-domain")
 ROTATED = "-tta"
 """Ends the row of an arm scored with rotations at test time."""
 QUESTIONS = (
@@ -31,16 +31,12 @@ QUESTIONS = (
 direction; does a curriculum add to augmentation."""
 
 
-def score(
-  config: Config,
-  setting: Setting,
-  turn: Turn,
-  row: str,
-  trained: study.Trained,
-  segmenter: Callable[[Params, np.ndarray], np.ndarray],
-  seed: int,
-) -> study.Scored:
+Rows = Sequence[Mapping[str, Any]]
+
+
+def score(task: Task, turn: Turn, row: str, trained: study.Trained, seed: int) -> study.Scored:
   """Predicts and measures every test case of a turn; `row` names the arm in tables."""
+  config, setting = task.config, task.setting
 
   def about(stack: Stack) -> dict[str, Any]:
     return {
@@ -55,75 +51,47 @@ def score(
     }
 
   def cleaned(label: np.ndarray) -> np.ndarray:
-    if not config.component_fraction:
-      return label
     return remove_small_components(label, fraction=config.component_fraction)
 
   return stack_scores.score(
-    lambda images: segmenter(trained.params, images),
+    lambda images: task.labels(trained.params, images, is_rotated=row.endswith(ROTATED)),
     turn.test,
     config.network_grid,
     about=about,
     class_names=setting.class_names,
-    cleaned=cleaned,
+    cleaned=cleaned if config.component_fraction else None,
   )
 
 
-def segmenters(config: Config, task: Any) -> dict[str, Callable[[Params, np.ndarray], np.ndarray]]:
-  """Plain, and averaged over rotations, by the end of the row's name."""
-  shape = config.shape
-  turns = inference.rotations(shape)
-  if shape[0] != shape[1]:
-    turns = (inference.IDENTITY, inference.Symmetry(turns=((0, 1, 2),)))
-  return {"": segmenter(task), ROTATED: segmenter(task, turns)}
-
-
-def results(
-  config: Config,
-  setting: Setting,
-  rows: Sequence[Mapping[str, Any]],
-  flops: Mapping[str, float],
-  curriculum: Any,
-) -> dict[str, Any]:
+def results(task: Task, rows: Rows, flops: Mapping[str, float], curriculum: Any) -> dict[str, Any]:
   """results.json: fixed keys, no times.
 
   Args:
-    config, setting: of the run.
+    task: of the run.
     rows: of all networks.
-    flops: of an update, by row.
+    flops: of an update, by row of the tables.
     curriculum: what `curriculum.audit` found.
   """
-  arms = list(dict.fromkeys(row["arm"] for row in rows))
-  by_arm: dict[str, list[Mapping[str, Any]]] = {arm: [] for arm in arms}
-  for row in rows:
-    by_arm[row["arm"]].append(row)
-  weighted = _weighted(setting, by_arm)
-  tables = {role: study.tables(rows, "dice", role=role) for role in ("unseen", "in-domain")}
+  config, setting = task.config, task.setting
+  weighted = _weighted(setting, rows)
+  tables = {role: study.tables(rows, "dice", role=role) for role in ROLES}
   found = {}
-  for arm, own in by_arm.items():
+  for arm in flops:
+    own = {role: [r for r in rows if r["arm"] == arm and r["role"] == role] for role in ROLES}
+    phases = sorted({r["phase"] for r in own["unseen"]} - {""})
     found[arm] = {
       "flops_an_update": flops[arm],
-      "sites": {
-        role: {
-          site: _figures([r for r in own if r["role"] == role and r["domain"] == site])
-          for site in setting.sites
-          if any(r["role"] == role and r["domain"] == site for r in own)
-        }
-        for role in tables
-      },
-      "phases": {
-        phase: _figures([r for r in own if r["phase"] == phase and r["role"] == "unseen"])
-        for phase in sorted({r["phase"] for r in own} - {""})
-      },
+      "sites": {role: _by("domain", setting.sites, own[role]) for role in ROLES},
+      "phases": _by("phase", phases, own["unseen"]),
       "missed": sum(
-        value == 0 for r in own if r["role"] == "unseen" for value in _values(r, "dice")
+        value == 0 for r in own["unseen"] for name, value in r.items() if name.startswith("dice/")
       ),
       **{
         role.replace("-", "_"): {
           "dice": metrics.mean_interval(tables[role][arm])._asdict(),
-          **_figures([r for r in own if r["role"] == role], METRICS[1:]),
+          **_figures(own[role], METRICS[1:]),
         }
-        for role in tables
+        for role in ROLES
       },
       **weighted[arm],
     }
@@ -178,29 +146,27 @@ def _questions(config: Config, unseen: Mapping[str, np.ndarray]) -> list[dict[st
   return rows
 
 
-def _weighted(
-  setting: Setting, by_arm: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> dict[str, dict[str, float]]:
+def _weighted(setting: Setting, rows: Rows) -> dict[str, dict[str, float]]:
   """The challenge's scores, unseen sites counting twice; means over turns."""
-  found: dict[str, list[np.ndarray]] = {arm: [] for arm in by_arm}
+  arms = list(dict.fromkeys(row["arm"] for row in rows))
+  found: dict[str, list[np.ndarray]] = {arm: [] for arm in arms}
   for turn in setting.turns:
     sites = [s for s in setting.sites if any(stack.site == s for stack in turn.test)]
     weights = [2.0 if site in turn.unseen else 1.0 for site in sites]
-    table = np.array(
+    cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+      if row["turn"] == turn.name:
+        cells.setdefault((row["arm"], row["domain"]), []).append(row)
+    table = [
       [
-        [
-          [
-            np.mean([study.mean(r, m) for r in own if _is(r, turn.name, site)])
-            for m in ("dice", "hausdorff")
-          ]
-          for site in sites
-        ]
-        for own in by_arm.values()
+        [np.mean([study.mean(r, m) for r in cells[arm, site]]) for m in ("dice", "hausdorff")]
+        for site in sites
       ]
-    )
+      for arm in arms
+    ]
     means = vendor_weighted(table, weights=weights)
     ranks = min_max_score(table, weights=weights) if len(table) > 1 else np.full(1, np.nan)
-    for arm, average, rank in zip(by_arm, means, ranks, strict=True):
+    for arm, average, rank in zip(arms, means, ranks, strict=True):
       found[arm].append(np.array([*average, rank]))
   names = ("weighted_dice", "weighted_hausdorff", "min_max")
   return {
@@ -209,13 +175,12 @@ def _weighted(
   }
 
 
-def _is(row: Mapping[str, Any], turn: str, site: str) -> bool:
-  return row["turn"] == turn and row["domain"] == site
+def _by(column: str, members: Sequence[str], rows: Rows) -> dict[str, dict[str, Any]]:
+  own = {name: [row for row in rows if row[column] == name] for name in members}
+  return {name: _figures(some) for name, some in own.items() if some}
 
 
-def _figures(
-  rows: Sequence[Mapping[str, Any]], wanted: Sequence[str] = METRICS
-) -> dict[str, dict[str, float]]:
+def _figures(rows: Rows, wanted: Sequence[str] = METRICS) -> dict[str, dict[str, float]]:
   """Mean and standard deviation over cases of the mean over structures."""
   found = {}
   for metric in wanted:
@@ -224,7 +189,3 @@ def _figures(
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
     found[metric] = {"mean": average, "std": spread}
   return found
-
-
-def _values(row: Mapping[str, Any], metric: str) -> list[float]:
-  return [value for name, value in row.items() if name.startswith(f"{metric}/")]

@@ -8,9 +8,8 @@ An update of the curriculum sees the same images as the one before, as published
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +22,10 @@ from medjax import check, data, inference, losses, methods, nets, rng, study, sy
 from medjax.data.seeds import generator
 from medjax.methods import adversaries, mixing
 from medjax.study import stack_scores
-from medjax.types import Batch, Key, LossFn, Metrics, Model, Params, Step, Stream, TrainState
+from medjax.types import Batch, Key, LossFn, Metrics, Params, Step, Stream, TrainState
 
-AUGMENTED = ("augmented", "augmented-lscl-chain")
-CURRICULA = ("scl", "lscl-paper", "lscl-chain", "lscl-random", "augmented-lscl-chain")
+PLAIN, AUGMENTED = "plain", "augmented"
+"""The two first phases."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +70,6 @@ class Config(DataConfig):
   keep: Literal["last", "best"] = "last"
   log_every: int = 40  # updates between two log rows
   eval_every: int = 400  # updates between two evaluations on validation people
-  margin: float = 0.01  # of Dice, that a difference between arms has to exceed to be called one
   known: str = ""  # what is known of these data, a sentence shown beside the scores
 
   def __post_init__(self):
@@ -96,20 +94,34 @@ class Config(DataConfig):
       check.one_of("test_time", name, self.arms)
 
 
-class Task(NamedTuple):
-  """The network and what it is trained on.
+class Task:
+  """What is known of a run, and the network, of standardised images, that all its trainings share.
 
   Attributes:
-    network: the Linen module.
-    model: its `init` and `apply`; it expects standardised images.
+    config, setting: of the run.
+    network, model: the Linen module, and its `init` and `apply`.
     loss: 0.6 cross-entropy + 0.4 soft Dice.
-    num_classes: background included.
+    tx: gradient descent of the second phase.
   """
 
-  network: nets.UNet
-  model: Model
-  loss: losses.SegmentationLoss
-  num_classes: int
+  def __init__(self, config: Config, setting: Setting):
+    self.config, self.setting = config, setting
+    self.network = nets.UNet(
+      num_outputs=len(setting.class_names), widths=config.widths, norm="group"
+    )
+    self.model = nets.from_linen(self.network)
+    self.loss = losses.weighted_sum((0.6, losses.cross_entropy), (0.4, losses.soft_dice))
+    self.tx = optax.sgd(config.finetune_rate, momentum=config.momentum)
+    turns = inference.rotations(config.shape)
+    if config.shape[0] != config.shape[1]:
+      turns = (inference.IDENTITY, inference.Symmetry(turns=((0, 1, 2),)))
+    self._plain = study.ChunkedPredictor(self.logits)
+    self._rotated = study.ChunkedPredictor(self.logits, symmetries=turns)
+
+  def labels(self, params: Params, images: np.ndarray, *, is_rotated: bool = False) -> np.ndarray:
+    """Class ids [slice, height, width]; `is_rotated` averages logits over rotations."""
+    predictor = self._rotated if is_rotated else self._plain
+    return predictor(params, images).argmax(-1).astype(np.int32)
 
   def logits(self, params: Params, image: jax.Array) -> jax.Array:
     """[height, width, class] of an image in [0, 1]."""
@@ -134,18 +146,6 @@ class Task(NamedTuple):
     )
     assert label is not None
     return self.loss(self.model.apply(params, image)[0], label)
-
-
-def task_of(config: Config, setting: Setting) -> Task:
-  return _task(config.widths, len(setting.class_names))
-
-
-@functools.lru_cache(maxsize=4)
-def _task(widths: tuple[int, ...], num_classes: int) -> Task:
-  """One object for all trainings, so that prediction compiles once."""
-  network = nets.UNet(num_outputs=num_classes, widths=widths, norm="group")
-  loss = losses.weighted_sum((0.6, losses.cross_entropy), (0.4, losses.soft_dice))
-  return Task(network, nets.from_linen(network), loss, num_classes)
 
 
 def standardise(image: jax.Array) -> jax.Array:
@@ -181,113 +181,72 @@ def oriented(stream: Stream, key: Key, shape: tuple[int, int]) -> Stream:
   return draw
 
 
-def pretrain(
-  config: Config,
-  setting: Setting,
-  turn: Turn,
-  seed: int,
-  directory: train.RunDirectory,
-  *,
-  augmented: bool,
-) -> study.Trained:
-  """The first phase, resumable."""
-  task = task_of(config, setting)
-  name = f"pretrained-{'augmented' if augmented else 'plain'}-{turn.name}-{seed}"
-  first, last = config.pretrain_rates
-  tx = optax.adam(optax.cosine_decay_schedule(first, config.pretrain_updates, alpha=last / first))
-  params, _ = task.model.init(
-    rng.stream(jax.random.key(seed), "parameters"), jnp.asarray(turn.train.image[0])
-  )
-  step = methods.supervised(task.augmented_loss_fn if augmented else task.loss_fn, tx)
-  return _fit(config, task, turn, seed, name, step, params, config.pretrain_updates, 1, directory)
+Rule = Callable[[Config, synth.StyleBank], adversaries.Adversary]
+"""What makes the samples of a curriculum."""
+Make = Callable[[Task, synth.StyleBank], Step]
 
 
-def finetune(
-  config: Config,
-  setting: Setting,
-  turn: Turn,
-  arm: str,
-  seed: int,
-  start: study.Trained,
-  bank: synth.StyleBank,
-  directory: train.RunDirectory,
-) -> study.Trained:
-  """The second phase by the method of an arm, resumable, from the weights of the first."""
-  task = task_of(config, setting)
-  step = step_of(config, task, arm, bank)
-  name = f"{arm}-{turn.name}-{seed}"
-  total, updates = config.finetune_updates, updates_a_step(config, arm)
-  start_from = start.params
-  return _fit(
-    config, task, turn, seed, name, step, start_from, total, updates, directory, start_from
+def _lgs(direction: adversaries.fusion.FusionDirection) -> Rule:
+  return lambda config, bank: adversaries.lgs_fusion(
+    bank,
+    eps=config.eps,
+    pool=config.pool,
+    order=config.order,
+    direction=direction,
+    upsample=config.upsample,
   )
 
 
-def updates_a_step(config: Config, arm: str) -> int:
-  return config.num_updates if arm in CURRICULA else 1
+RULES: dict[str, Rule] = {
+  "scl": lambda config, bank: adversaries.scl_fusion(bank, eps=config.eps),
+  "lscl-paper": _lgs("paper"),
+  "lscl-chain": _lgs("chain"),
+  "lscl-random": _lgs("random"),
+}
 
 
-def flops_of(config: Config, setting: Setting, arm: str, bank: synth.StyleBank) -> float:
-  """Operations of one update of the second phase."""
-  turn, task = setting.turns[0], task_of(config, setting)
-  batch = data.batches(turn.train, config.batch_size, 0)(0)
-  params, _ = jax.eval_shape(task.model.init, jax.random.key(0), batch.image[0])
-  step = step_of(config, task, arm, bank)
-  return study.flops(step, params, batch, updates_a_step=updates_a_step(config, arm))
+def _supervised(loss_of: Callable[[Task, synth.StyleBank], LossFn]) -> Make:
+  return lambda task, bank: methods.supervised(loss_of(task, bank), task.tx)
 
 
-def step_of(config: Config, task: Task, arm: str, bank: synth.StyleBank) -> Step:
-  """The method of an arm."""
-  return ARMS[arm].make(config, task, bank)
+def _paired(loss_of: Callable[[Task], Any]) -> Make:
+  return lambda task, bank: mixing.paired(methods.supervised(loss_of(task), task.tx))
 
 
-def _sgd(config: Config) -> optax.GradientTransformation:
-  return optax.sgd(config.finetune_rate, momentum=config.momentum)
+def _mixup(task: Task) -> Any:
+  return mixing.mixup(lambda params, image, key: task.logits(params, image), task.loss)
 
 
-def _transformed(loss_fn: LossFn, change: mixing.KeyedTransform, config: Config) -> Step:
-  return methods.supervised(mixing.transformed(loss_fn, change), _sgd(config))
-
-
-def _mixup(config: Config, task: Task, bank: synth.StyleBank) -> Step:
-  predict = lambda params, image, key: task.logits(params, image)  # noqa: E731
-  return mixing.paired(methods.supervised(mixing.mixup(predict, task.loss), _sgd(config)))
-
-
-def _mixstyle(config: Config, task: Task, bank: synth.StyleBank) -> Step:
-  loss_fn = mixing.mixstyle(task.mixed_logits, task.loss)
-  return mixing.paired(methods.supervised(loss_fn, _sgd(config)))
-
-
-def _curriculum(arm: str) -> Callable[..., Step]:
-  def make(config: Config, task: Task, bank: synth.StyleBank) -> Step:
-    adversary = adversary_of(config, arm, bank)
-    step = methods.adversarial(
-      task.loss_fn, _sgd(config), adversary, num_updates=config.num_updates
-    )
-    return _on_augmented(step) if arm in AUGMENTED else step
+def _curriculum(rule: str) -> Make:
+  def make(task: Task, bank: synth.StyleBank) -> Step:
+    adversary, number = RULES[rule](task.config, bank), task.config.num_updates
+    return methods.adversarial(task.loss_fn, task.tx, adversary, num_updates=number)
 
   return make
 
 
 ARMS = study.arms(
-  study.Arm("u-net", "nothing", lambda c, task, _: methods.supervised(task.loss_fn, _sgd(c))),
+  study.Arm("u-net", "nothing", _supervised(lambda task, _: task.loss_fn)),
   study.Arm(
     "augmented",
     "nnU-Net-strength augmentation in both phases",
-    lambda c, task, _: methods.supervised(task.augmented_loss_fn, _sgd(c)),
+    _supervised(lambda task, _: task.augmented_loss_fn),
   ),
-  study.Arm("mixup", "two images and their labels, blended", _mixup),
+  study.Arm("mixup", "two images and their labels, blended", _paired(_mixup)),
   study.Arm(
     "randconv",
     "a random convolution, blended with the image",
-    lambda c, task, _: _transformed(task.loss_fn, mixing.randconv(), c),
+    _supervised(lambda task, _: mixing.transformed(task.loss_fn, mixing.randconv())),
   ),
-  study.Arm("mixstyle", "feature statistics of two images, blended", _mixstyle),
+  study.Arm(
+    "mixstyle",
+    "feature statistics of two images, blended",
+    _paired(lambda task: mixing.mixstyle(task.mixed_logits, task.loss)),
+  ),
   study.Arm(
     "random-style",
     "an image in another image's style (the row WaveCT-AIN)",
-    lambda c, task, bank: _transformed(task.loss_fn, bank, c),
+    _supervised(lambda task, bank: mixing.transformed(task.loss_fn, bank)),
   ),
   study.Arm("scl", "style curriculum by the sign of every pixel", _curriculum("scl")),
   study.Arm(
@@ -306,9 +265,18 @@ ARMS = study.arms(
   study.Arm(
     "augmented-lscl-chain",
     "lscl-chain on top of augmentation",
-    _curriculum("augmented-lscl-chain"),
+    lambda task, bank: _on_augmented(_curriculum("lscl-chain")(task, bank)),
   ),
 )
+
+
+def start_of(arm: str) -> str:
+  """The first phase that an arm starts from."""
+  return AUGMENTED if arm.startswith(AUGMENTED) else PLAIN
+
+
+def updates_a_step(config: Config, arm: str) -> int:
+  return config.num_updates if arm.removeprefix("augmented-") in RULES else 1
 
 
 def _on_augmented(step: Step) -> Step:
@@ -333,19 +301,19 @@ def _on_augmented(step: Step) -> Step:
 
 
 def bank_of(
-  config: Config, setting: Setting, turn: Turn, seed: int, directory: train.RunDirectory
+  config: Config, turn: Turn, seed: int, directory: train.RunDirectory
 ) -> synth.StyleBank:
   """Styles of the turn's sources; an autoencoder is trained on their slices first."""
   how = synth.wavelet_style(config.levels)
   if config.style == "autoencoder":
-    network = nets.WaveletAutoencoder(len(setting.channel_names), config.style_widths)
-    key = rng.stream(jax.random.key(seed), "style")
-    tx = optax.adam(config.style_rate)
+    image = jnp.asarray(turn.train.image[0])
+    network = nets.WaveletAutoencoder(image.shape[-1], config.style_widths)
+    key, tx = rng.stream(jax.random.key(seed), "style"), optax.adam(config.style_rate)
     job = study.Job(
       f"style-{turn.name}",
       mixing.paired(methods.supervised(style_autoencoder.style_loss(network), tx)),
       data.batches(turn.train, config.batch_size, key, name="style"),
-      nets.from_linen(network).init(key, jnp.asarray(turn.train.image[0]))[0],
+      nets.from_linen(network).init(key, image)[0],
       key,
       config.style_updates,
     )
@@ -356,78 +324,74 @@ def bank_of(
   return synth.style_bank(turn.styles, how=how)
 
 
-def adversary_of(config: Config, arm: str, bank: synth.StyleBank) -> adversaries.Adversary:
-  """What makes the samples of a curriculum."""
-  if arm == "scl":
-    return adversaries.scl_fusion(bank, eps=config.eps)
-  directions: dict[str, adversaries.fusion.FusionDirection] = {
-    "lscl-paper": "paper",
-    "lscl-chain": "chain",
-    "augmented-lscl-chain": "chain",
-    "lscl-random": "random",
-  }
-  return adversaries.lgs_fusion(
-    bank,
-    eps=config.eps,
-    pool=config.pool,
-    order=config.order,
-    direction=directions[arm],
-    upsample=config.upsample,
-  )
+def flops_of(task: Task, arm: str, bank: synth.StyleBank) -> float:
+  """Operations of one update of the second phase."""
+  config = task.config
+  batch = data.batches(task.setting.turns[0].train, config.batch_size, 0)(0)
+  params, _ = jax.eval_shape(task.model.init, jax.random.key(0), batch.image[0])
+  each = updates_a_step(config, arm)
+  return study.flops(ARMS[arm].make(task, bank), params, batch, updates_a_step=each)
 
 
-def _fit(
-  config: Config,
-  task: Task,
-  turn: Turn,
-  seed: int,
-  name: str,
-  step: Step,
-  params: Params,
-  num_updates: int,
-  updates_a_step: int,
-  directory: train.RunDirectory,
-  inherited: Params = (),
-) -> study.Trained:
-  # One key for all arms of a phase: they see the same slices, and curricula the same styles.
-  phase = "first phase" if name.startswith("pretrained") else "second phase"
-  key = rng.stream(jax.random.key(seed), phase)
-  stream = data.batches(turn.train, config.batch_size, key, name="slices")
-  if config.symmetric:
-    stream = oriented(stream, key, config.shape)
-  predict = segmenter(task)
-  label_of = lambda state, image: predict(state.params, image)  # noqa: E731
-  evaluators = stack_scores.validation(label_of, turn.validation, task.num_classes)
-  job = study.Job(
-    name,
-    step,
-    stream,
-    params,
-    key,
-    num_updates // updates_a_step,
-    evaluators,
-    updates_a_step,
-    keep_best="validation/dice" if config.keep == "best" and evaluators else "",
-    inherited=inherited,
-  )
-  return study.train_job(
-    job,
-    directory,
-    log_every=config.log_every,
-    eval_every=config.eval_every,
-    checkpoint_every=config.eval_every,
-  )
+class Trainer:
+  """Both phases of a turn and a seed, resumable.
 
+  One key for all arms of a phase: they see the same slices, and curricula the same styles.
+  """
 
-def segmenter(
-  task: Task, symmetries: tuple[inference.Symmetry, ...] = (inference.IDENTITY,)
-) -> Callable[[Params, np.ndarray], np.ndarray]:
-  """`(params, images) -> class ids` [slice, height, width], logits averaged over symmetries."""
-  predictor = study.ChunkedPredictor(_logits(task.model.apply), symmetries=symmetries)
-  return lambda params, images: predictor(params, images).argmax(-1).astype(np.int32)
+  def __init__(self, task: Task, turn: Turn, seed: int, directory: train.RunDirectory):
+    self._task, self._turn, self._seed, self._directory = task, turn, seed, directory
+    self._evaluators = stack_scores.validation(
+      lambda state, image: task.labels(state.params, image),
+      turn.validation,
+      len(task.setting.class_names),
+    )
 
+  def first_phase(self, kind: str) -> study.Trained:
+    """Supervised, with or without augmentation: `PLAIN` or `AUGMENTED`."""
+    task, total = self._task, self._task.config.pretrain_updates
+    first, last = task.config.pretrain_rates
+    tx = optax.adam(optax.cosine_decay_schedule(first, total, alpha=last / first))
+    key = rng.stream(jax.random.key(self._seed), "parameters")
+    params, _ = task.model.init(key, jnp.asarray(self._turn.train.image[0]))
+    loss_fn = task.augmented_loss_fn if kind == AUGMENTED else task.loss_fn
+    step = methods.supervised(loss_fn, tx)
+    return self._fit(f"pretrained-{kind}", "first phase", step, params, total)
 
-@functools.lru_cache(maxsize=4)
-def _logits(apply: Callable[..., Any]) -> Callable[[Params, jax.Array], jax.Array]:
-  """One function for all trainings of a network, so that prediction compiles once."""
-  return lambda params, image: apply(params, standardise(image))[0]
+  def second_phase(self, arm: str, start: study.Trained, bank: synth.StyleBank) -> study.Trained:
+    """By the method of an arm, from the weights of the first phase."""
+    config, step = self._task.config, ARMS[arm].make(self._task, bank)
+    each, params = updates_a_step(config, arm), start.params
+    return self._fit(arm, "second phase", step, params, config.finetune_updates, each, params)
+
+  def _fit(
+    self,
+    name: str,
+    phase: str,
+    step: Step,
+    params: Params,
+    num_updates: int,
+    each: int = 1,
+    inherited: Params = (),
+  ) -> study.Trained:
+    config, train_on = self._task.config, self._turn.train
+    key = rng.stream(jax.random.key(self._seed), phase)
+    stream = data.batches(train_on, config.batch_size, key, name="slices")
+    if config.symmetric:
+      stream = oriented(stream, key, config.shape)
+    job = study.Job(
+      f"{name}-{self._turn.name}-{self._seed}",
+      step,
+      stream,
+      params,
+      key,
+      num_updates // each,
+      self._evaluators,
+      each,
+      keep_best="validation/dice" if config.keep == "best" and self._evaluators else "",
+      inherited=inherited,
+    )
+    every = config.eval_every
+    return study.train_job(
+      job, self._directory, log_every=config.log_every, eval_every=every, checkpoint_every=every
+    )

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import json
 
 import jax
@@ -23,6 +24,7 @@ TINY = [
   *("--log_every", "2", "--eval_every", "4", "--levels", "1"),
 ]
 ARMS = ("u-net", "lscl-chain")
+SETTING = hospitals.Setting("", ("A", "B"), ("0", "1", "2"), ("c",), False, {}, ())
 
 
 def run(*args):
@@ -177,10 +179,9 @@ def test_every_arm_is_a_step_over_plain_batches(arm):
     index=np.arange(2, dtype=np.int32),
     weight=np.ones(2, np.float32),
   )
-  setting = hospitals.Setting("", ("A", "B"), ("0", "1", "2"), ("c",), False, {}, ())
-  task = training.task_of(config, setting)
+  task = training.Task(config, SETTING)
   bank = synth.style_bank(batch.image, how=synth.wavelet_style(1))
-  step = training.step_of(config, task, arm, bank)
+  step = training.ARMS[arm].make(task, bank)
   params, _ = jax.eval_shape(task.model.init, jax.random.key(0), batch.image[0])
   state = jax.eval_shape(step.init, params, jax.random.key(0))
   new, metrics = jax.eval_shape(step.update, state, batch, jax.random.key(0))
@@ -355,23 +356,18 @@ def test_averaging_over_rotations_commutes_with_them():
     near = jax.scipy.signal.convolve2d(image[..., 0], params, mode="same")
     return jax.numpy.stack([near, -near, jax.numpy.roll(near, 1, 0)], -1), {}
 
-  config = training.Config(shape=(8, 8))
-  setting = hospitals.Setting("", (), ("0", "1", "2"), ("c",), False, {}, ())
-  task = training.task_of(config, setting)
-  task = task._replace(model=task.model._replace(apply=apply))
-  segmenter = scores.segmenters(config, task)[scores.ROTATED]
+  task = training.Task(training.Config(shape=(8, 8)), SETTING)
+  task.model = task.model._replace(apply=apply)
+  labels = functools.partial(task.labels, kernel, is_rotated=True)
   images = np.random.default_rng(0).random((2, 8, 8, 1)).astype(np.float32)
   turned = np.rot90(images, 1, (1, 2)).copy()
-  np.testing.assert_array_equal(
-    segmenter(kernel, turned), np.rot90(segmenter(kernel, images), 1, (1, 2))
-  )
+  np.testing.assert_array_equal(labels(turned), np.rot90(labels(images), 1, (1, 2)))
 
 
 @pytest.mark.parametrize("value", [0, IGNORE])
 def test_a_batch_without_structures_has_a_finite_loss(value):
-  setting = hospitals.Setting("", (), ("0", "1"), ("c",), False, {}, ())
-  loss = training.task_of(training.Config(), setting).loss
-  logits = np.random.default_rng(0).normal(size=(4, 4, 2)).astype(np.float32)
+  loss = training.Task(training.Config(), SETTING).loss
+  logits = np.random.default_rng(0).normal(size=(4, 4, 3)).astype(np.float32)
   found, gradient = jax.value_and_grad(loss)(logits, jax.numpy.full((4, 4), value))
   assert np.isfinite(found) and np.isfinite(gradient).all()
 
