@@ -47,12 +47,15 @@ def findings(config: Config, tables: dict[str, Any]) -> str:
     "private": f"At epsilon {config.target_epsilon:g}",
     "published": f"Without privacy, at noise {config.noise_multiplier:g}",
   }
-  return " ".join(
-    f"{title}: {study.sentence(row, study.page.name_of(row['column'].partition(',')[0]))}"
+  said = {
+    title: [
+      study.sentence(row, study.page.name_of(row["column"].partition(",")[0]))
+      for row in tables.get(table, {}).get("comparison", [])
+      if "updates" in row["column"]
+    ]
     for table, title in titles.items()
-    for row in tables.get(table, {}).get("comparison", [])
-    if "updates" in row["column"]
-  )
+  }
+  return " ".join(f"{title}, {' '.join(own)}" for title, own in said.items() if own)
 
 
 def _private(
