@@ -78,7 +78,7 @@ def ours(
     fold=0, patch=config.patch, widths=config.widths, num_steps=config.num_steps
   )
   setting = training.load(asked, root, seed)
-  job, model = training.job_of(asked, setting, setting.folds[0], "augmented", seed)
+  job, model = training.job_of(setting, setting.folds[0], "augmented", seed)
   validate, curve = job.evaluators["validation"], []
 
   def timed(state: Any) -> Any:

@@ -63,17 +63,17 @@ def build(config: Config, options: cli.RunOptions) -> None:
     for fold in setting.folds:
       for seed in range(options.seed, options.seed + config.num_seeds):
         for arm in config.arms:
-          one = fit(config, setting, fold, arm, seed, directory)
-          make = functools.partial(scores.score, config, setting, fold, one, arm, seed, directory)
+          one = fit(setting, fold, arm, seed, directory)
+          make = functools.partial(scores.score, setting, fold, one, arm, seed, directory)
           trained[arm].append(one)
           scored[arm].append(study.kept(directory, one.job.name, one.member.params, make))
     first = config.arms[0]
-    unlabelled = scores.predict_unlabelled(
-      config, setting, first, [one.member for one in trained[first]], directory.path / "predictions"
-    )
+    members = [one.member for one in trained[first]]
+    output = directory.path / "predictions"
+    unlabelled = scores.predict_unlabelled(setting, first, members, output)
     flops = {arm: parts[0].flops for arm, parts in trained.items()}
-    results = scores.results(config, setting, scored, flops)
-    page = report.page(config, setting, trained, scored, unlabelled, results)
+    results = scores.results(setting, scored, flops)
+    page = report.page(setting, trained, scored, unlabelled, results)
     jobs = [one.job for own in trained.values() for one in own]
     parts = [part for own in scored.values() for part in own]
     seconds = {job.name: part.seconds for job, part in zip(jobs, parts, strict=True)}

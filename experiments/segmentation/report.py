@@ -6,13 +6,12 @@ from typing import Any
 import numpy as np
 
 from experiments.segmentation.scores import FIGURES, calibration_of
-from experiments.segmentation.training import Config, Setting, Trained
+from experiments.segmentation.training import Setting, Trained
 from medjax import metrics, study
 from medjax.train.report import Report
 
 
 def page(
-  config: Config,
   setting: Setting,
   trained: Mapping[str, Sequence[Trained]],
   scored: Mapping[str, Sequence[study.Scored]],
@@ -20,6 +19,7 @@ def page(
   results: dict[str, Any],
 ) -> Report:
   """Scores first, then pictures, calibration, curves and times."""
+  config = setting.config
   scores = ", ".join(
     "{mean:.3f} ({low:.3f} to {high:.3f}) ".format(**values["dice"]) + arm
     for arm, values in results["arms"].items()
@@ -30,7 +30,7 @@ def page(
     f" {results['test_subjects']} subjects, {len(setting.folds)} of {config.num_folds} folds. No"
     " subject whose score is shown was trained on or took part in a choice.",
   )
-  _scores(report, config, setting, results)
+  _scores(report, setting, results)
   first = config.arms[0]
   _pictures(report, setting, first, scored[first], unlabelled)
   _calibration(report, setting, scored[first], results)
@@ -41,9 +41,9 @@ def page(
   return report
 
 
-def _scores(report: Report, config: Config, setting: Setting, results: dict[str, Any]) -> None:
+def _scores(report: Report, setting: Setting, results: dict[str, Any]) -> None:
   names = setting.source.class_names[1:]
-  report.section("Held-out subjects", config.known)
+  report.section("Held-out subjects", setting.config.known)
   report.table(
     ["arm", "mean", "low", "high", *names, "missed"],
     [

@@ -1,5 +1,6 @@
 """Scores of held-out cases on the grid of their files: tables, intervals, verdicts, calibration."""
 
+import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.segmentation.training import Config, Fold, Setting, Trained
+from experiments.segmentation.training import Fold, Setting, Trained
 from medjax import data, inference, metrics, predict, study, train
 from medjax.data import formats
 from medjax.metrics import calibration, case_table
@@ -23,7 +24,6 @@ FIGURES = ("classwise_ece", "top_label_ece", "brier", "nll")  # of calibration
 
 
 def score(
-  config: Config,
   setting: Setting,
   fold: Fold,
   trained: Trained,
@@ -37,9 +37,7 @@ def score(
   what `calibration_of` reads.
   """
   preprocess, source = setting.preprocess, setting.source
-  ensemble = inference.Ensemble(
-    [trained.member], overlap=config.overlap, symmetries=symmetries(config, preprocess, arm)
-  )
+  ensemble = inference.Ensemble([trained.member], **averaged_over(setting, arm))
   name = trained.job.name
   print(f"{name}: predicting held-out cases, first those that set the temperature", flush=True)
   temperature = _temperature(setting, fold, ensemble)
@@ -86,26 +84,22 @@ def calibration_of(parts: Sequence[study.Scored], when: str) -> calibration.Cali
   )
 
 
-def symmetries(
-  config: Config, preprocess: data.Preprocessing, arm: str
-) -> tuple[inference.Symmetry, ...]:
-  """Mirrorings for the arm that trained on mirrored images; the other has never seen one."""
-  assert preprocess.patch is not None
-  if not config.mirror or arm == "plain":
-    return (inference.IDENTITY,)
-  return inference.mirrorings(len(preprocess.patch))
+def averaged_over(setting: Setting, arm: str) -> dict[str, Any]:
+  """Windows and mirrorings; the arm that never saw a mirrored image predicts once."""
+  config, patch = setting.config, setting.preprocess.patch
+  assert patch is not None
+  is_mirrored = config.mirror and arm != "plain"
+  moves = inference.mirrorings(len(patch)) if is_mirrored else (inference.IDENTITY,)
+  return {"overlap": config.overlap, "symmetries": moves}
 
 
 def results(
-  config: Config,
-  setting: Setting,
-  scored: Mapping[str, Sequence[study.Scored]],
-  flops: dict[str, float],
+  setting: Setting, scored: Mapping[str, Sequence[study.Scored]], flops: dict[str, float]
 ) -> dict[str, Any]:
   """results.json: fixed keys, no times.
 
   Args:
-    config, setting: of the run.
+    setting: of the run.
     scored: every network of an arm.
     flops: of an update of each arm; where they differ by 5 % or less, equal updates are equal
       compute, and the comparison has both columns.
@@ -134,7 +128,7 @@ def results(
       "temperatures": [float(part.more["temperature"]) for part in parts],
     }
   reference = "plain" if "plain" in scored else next(iter(scored))
-  comparison = study.against(reference, {"": tables}, margin=config.margin, costs=flops)
+  comparison = study.against(reference, {"": tables}, margin=setting.config.margin, costs=flops)
   return {
     "test_cases": len({row["case"] for row in rows}),
     "test_subjects": len({row["subject"] for row in rows}),
@@ -204,19 +198,13 @@ def has_unlabelled(source: data.NnUNetFolder) -> bool:
 
 
 def predict_unlabelled(
-  config: Config, setting: Setting, arm: str, members: Sequence[inference.Member], output: Any
+  setting: Setting, arm: str, members: Sequence[inference.Member], output: pathlib.Path
 ) -> list[study.ShownPlane]:
   """Label maps of imagesTs by all networks of an arm, in `output`; [] where there are none."""
   folder = setting.source.root / "imagesTs"
   if not has_unlabelled(setting.source):
     return []
-  predict.predict(
-    members,
-    folder,
-    output,
-    overlap=config.overlap,
-    symmetries=symmetries(config, setting.preprocess, arm),
-  )
+  predict.predict(members, folder, output, **averaged_over(setting, arm))
   pictures = []
   values = np.asarray(setting.preprocess.label_values)
   for case in data.find_cases(folder, setting.preprocess):

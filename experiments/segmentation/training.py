@@ -8,7 +8,7 @@ subjects whose scores are reported.
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import optax
 
 from medjax import check, data, inference, loading, losses, methods, nets, rng, study, train
-from medjax.data.grid.plans import Plan
 from medjax.study import stack_scores
 from medjax.types import Batch, Key, Model, Step
 
@@ -109,6 +108,7 @@ class Setting(NamedTuple):
   """The data of a run.
 
   Attributes:
+    config: of the run.
     source: labelled cases, preprocessed.
     folds: those to train.
     splits: what splits.json holds.
@@ -117,6 +117,7 @@ class Setting(NamedTuple):
     network: the Linen module.
   """
 
+  config: Config
   source: data.NnUNetFolder
   folds: tuple[Fold, ...]
   splits: dict[str, Any]
@@ -152,20 +153,18 @@ def load(
   `given` stand against the plans.
   """
   plan = data.read_plans(config.plans, config.plans_configuration) if config.plans else None
-
-  def planned(field: str) -> bool:
-    return plan is not None and field not in given
-
-  patch = plan.patch if plan is not None and planned("patch") else config.patch
+  fields = [name for name in ("patch", "spacing", "batch_size") if name not in given]
+  planned = {name: getattr(plan, name) for name in fields if plan is not None}
+  patch = planned.get("patch", config.patch)
   options: dict[str, Any] = {
     "subject_pattern": config.subject_pattern or None,
-    "spacing": plan.spacing if plan and planned("spacing") else config.spacing or None,
+    "spacing": planned.get("spacing", config.spacing or None),
     "reorient": True if plan is None else plan.reorient,
     "cache": True,
   }
   raw = data.NnUNetFolder(root, normalise="none", **options)
   folds = _folds(config, raw, seed)
-  if plan is not None and planned("normalise"):
+  if plan is not None and "normalise" not in given:
     how: Any = [data.from_spec(spec) for spec in plan.normalisation]
   elif config.normalise == "ct":
     check.require(
@@ -188,26 +187,28 @@ def load(
     data.check_content(source, drawn)
     study.check_alike(source, drawn.parts, config.near_duplicates, picture)
     recorded.append({"fold": fold.number, **parts})
-  axis = _axis(config, patch, plan, source)
+  # 2D work on volumes slices along the plan's axis where it plans slices.
+  axis = config.slice_axis if plan is None or plan.axis is None else plan.axis
+  has_axis = len(patch) == 2 and source.spec.file_ending != ".png"
   network = nets.UNet(
     num_outputs=len(source.class_names),
     widths=config.widths,
     num_auxiliary=min(config.num_auxiliary, max(len(config.widths) - 2, 0)),
   )
   return Setting(
+    config,
     source,
     folds,
     {"kind": "folds over subjects", "seed": seed, "folds": recorded},
-    source.preprocessing(patch=patch, axis=axis),
-    plan.batch_size if plan and planned("batch_size") else config.batch_size,
+    source.preprocessing(patch=patch, axis=axis if has_axis else None),
+    planned.get("batch_size", config.batch_size),
     network,
   )
 
 
-def job_of(
-  config: Config, setting: Setting, fold: Fold, arm: str, seed: int
-) -> tuple[study.Job, Model]:
+def job_of(setting: Setting, fold: Fold, arm: str, seed: int) -> tuple[study.Job, Model]:
   """The training of a fold, and its model; what is kept are the averaged weights of the state."""
+  config, source = setting.config, setting.source
   key = jax.random.fold_in(jax.random.key(seed), fold.number)
   model, preprocess = nets.from_linen(setting.network), setting.preprocess
   assert preprocess.patch is not None
@@ -215,7 +216,7 @@ def job_of(
   params, _ = model.init(rng.stream(key, "parameters"), jnp.zeros((*patch, num_channels)))
   augmentation = ARMS[arm].make(patch)
   stream = data.patches(
-    data.load_cases(setting.source, fold.train),
+    data.load_cases(source, fold.train),
     patch,
     setting.batch_size,
     rng.stream(key, "patches"),
@@ -227,8 +228,8 @@ def job_of(
   predictor = inference.Predictor(model, patch, overlap=config.overlap, axis=preprocess.axis)
   evaluators = stack_scores.validation(
     lambda state, image: predictor(state.extra.params, image).argmax(-1),
-    [setting.source[i] for i in fold.validation],
-    len(setting.source.class_names),
+    [source[i] for i in fold.validation],
+    len(source.class_names),
   )
   best = "validation/dice" if config.keep == "best" else ""
   key, name = rng.stream(key, "training"), f"{arm}-fold{fold.number}-{seed}"
@@ -237,10 +238,11 @@ def job_of(
 
 
 def fit(
-  config: Config, setting: Setting, fold: Fold, arm: str, seed: int, directory: train.RunDirectory
+  setting: Setting, fold: Fold, arm: str, seed: int, directory: train.RunDirectory
 ) -> Trained:
   """Trains one network, resumable, and writes its weights."""
-  job, model = job_of(config, setting, fold, arm, seed)
+  config = setting.config
+  job, model = job_of(setting, fold, arm, seed)
   one = study.train_job(
     job,
     directory,
@@ -282,31 +284,19 @@ def step_of(
 
 
 def _folds(config: Config, source: data.NnUNetFolder, seed: int) -> tuple[Fold, ...]:
+  """The held-out subjects of each fold test; of the others a few validate."""
   if config.splits_final:
     drawn = data.read_splits_final(config.splits_final, source.names, source.subjects)
   else:
     drawn = data.folds(source.subjects, config.num_folds, seed=seed)
   check.in_interval("fold", config.fold, -1, len(drawn) - 1)
-  numbers = range(len(drawn)) if config.fold < 0 else [config.fold]
-  return tuple(_fold(config, source, drawn[n], n, seed) for n in numbers)
-
-
-def _fold(
-  config: Config, source: data.NnUNetFolder, drawn: data.Splits, number: int, seed: int
-) -> Fold:
-  """The fold's held-out subjects test; of the others a few validate."""
-  parts = {"train": drawn.parts["train"], "validation": (), "test": drawn.parts["validation"]}
-  if config.validation_fraction > 0:
-    shares = {"train": 1 - config.validation_fraction, "validation": config.validation_fraction}
-    parts |= data.split_subjects(parts["train"], shares, seed=seed + number).parts
-  own = data.Splits(parts)
-  return Fold(number, *(own.indices(part, source.subjects) for part in parts))
-
-
-def _axis(
-  config: Config, patch: Sequence[int], plan: Plan | None, source: data.NnUNetFolder
-) -> int | None:
-  """The axis across the slices of 2D work on volumes: the plan's where it plans slices."""
-  if len(patch) == 3 or source.spec.file_ending == ".png":
-    return None
-  return config.slice_axis if plan is None or plan.axis is None else plan.axis
+  found, aside = [], config.validation_fraction
+  for number in range(len(drawn)) if config.fold < 0 else [config.fold]:
+    whole, held_out = (drawn[number].parts[part] for part in ("train", "validation"))
+    parts = {"train": whole, "validation": (), "test": held_out}
+    if aside > 0:
+      shares = {"train": 1 - aside, "validation": aside}
+      parts |= data.split_subjects(whole, shares, seed=seed + number).parts
+    own = data.Splits(parts)
+    found.append(Fold(number, *(own.indices(part, source.subjects) for part in parts)))
+  return tuple(found)
