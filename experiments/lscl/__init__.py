@@ -22,9 +22,8 @@ that the blend adds) beat the published one?
   python -m experiments.lscl paper --data OPENDATASET
                                             the same with the paper's numbers
 
-Times are for 2 CPU cores. On M&Ms the paper reports (DSC score, HD score in mm, min-max score, in
-which unseen vendors count twice) U-Net .8345 16.67 0.000, Mixup .8465 11.82 .528, LSCL .8647 11.01
-.789, LSCL-TTA .8710 10.60 .890, with a filter of small components for its own method alone.
+Times are for 2 CPU cores. What the paper reports on M&Ms, where unseen vendors count twice and its
+own method alone has a filter of small components, stands on the page of the last two.
 
 An unlabelled pool of styles goes to imagesUn/ of a source's folder. Distances of PNG files are in
 pixels. The rate of the second phase was chosen for the plain U-Net on source validation people of

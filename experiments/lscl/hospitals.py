@@ -111,7 +111,7 @@ class Setting(NamedTuple):
   Attributes:
     title: what the images are.
     sites: all of them.
-    class_names, channel_names: common to all sites.
+    class_names: common to all sites.
     is_simulated: whether the same people were scanned at all sites.
     manifest: of the sources.
     turns: trainings.
@@ -120,7 +120,6 @@ class Setting(NamedTuple):
   title: str
   sites: tuple[str, ...]
   class_names: tuple[str, ...]
-  channel_names: tuple[str, ...]
   is_simulated: bool
   manifest: dict[str, Any]
   turns: tuple[Turn, ...]
@@ -174,15 +173,8 @@ def load(
     # A person in two folders may be trained on at one site and tested at another.
     homes = {f"site {n}": [f"{n}/{s}" for s in sorted(site.part_of)] for n, site in sites.items()}
     study.check_alike(together, homes, config.near_duplicates, picture)
-  return Setting(
-    title,
-    tuple(sites),
-    together.class_names,
-    together.channel_names,
-    is_simulated,
-    together.manifest(),
-    turns,
-  )
+  about = together.manifest()
+  return Setting(title, tuple(sites), together.class_names, is_simulated, about, turns)
 
 
 def _hearts(config: DataConfig, seed: int) -> dict[str, StudySite]:

@@ -24,7 +24,7 @@ TINY = [
   *("--log_every", "2", "--eval_every", "4", "--levels", "1"),
 ]
 ARMS = ("u-net", "lscl-chain")
-SETTING = hospitals.Setting("", ("A", "B"), ("0", "1", "2"), ("c",), False, {}, ())
+SETTING = hospitals.Setting("", ("A", "B"), ("0", "1", "2"), False, {}, ())
 
 
 def run(*args):
